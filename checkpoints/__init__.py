@@ -1,0 +1,1 @@
+"""Read, claim, save and load sharded checkpoints in an object store."""

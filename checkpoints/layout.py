@@ -1,0 +1,74 @@
+"""Every key of a run folder. Names are for people and listings; only HEAD.json is the truth."""
+
+from __future__ import annotations
+
+import re
+
+RUN_KEY = "run.json"
+HEAD_KEY = "HEAD.json"
+ATTEMPTS = "attempts/"
+CHECKPOINTS = "checkpoints/"
+EVENTS = "events/"
+HEARTBEATS = "heartbeats/"
+INPUTS = "inputs/"
+LOGS = "logs/"
+REQUESTS = "requests/"
+STEPS = "steps/"
+
+_CHECKPOINT = re.compile(r"checkpoints/step-([0-9]{8,})\.a([0-9]{3,})(?:/|$)")
+
+
+def attempt_key(attempt: int) -> str:
+    """Return the key of an attempt's claim."""
+    return f"{ATTEMPTS}{attempt:06d}.json"
+
+
+def checkpoint_prefix(step: int, attempt: int) -> str:
+    """Return the folder of a checkpoint, without a final slash; unique to the attempt."""
+    return f"{CHECKPOINTS}step-{step:08d}.a{attempt:03d}"
+
+
+def shard_key(step: int, attempt: int, rank: int, world_size: int) -> str:
+    """Return the key of the object that one rank writes."""
+    return f"{checkpoint_prefix(step, attempt)}/rank-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+def manifest_key(step: int, attempt: int) -> str:
+    """Return the key of the record that makes a checkpoint exist."""
+    return f"{checkpoint_prefix(step, attempt)}/manifest.json"
+
+
+def parse_checkpoint_prefix(key: str) -> tuple[int, int] | None:
+    """Return (step, attempt) of the checkpoint that `key` names or lies in."""
+    match = _CHECKPOINT.match(key)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def event_key(writer: str, seq: int) -> str:
+    """Return the key of a writer's batch of facts."""
+    return f"{EVENTS}{writer}/{seq:08d}.jsonl"
+
+
+def steps_key(attempt: int, seq: int) -> str:
+    """Return the key of a batch of per-step measurements."""
+    return f"{STEPS}{attempt:06d}/{seq:08d}.jsonl"
+
+
+def heartbeat_key(writer: str) -> str:
+    """Return the key that one writer overwrites to show that it lives."""
+    return f"{HEARTBEATS}{writer}.json"
+
+
+def request_key(request_id: str) -> str:
+    """Return the key of a request to the agents."""
+    return f"{REQUESTS}{request_id}.json"
+
+
+def input_key(sha256: str, name: str) -> str:
+    """Return the key of a staged input, named by its content."""
+    return f"{INPUTS}{sha256}/{name}"
+
+
+def log_key(attempt: int, name: str) -> str:
+    """Return the key of an attempt's log file."""
+    return f"{LOGS}{attempt:06d}/{name}"

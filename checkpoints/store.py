@@ -1,0 +1,137 @@
+"""What every store of a run folder can do, and which store a URL names.
+
+Conditional writes (`create`, `replace`) are the only synchronisation in the whole system.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from checkpoints.errors import (
+    Damaged,
+    ObjectExists,
+    ObjectMissing,
+    UnsupportedStore,
+    VersionMismatch,
+)
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# Characters that some store escapes or forbids; the same keys must work in all of them.
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\{}^%`\[\]"<>~#|*?]')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An object's bytes and the version to name when replacing it."""
+
+    data: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectEntry:
+    """One line of a listing."""
+
+    key: str
+    size: int
+    modified_at: datetime
+
+
+class ObjectStore(Protocol):
+    """Objects under one root; every write is atomic and every read sees completed writes.
+
+    Any call may also raise `StoreUnreachable` (a write may then have happened) or `StoreRefused`.
+    """
+
+    @property
+    def url(self) -> str:
+        """Return the URL that opens this store again."""
+
+    def get(self, key: str) -> StoredObject:
+        """Return the whole object; raise ObjectMissing."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return exactly `length` bytes; raise ObjectMissing, or Damaged if it ends before."""
+
+    def put(self, key: str, data: Iterable[Buffer] | Buffer) -> None:
+        """Write or overwrite; readers see the old or the new object. An iterable is streamed."""
+
+    def create(self, key: str, data: bytes) -> str:
+        """Write where nothing is and return the version; raise ObjectExists."""
+
+    def replace(self, key: str, data: bytes, version: str) -> str:
+        """Overwrite exactly this version and return the new one; raise VersionMismatch."""
+
+    def list(self, prefix: str) -> list[ObjectEntry]:
+        """Return every object whose key starts with `prefix`, sorted by key."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove the objects; absent ones are fine."""
+
+
+def open_store(url: str) -> ObjectStore:
+    """Return the store rooted at `file:///abs/path`, `s3://bucket/prefix` or `memory://name`."""
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        from checkpoints.folder_store import FolderStore
+
+        return FolderStore(unquote(parts.path))
+    if parts.scheme in ("s3", "memory") and parts.netloc:
+        # obstore's native library costs 40 ms, which a run in a folder need not pay.
+        from checkpoints.object_store import open_memory, open_s3
+
+        opened = open_s3 if parts.scheme == "s3" else open_memory
+        return opened(parts.netloc, unquote(parts.path).strip("/"))
+    raise UnsupportedStore(
+        f"{url!r} names no store that is supported",
+        "Use file:///absolute/path, s3://bucket/prefix or memory://name.",
+    )
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is a plain relative path; raise ValueError otherwise."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{key!r} is not a key: it has an empty part, '.' or '..'")
+    return _check_characters(key)
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if some key could start with it; raise ValueError otherwise."""
+    folder, _, _ = prefix.rpartition("/")
+    if folder or prefix.startswith("/"):
+        check_key(folder)
+    return _check_characters(prefix)
+
+
+def missing(key: str) -> ObjectMissing:
+    """Return the error for an absent object."""
+    return ObjectMissing(f"{key} does not exist", "Check the run's name and store.")
+
+
+def exists(key: str) -> ObjectExists:
+    """Return the error for a `create` that found an object."""
+    return ObjectExists(f"{key} exists already", "Read it, or choose another key.")
+
+
+def changed(key: str) -> VersionMismatch:
+    """Return the error for a `replace` that found another version."""
+    return VersionMismatch(f"{key} is not the version that was read", "Read it again.")
+
+
+def truncated(key: str, num_missing: int) -> Damaged:
+    """Return the error for an object that ends before a range does."""
+    return Damaged(f"{key} is {num_missing} bytes too short", "Resume from another checkpoint.")
+
+
+def _check_characters(key: str) -> str:
+    # The folder store keeps its own files under names that start with a dot.
+    if key.startswith(".") or _FORBIDDEN.search(key):
+        raise ValueError(f"{key!r} is not a key: it starts with a dot or has a special character")
+    return key

@@ -1,0 +1,204 @@
+"""Kill a saver before, within and after each of its store operations, and check what is left.
+
+A script of its own, because it forks: python crashes.py save|claim FOLDER. Prints a line per crash.
+"""
+
+# ruff: noqa: T201 a script prints its results
+
+import json
+import os
+import signal
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from checkpoints.errors import Fenced
+from checkpoints.fence import claim_attempt, commit, read_head
+from checkpoints.folder_store import FolderStore
+from checkpoints.inspect import read_manifest, verify
+from checkpoints.layout import attempt_key
+from checkpoints.load import load
+from checkpoints.manifest import Manifest
+from checkpoints.save import save
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+OLD_STEP, NEW_STEP, NEXT_STEP = 5, 6, 7
+OPERATIONS = ("get", "get_range", "put", "create", "replace", "list", "delete")
+
+
+class CrashingStore:
+    """Kill this process by SIGKILL at the chosen operation; otherwise pass everything on."""
+
+    def __init__(self, store, *, operation, when, log):
+        self._store = store
+        self._operation = operation
+        self._when = when
+        self._log = log
+        self._num_operations = 0
+
+    def __getattr__(self, name):
+        found = getattr(self._store, name)
+        return self._crashing(name, found) if name in OPERATIONS else found
+
+    def _crashing(self, name, call):
+        def run(*args):
+            self._num_operations += 1
+            if self._num_operations != self._operation:
+                return call(*args)
+            self._log.write_text(name)
+            if self._when == "before":
+                die()
+            if self._when == "within":
+                return self._run_half(name, call, args)
+            try:
+                return call(*args)
+            finally:
+                die()
+
+        return run
+
+    def _run_half(self, name, call, args):
+        if name != "put":  # the other writes are one system call that counts
+            die()
+
+        def half():
+            chunks = iter(args[1])
+            yield next(chunks)
+            die()
+
+        return call(args[0], half())
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tensors_at(step):
+    return {"w": torch.full((3, 4), float(step)), "b": torch.arange(5.0) + step}
+
+
+def save_step(store, attempt, step):
+    return save(
+        store,
+        run="r",
+        attempt=attempt,
+        step=step,
+        parent=None,
+        rank=0,
+        world_size=1,
+        group=None,
+        tensors=tensors_at(step),
+        local_tensors={"rng": torch.tensor([step])},
+        state={"step": step},
+        before_commit=lambda: None,
+        created_at=NOW,
+    )
+
+
+def claim(store):
+    return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
+
+
+def check_head(store):
+    """Check that HEAD names a whole checkpoint of its step and return that step."""
+    head, _ = read_head(store)
+    manifest = read_manifest(store, head.manifest)
+    assert verify(store, manifest) == []
+    targets = {name: torch.zeros_like(tensor) for name, tensor in tensors_at(0).items()}
+    assert load(store, manifest, tensors=targets, local_tensors={}) == set()
+    expected = tensors_at(head.step)
+    assert all(torch.equal(targets[name], expected[name]) for name in expected)
+    return head.step
+
+
+def check_next_attempt_works(store):
+    attempt = claim(store)
+    save_step(store, attempt, NEXT_STEP)
+    assert check_head(store) == NEXT_STEP
+    return attempt
+
+
+def check_zombie_is_fenced(store, attempt):
+    before = read_head(store)
+    late = Manifest(
+        run="r",
+        attempt=attempt,
+        step=NEXT_STEP + 1,
+        parent=None,
+        world_size=1,
+        created_at=NOW,
+        objects=(),
+        tensors={},
+        state={},
+    )
+    try:
+        commit(store, late)
+    except Fenced:
+        assert read_head(store) == before
+    else:
+        raise AssertionError("a dead attempt committed")
+
+
+def fork(act):
+    """Run `act` in a child and return the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 a child must not go on as the parent
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def crash_save(store, crashing):
+    attempt = claim(store)
+    signal_number = fork(lambda: save_step(crashing, attempt, NEW_STEP))
+    step = check_head(store)
+    check_next_attempt_works(store)
+    check_zombie_is_fenced(store, attempt)
+    return signal_number, step
+
+
+def crash_claim(store, crashing):
+    signal_number = fork(lambda: claim(crashing))
+    step = check_head(store)
+    owner = read_head(store)[0].attempt
+    taken = [n for n in range(1, 9) if any(e.key == attempt_key(n) for e in store.list(""))]
+    assert check_next_attempt_works(store) == max(taken) + 1
+    check_zombie_is_fenced(store, owner)
+    return signal_number, step
+
+
+def run(scenario, folder, operation, when):
+    """Crash once and return the operation that was hit and the step that survived."""
+    root, log = folder / f"{operation}-{when}", folder / "operation"
+    log.unlink(missing_ok=True)
+    store = FolderStore(root)
+    save_step(store, claim(store), OLD_STEP)
+    crashing = CrashingStore(FolderStore(root), operation=operation, when=when, log=log)
+    signal_number, step = scenario(store, crashing)
+    name = log.read_text() if log.exists() else None
+    assert signal_number == (signal.SIGKILL if name else 0), "a planned crash did not fire"
+    return {"operation": operation, "when": when, "name": name, "step": step}
+
+
+def main():
+    scenario = {"save": crash_save, "claim": crash_claim}[sys.argv[1]]
+    for when in ("before", "within", "after"):
+        operation, name = 0, "start"
+        while name is not None:
+            operation += 1
+            crash = run(scenario, Path(sys.argv[2]), operation, when)
+            name = crash["name"]
+            print(json.dumps(crash))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,246 @@
+"""Saving and loading in one process: formats, damage, and what does not fit."""
+
+from datetime import datetime, timezone
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid, SaveFailed
+from checkpoints.fence import claim_attempt, read_head
+from checkpoints.inspect import Problem, compare, read_manifest, read_tensor, verify
+from checkpoints.layout import manifest_key
+from checkpoints.load import load
+from checkpoints.save import DTYPE_NAMES, save, stage
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def claim(store):
+    return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
+
+
+def save_step(store, attempt, step, tensors, **changes):
+    arguments = {
+        "run": "r",
+        "attempt": attempt,
+        "step": step,
+        "parent": None,
+        "rank": 0,
+        "world_size": 1,
+        "group": None,
+        "tensors": tensors,
+        "local_tensors": {},
+        "state": {"step": step},
+        "before_commit": lambda: None,
+        "created_at": NOW,
+    }
+    return save(store, **{**arguments, **changes})
+
+
+def tensors_of_every_dtype():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        str(dtype): torch.randint(0, 2, (3, 4), generator=generator).to(dtype)
+        for dtype in DTYPE_NAMES
+    }
+    return {
+        **tensors,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 5),
+        "no columns": torch.zeros(5, 0),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "parameter": nn.Parameter(torch.ones(2)),
+        "nan": torch.tensor([float("nan"), -0.0]),
+    }
+
+
+def zeros_like(tensors):
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+
+def same_bytes(a, b):
+    return a.dtype == b.dtype and bytes_of(a) == bytes_of(b)
+
+
+def bytes_of(tensor):
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+@pytest.fixture
+def saved(folder_store):
+    """Save one checkpoint in a folder and return the store, its manifest and the tensors."""
+    tensors = {"w": torch.arange(12.0).reshape(4, 3), "b": torch.ones(3, dtype=torch.bfloat16)}
+    result = save_step(folder_store, claim(folder_store), 5, tensors)
+    return folder_store, read_manifest(folder_store, result.manifest_key), tensors
+
+
+def change(store, key, edit):
+    data = bytearray(store.get(key).data)
+    store.put(key, edit(data) or data)
+
+
+def test_every_dtype_and_shape_comes_back_bit_for_bit(store):
+    tensors = tensors_of_every_dtype()
+    result = save_step(store, claim(store), 5, tensors)
+    manifest = read_manifest(store, result.manifest_key)
+    assert read_head(store)[0].manifest == result.manifest_key
+    assert manifest.state == {"step": 5}
+    targets = zeros_like(tensors)
+    assert load(store, manifest, tensors=targets, local_tensors={}) == set()
+    assert [name for name in tensors if not same_bytes(tensors[name], targets[name])] == []
+    assert [n for n in tensors if read_tensor(store, manifest, n) != bytes_of(tensors[n])] == []
+    assert verify(store, manifest) == []
+
+
+def test_any_safetensors_tool_reads_the_object(saved, tmp_path):
+    _, manifest, tensors = saved
+    with safe_open(tmp_path / "run" / manifest.objects[0].key, framework="pt") as file:
+        assert set(file.keys()) == set(tensors)
+        assert all(torch.equal(file.get_tensor(name), tensors[name]) for name in tensors)
+
+
+def test_loading_into_a_transposed_view_fills_it(saved):
+    store, manifest, tensors = saved
+    target = torch.zeros(3, 4).T
+    load(store, manifest, tensors={"w": target}, local_tensors={})
+    assert torch.equal(target, tensors["w"])
+
+
+def test_a_bit_flipped_in_a_tensor_is_damage_that_names_the_object(saved):
+    store, manifest, tensors = saved
+    key = manifest.objects[0].key
+    start = manifest.tensors["w"].chunks[0].start
+    change(store, key, lambda data: data.__setitem__(start + 7, data[start + 7] ^ 1))
+    with pytest.raises(Damaged, match=key):
+        load(store, manifest, tensors=zeros_like(tensors), local_tensors={})
+    with pytest.raises(Damaged, match=key):
+        read_tensor(store, manifest, "w")
+    assert [problem.object for problem in verify(store, manifest)] == [key]
+    load(store, manifest, tensors={"b": torch.zeros(3).bfloat16()}, local_tensors={})
+
+
+def test_a_truncated_object_is_damage_that_names_the_object(saved):
+    store, manifest, tensors = saved
+    key = manifest.objects[0].key
+    change(store, key, lambda data: data[:-1])
+    with pytest.raises(Damaged, match=key):
+        load(store, manifest, tensors=zeros_like(tensors), local_tensors={})
+    size = manifest.objects[0].size
+    problem = Problem(object=key, what=f"has {size - 1} bytes instead of {size}")
+    assert verify(store, manifest) == [problem]
+
+
+def test_verify_finds_a_flip_of_every_byte(saved):
+    store, manifest, _ = saved
+    key = manifest.objects[0].key
+    data = store.get(key).data
+    missed = []
+    for index in range(len(data)):
+        store.put(key, data[:index] + bytes([data[index] ^ 0x10]) + data[index + 1 :])
+        if len(verify(store, manifest)) != 1:
+            missed.append(index)
+    assert missed == []
+
+
+def test_a_missing_object_is_reported(saved):
+    store, manifest, tensors = saved
+    store.delete([manifest.objects[0].key])
+    assert verify(store, manifest) == [Problem(object=manifest.objects[0].key, what="is missing")]
+    with pytest.raises(ObjectMissing, match=manifest.objects[0].key):
+        load(store, manifest, tensors=tensors, local_tensors={})
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "why"),
+    [
+        ("v", torch.zeros(4, 3), "has no tensor v"),
+        ("w", torch.zeros(3, 4), r"w is F32 \[4, 3\] .* but F32 \[3, 4\]"),
+        ("w", torch.zeros(4, 3).bfloat16(), r"but BF16 \[4, 3\]"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named_and_nothing_is_loaded(saved, name, target, why):
+    store, manifest, _ = saved
+    untouched = torch.zeros(3).bfloat16()
+    with pytest.raises(RecordInvalid, match=why):
+        load(store, manifest, tensors={"b": untouched, name: target}, local_tensors={})
+    assert not untouched.any()
+
+
+def test_local_tensors_that_were_not_saved_are_returned(saved):
+    store, manifest, _ = saved
+    kept = torch.full((2,), 9)
+    target = torch.zeros(3).bfloat16()
+    found = load(store, manifest, tensors={}, local_tensors={"rng.1": kept, "b": target})
+    assert found == {"rng.1"}
+    assert kept.tolist() == [9, 9]
+    assert target.tolist() == [1, 1, 1]
+
+
+def test_saving_a_step_twice_in_an_attempt_keeps_the_first(folder_store):
+    attempt = claim(folder_store)
+    first = save_step(folder_store, attempt, 5, {"w": torch.ones(2)})
+    before = {e.key: folder_store.get(e.key) for e in folder_store.list("")}
+    assert save_step(folder_store, attempt, 5, {"w": torch.zeros(2)}) == first
+    assert {e.key: folder_store.get(e.key) for e in folder_store.list("")} == before
+
+
+def test_a_failing_flush_commits_nothing_and_the_save_can_be_repeated(folder_store):
+    attempt = claim(folder_store)
+
+    def flush():
+        raise TimeoutError("the agent is gone")
+
+    with pytest.raises(SaveFailed, match="the agent is gone"):
+        save_step(folder_store, attempt, 5, {"w": torch.ones(2)}, before_commit=flush)
+    assert read_head(folder_store)[0].step == 0
+    save_step(folder_store, attempt, 5, {"w": torch.ones(2)})
+    assert read_head(folder_store)[0].step == 5
+
+
+def test_a_name_that_is_both_shared_and_local_is_refused(memory_store):
+    twice = {"w": torch.ones(2)}
+    with pytest.raises(SaveFailed, match="w is both shared and local"):
+        save_step(memory_store, claim(memory_store), 5, twice, local_tensors=twice)
+
+
+def test_a_dtype_that_safetensors_lacks_is_refused(memory_store):
+    with pytest.raises(SaveFailed, match=r"w has dtype torch\.complex128"):
+        save_step(
+            memory_store, claim(memory_store), 5, {"w": torch.ones(2, dtype=torch.complex128)}
+        )
+
+
+def test_a_manifest_under_another_key_is_refused(saved):
+    store, manifest, _ = saved
+    store.put(manifest_key(9, 1), store.get(manifest.key).data)
+    with pytest.raises(RecordInvalid, match="holds the manifest of"):
+        read_manifest(store, manifest_key(9, 1))
+
+
+def test_compare_names_what_differs(folder_store, memory_store):
+    ones = torch.ones(2)
+    a = {"same": ones, "bytes": ones, "shape": ones, "dtype": ones, "a only": ones, "rng": ones}
+    b = {
+        "same": ones,
+        "bytes": torch.tensor([1.0, 2.0]),
+        "shape": torch.ones(2, 1),
+        "dtype": ones.int(),
+        "b only": ones,
+        "rng": -ones,
+    }
+    sides = []
+    for store, tensors in ((folder_store, a), (memory_store, b)):
+        result = save_step(store, claim(store), 5, tensors)
+        sides += [store, read_manifest(store, result.manifest_key)]
+    differing = compare(*sides, ignore=lambda name: name == "rng")
+    assert differing == ["a only", "b only", "bytes", "dtype", "shape"]
+
+
+def test_staging_does_not_copy_tensors_in_host_memory():
+    tensor = torch.ones(4, dtype=torch.bfloat16)
+    (staged,) = stage({"w": tensor}, {}, rank=0)
+    tensor.zero_()
+    assert bytes(staged.memory) == bytes(8)
