@@ -1,0 +1,3 @@
+"""Launch, supervise and account for training runs on preemptible nodes."""
+
+__version__ = "0.1.0"

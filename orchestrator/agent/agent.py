@@ -1,0 +1,335 @@
+"""One attempt on one node: claim, start the trainer, watch it and everything around it, report.
+
+Crash-only: nothing here is needed for correctness. Killed at any instant, it leaves a run folder
+from which the next attempt goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from checkpoints.errors import CheckpointError, StoreError
+from checkpoints.fence import claim_attempt
+from checkpoints.inspect import read_manifest
+from checkpoints.layout import log_key
+from checkpoints.manifest import Claim
+from checkpoints.store import ObjectStore
+from orchestrator.agent.config import AgentConfig
+from orchestrator.agent.lease import OwnerLease
+from orchestrator.agent.processes import kill_tree, start_torchrun
+from orchestrator.agent.tracking import TrackedRun, WandbTracker
+from orchestrator.agent.uploads import LogUploader, SpoolUploader
+from orchestrator.attempts import AgentExit, reason_for_exit
+from orchestrator.clock import Clock
+from orchestrator.errors import OrchestratorError
+from orchestrator.inputs import fetch_inputs
+from orchestrator.ledger.facts import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointCommitted,
+    CheckpointDeleted,
+    CheckpointRestored,
+    NoticeReceived,
+)
+from orchestrator.ledger.heartbeat import Heartbeat, beat
+from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
+from orchestrator.ledger.record import RunRecord
+from orchestrator.ledger.requests import RequestKind, read_requests
+from orchestrator.spec import RunSpec
+from train.config import TrainConfig
+from train.spool import (
+    Commit,
+    Deleted,
+    Notice,
+    Outcome,
+    OutcomeKind,
+    Record,
+    Resumed,
+    Step,
+    read_notice,
+    read_outcome,
+    write_notice,
+)
+
+_log = logging.getLogger(__name__)
+# How long the trainer may take to save and leave when asked to, unless the node goes before.
+_LEAVE_SECONDS = 120.0
+
+
+class Agent:
+    """Runs one attempt; `run` returns the exit status that says how it ended."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        store: ObjectStore,
+        record: RunRecord,
+        spec: RunSpec,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._record = record
+        self._spec = spec
+        self._clock = clock
+        self._journal = Journal(store, "agent", clock)
+        self._spool_dir = config.scratch / "spool"
+        self._notice_file = config.scratch / "notice.json"
+        self._log_file = config.scratch / "train.log"
+        self._leaving: int | None = None
+        self._kill_at: float | None = None
+        self._step = 0
+
+    def run(self) -> int:
+        """Claim the attempt and see it through."""
+        claim = self._claim()
+        self._step = claim.step
+        try:
+            fetch_inputs(self._record.inputs, self._store, self._config.scratch / "inputs")
+        except OrchestratorError as error:
+            self._end(claim, AgentExit.FAILED, error.what)
+            return AgentExit.FAILED
+        tracker = self._start_tracker(claim)
+        self._spool = SpoolUploader(self._store, claim.attempt, self._spool_dir)
+        self._log_file.touch()
+        self._logs = LogUploader(self._store, claim.attempt, self._log_file)
+        trainer = start_torchrun(
+            self._write_train_config(claim),
+            ranks=self._config.ranks,
+            scratch=self._config.scratch,
+            log=self._log_file,
+        )
+        hung = self._watch(trainer, claim, tracker)
+        status, complaint = (AgentExit.HANG, "no progress") if hung else self._read_outcomes()
+        self._pump(claim, tracker)
+        self._upload(claim)
+        self._end(claim, status, complaint)
+        self._close_tracker(claim, tracker)
+        return status
+
+    def _claim(self) -> Claim:
+        claim = claim_attempt(
+            self._store,
+            claimed_by=self._journal.writer,
+            claimed_at=self._clock.now(),
+            world_size=self._config.ranks,
+            offer={"launch": self._config.launch, "zone": self._config.offer.zone},
+        )
+        self._journal.record(
+            AttemptStarted(
+                attempt=claim.attempt,
+                launch=self._config.launch,
+                world_size=claim.world_size,
+                step=claim.step,
+                manifest=claim.parent,
+                host=socket.gethostname(),
+            )
+        )
+        if claim.parent is not None:
+            self._record_inherited(claim.parent)
+        self._journal.flush()
+        return claim
+
+    def _record_inherited(self, manifest_key: str) -> None:
+        """Say again what we resume from: the agent that saw it commit may have died before."""
+        manifest = read_manifest(self._store, manifest_key)
+        self._journal.record(
+            CheckpointCommitted(
+                attempt=manifest.attempt,
+                step=manifest.step,
+                manifest=manifest_key,
+                num_bytes=sum(stored.size for stored in manifest.objects),
+                num_objects=len(manifest.objects),
+            )
+        )
+
+    def _write_train_config(self, claim: Claim) -> Path:
+        config = TrainConfig(
+            run=self._record.run,
+            attempt=claim.attempt,
+            store=self._store.url,
+            parent=claim.parent,
+            inputs_dir=self._config.scratch / "inputs",
+            num_steps=self._record.num_steps,
+            model=self._spec.model,
+            train=self._spec.train,
+            checkpoints=self._spec.checkpoints,
+            spool_dir=self._spool_dir,
+            notice_file=self._notice_file,
+            owner_pid=os.getpid(),
+        )
+        path = self._config.scratch / "train.json"
+        path.write_text(config.model_dump_json(indent=1))
+        return path
+
+    def _start_tracker(self, claim: Claim) -> WandbTracker | None:
+        wandb = self._spec.tracking.wandb
+        if wandb is None:
+            return None
+        recorded = latest_by_step(MeasurementReader(self._store).read())
+        tracked = TrackedRun(
+            run_id=self._record.run_id,
+            name=self._record.run,
+            project=wandb.project,
+            entity=wandb.entity,
+            config=self._spec.model_dump(mode="json"),
+            directory=self._config.scratch / "wandb",
+        )
+        history = [recorded[step] for step in sorted(recorded) if step <= claim.step]
+        return WandbTracker(tracked, history)
+
+    def _watch(
+        self, trainer: subprocess.Popen[bytes], claim: Claim, tracker: WandbTracker | None
+    ) -> bool:
+        """Serve the trainer until it ends; return True when it had to be killed for hanging."""
+        config = self._config
+        now = time.monotonic()
+        lease = None
+        if config.owner is not None:
+            lease = OwnerLease(self._store, config.owner, config.lease_seconds, now)
+        heard_at = uploaded_at = now
+        while trainer.poll() is None:
+            time.sleep(config.poll_seconds)
+            now = time.monotonic()
+            if self._pump(claim, tracker):
+                heard_at = now
+            if self._spool.wants_upload or now - uploaded_at >= config.upload_seconds:
+                self._upload(claim)
+                uploaded_at = now
+                self._obey_requests()
+            self._pass_on_notice(claim)
+            if lease is not None and lease.is_lost(now):
+                self._ask_to_leave(AgentExit.PREEMPTED, "the owner's heartbeat stands still")
+            if self._kill_at is not None and now >= self._kill_at:
+                kill_tree(trainer)
+            if now - heard_at > config.hang_seconds:
+                kill_tree(trainer)
+                return True
+        return False
+
+    def _pump(self, claim: Claim, tracker: WandbTracker | None) -> int:
+        """Read what the trainer has said since; return how many records that were."""
+        records = self._spool.collect()
+        for record in records:
+            self._note(claim, record)
+        if tracker is not None:
+            tracker.log(records)
+        return len(records)
+
+    def _note(self, claim: Claim, record: Record) -> None:
+        """Turn what is a fact into one; the rest are measurements."""
+        if isinstance(record, Step):
+            self._step = record.step
+        elif isinstance(record, Commit):
+            self._journal.record(
+                CheckpointCommitted(
+                    attempt=claim.attempt,
+                    step=record.step,
+                    manifest=record.manifest,
+                    num_bytes=record.num_bytes,
+                    num_objects=record.num_objects,
+                )
+            )
+        elif isinstance(record, Deleted):
+            self._journal.record(CheckpointDeleted(checkpoint=record.checkpoint))
+        elif isinstance(record, Resumed) and record.manifest is not None:
+            self._journal.record(
+                CheckpointRestored(
+                    attempt=claim.attempt, step=record.step, num_bytes=record.num_bytes
+                )
+            )
+
+    def _upload(self, claim: Claim) -> None:
+        """Carry everything to the run folder; a store that fails now is tried again later."""
+        try:
+            self._spool.upload()
+            self._logs.upload()
+            self._journal.flush()
+            beat(
+                self._store,
+                Heartbeat(
+                    writer=self._journal.writer,
+                    at=self._clock.now(),
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    attempt=claim.attempt,
+                    step=self._step,
+                ),
+            )
+        except StoreError as error:
+            _log.warning("upload failed and will be tried again: %s", error)
+
+    def _obey_requests(self) -> None:
+        try:
+            requests = read_requests(self._store)
+        except StoreError as error:
+            _log.warning("cannot look for requests: %s", error)
+            return
+        for request in requests:
+            status = AgentExit.STOPPED if request.kind is RequestKind.STOP else AgentExit.PREEMPTED
+            self._ask_to_leave(status, f"{request.kind.value} was requested by {request.by}")
+
+    def _pass_on_notice(self, claim: Claim) -> None:
+        notice = read_notice(self._config.metadata / "notice.json")
+        if notice is None or self._leaving is not None:
+            return
+        self._journal.record(NoticeReceived(attempt=claim.attempt, deadline_at=notice.deadline_at))
+        self._leaving = AgentExit.PREEMPTED
+        write_notice(self._notice_file, notice)
+
+    def _ask_to_leave(self, status: int, why: str) -> None:
+        """Have the trainer save and end, and kill it if it does not."""
+        if self._leaving is not None:
+            return
+        _log.warning("asking the trainer to save and leave: %s", why)
+        self._leaving = status
+        self._kill_at = time.monotonic() + _LEAVE_SECONDS
+        deadline_at = self._clock.now() + timedelta(seconds=_LEAVE_SECONDS)
+        write_notice(self._notice_file, Notice(deadline_at=deadline_at))
+
+    def _read_outcomes(self) -> tuple[int, str | None]:
+        """Return the exit status that the ranks' outcomes amount to, and the first error."""
+        outcomes = [read_outcome(self._spool_dir, rank) for rank in range(self._config.ranks)]
+        if any(
+            outcome is not None and outcome.outcome is OutcomeKind.FENCED for outcome in outcomes
+        ):
+            return AgentExit.FENCED, "a later attempt owns the run"
+        if _all_are(outcomes, OutcomeKind.DONE):
+            return AgentExit.DONE, None
+        if self._leaving is not None:
+            return self._leaving, None
+        errors = [outcome.error for outcome in outcomes if outcome is not None and outcome.error]
+        return AgentExit.FAILED, errors[0] if errors else "a rank died without a word"
+
+    def _end(self, claim: Claim, status: int, error: str | None) -> None:
+        self._journal.record(
+            AttemptEnded(
+                attempt=claim.attempt,
+                reason=reason_for_exit(status),
+                step=self._step,
+                error=error,
+            )
+        )
+        try:
+            self._journal.flush()
+        except CheckpointError as failure:
+            _log.warning("the end of the attempt could not be recorded: %s", failure)
+
+    def _close_tracker(self, claim: Claim, tracker: WandbTracker | None) -> None:
+        """Finish W&B; what was recorded offline goes to the run folder, for `wandb sync`."""
+        if tracker is None:
+            return
+        offline = tracker.finish()
+        if offline is not None:
+            self._store.put(log_key(claim.attempt, offline.name), offline.read_bytes())
+
+
+def _all_are(outcomes: list[Outcome | None], kind: OutcomeKind) -> bool:
+    return all(outcome is not None and outcome.outcome is kind for outcome in outcomes)

@@ -1,0 +1,39 @@
+"""What a backend tells the agent that it starts on a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.ledger.facts import QuotedOffer
+
+
+class AgentConfig(BaseModel):
+    """One launch's node: where it is, whom it serves and how often it speaks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    schema_version: Literal[1] = 1
+    store: str
+    """URL of the run folder."""
+    launch: str
+    """The launch that this node belongs to."""
+    offer: QuotedOffer
+    """What the node is billed as."""
+    ranks: int = Field(ge=1)
+    """Training processes on this node."""
+    scratch: Path
+    """The node's disk; gone with the node."""
+    metadata: Path
+    """Folder in which a local node finds what a cloud's metadata service would say."""
+    owner: str | None = None
+    """Writer of the heartbeat without which the node stops itself."""
+    lease_seconds: float = Field(default=900, gt=0)
+    """How long that heartbeat may stand still."""
+    upload_seconds: float = Field(default=20, gt=0)
+    """Longest time between uploads of measurements."""
+    poll_seconds: float = Field(default=1, gt=0)
+    """How often the agent looks at the trainer, at notices and requests."""
+    hang_seconds: float = Field(default=1800, gt=0)
+    """How long the trainer may say nothing."""

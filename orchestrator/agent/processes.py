@@ -1,0 +1,63 @@
+"""Start the trainer under torchrun, and end it with every process that it started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+_KILL_WAIT_S = 10.0
+
+
+def start_torchrun(
+    config_file: Path, *, ranks: int, scratch: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start `torchrun -m train CONFIG` in `scratch`, its output in `log`.
+
+    It starts in a folder of its own with PYTHONSAFEPATH, or a user's train.py in the current folder
+    would shadow our package.
+    """
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--standalone", "--max-restarts", "0", "--nproc-per-node", str(ranks)),
+        *("-m", "train", str(config_file)),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        # Else torchrun prints a warning and chooses this value itself.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_threads_per_rank(ranks))),
+    }
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL `process` and all its descendants; torchrun gives each rank a session of its own."""
+    try:
+        root = psutil.Process(process.pid)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait(timeout=_KILL_WAIT_S)
+    psutil.wait_procs([member for member in family if member.pid != process.pid], _KILL_WAIT_S)
+
+
+def _threads_per_rank(ranks: int) -> int:
+    return max(1, (os.cpu_count() or 1) // ranks)

@@ -1,0 +1,72 @@
+"""How launches and attempts end, and which retry budget each end draws on."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never
+
+
+class EndReason(str, Enum):
+    """Why a launch ended."""
+
+    SUCCEEDED = "succeeded"  # the last step is committed
+    PREEMPTED = "preempted"  # the cloud took the node back
+    NODE_LOST = "node_lost"  # gone without a word; unknown causes count here
+    DRAINED = "drained"  # we asked it to save and leave, to go elsewhere
+    STOPPED = "stopped"  # the user or a limit ended the run
+    FENCED = "fenced"  # a later attempt owns the run
+    HANG = "hang"  # no step for too long
+    TRAINING_FAILED = "training_failed"  # the training program failed
+    NO_CAPACITY = "no_capacity"  # never came up
+
+
+class RetryBudget(str, Enum):
+    """What limits how often an end of this kind may be followed by another launch."""
+
+    PREEMPTIONS = "preemptions"
+    FAILURES = "failures"
+    NONE = "none"
+
+
+def charged_to(reason: EndReason) -> RetryBudget:
+    """Return the retry budget that an end draws on; a preemption never uses up the failures."""
+    match reason:
+        case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.DRAINED:
+            return RetryBudget.PREEMPTIONS
+        case EndReason.TRAINING_FAILED | EndReason.HANG:
+            return RetryBudget.FAILURES
+        case (
+            EndReason.SUCCEEDED | EndReason.STOPPED | EndReason.FENCED | EndReason.NO_CAPACITY
+        ):  # a lack of capacity is bounded by time, not by a count
+            return RetryBudget.NONE
+        case _:
+            assert_never(reason)
+
+
+class AgentExit:
+    """Exit statuses of the agent: torchrun cannot say why it ended, so the agent does."""
+
+    DONE = 0
+    FAILED = 1
+    PREEMPTED = 75
+    FENCED = 76
+    STOPPED = 77
+    HANG = 78
+
+
+def reason_for_exit(status: int) -> EndReason:
+    """Translate the agent's exit status; one that it never chose means that the node was lost."""
+    known = {
+        AgentExit.DONE: EndReason.SUCCEEDED,
+        AgentExit.FAILED: EndReason.TRAINING_FAILED,
+        AgentExit.PREEMPTED: EndReason.PREEMPTED,
+        AgentExit.FENCED: EndReason.FENCED,
+        AgentExit.STOPPED: EndReason.STOPPED,
+        AgentExit.HANG: EndReason.HANG,
+    }
+    return known.get(status, EndReason.NODE_LOST)

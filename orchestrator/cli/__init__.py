@@ -1,0 +1,87 @@
+"""The command line. Commands load only when they are called: `--help` must stay fast."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from orchestrator import __version__
+
+# Command -> (module, one-line help); the modules cost up to 0.3 s of imports each.
+_COMMANDS = {
+    "launch": ("orchestrator.cli.launch", "Train what a spec describes, or pick it up again."),
+    "plan": ("orchestrator.cli.launch", "Show what a launch would do and cost."),
+    "resume": ("orchestrator.cli.launch", "Go on with a run from its run folder."),
+    "status": ("orchestrator.cli.reports", "Show how a run, or every run, is doing."),
+    "cost": ("orchestrator.cli.reports", "Show what a run cost and where its time went."),
+    "logs": ("orchestrator.cli.reports", "Print the trainer's log, attempt by attempt."),
+    "dashboard": ("orchestrator.cli.reports", "Write a run's page: cost, attempts, loss."),
+    "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
+    "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
+    "checkpoints": ("orchestrator.cli.checkpoints", "List, verify and export checkpoints."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
+            # 10 ms that only a mistyped command pays.
+            import difflib
+
+            close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="orchestrate")
+def cli() -> None:
+    """Train on preemptible GPU nodes: exact resume that is proved, one honest bill."""
+
+
+def main() -> None:
+    """Run the command line; every foreseen error is two lines on stderr and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) is gone; say nothing at interpreter exit either.
+        sys.stdout = None
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  # the outer edge: translated, or re-raised
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    from orchestrator.cli.failures import explain
+
+    explained = explain(error)
+    if explained is None:
+        raise error
+    click.echo(explained.what, err=True)
+    click.echo(explained.next_step, err=True)
+    return explained.exit_code

@@ -1,0 +1,77 @@
+"""Options that every command spells the same way, and how results and messages are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def store_option(command: Command) -> Command:
+    """Add --store."""
+    return click.option(
+        "--store",
+        metavar="URL",
+        help="Store of the run, if this machine did not launch it.",
+    )(command)
+
+
+def yes_option(command: Command) -> Command:
+    """Add --yes."""
+    return click.option("--yes", is_flag=True, help="Do not ask.")(command)
+
+
+def set_option(command: Command) -> Command:
+    """Add --set."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY.PATH=VALUE",
+        help="Override a key of the spec; may be repeated.",
+    )(command)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document to stdout."""
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def say(message: str) -> None:
+    """Print a message for people to stderr."""
+    click.echo(message, err=True)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what spends or destroys; without a terminal only --yes goes on.
+
+    Raises:
+        click.UsageError: there is nobody to ask.
+        click.Abort: the answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("There is no terminal to ask on: add --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
+def show_duration(duration: timedelta) -> str:
+    """Write a duration as people read it: 45s, 3m10s, 2h05m."""
+    seconds = max(0, round(duration.total_seconds()))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -1,0 +1,126 @@
+"""`orchestrate stop` and `delete`."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+
+import click
+
+from checkpoints.store import ObjectStore
+from orchestrator.cli.common import confirm, say, store_option, yes_option
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.local.launcher import home_of, is_supervised
+from orchestrator.errors import GaveUp, UsageError
+from orchestrator.ledger.facts import FinalState, RunEnded, StopRequested
+from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.requests import Request, RequestKind, ask
+from orchestrator.policy.decide import StopReason
+from orchestrator.report import RunStateName, state_name
+from orchestrator.runs import KnownRun, find_run, forget_run
+from orchestrator.view import RunView, RunViewer
+
+_LOOK_EVERY_S = 0.5
+_STOP_TIMEOUT_S = 150.0
+
+
+@click.command()
+@click.argument("run")
+@store_option
+@yes_option
+@click.option("--detach", is_flag=True, help="Return when the request is made.")
+def stop(run: str, store: str | None, *, yes: bool, detach: bool) -> None:
+    """Have RUN save a checkpoint and stop; orchestrate resume goes on from there."""
+    known = find_run(run, store)
+    folder, clock = known.open(), SystemClock()
+    viewer = RunViewer(folder)
+    view = viewer.look(clock.now())
+    if view.state.ended is not None:
+        say(f"{run} has ended already: {view.state.ended.state.value}.")
+        return
+    confirm(f"Stop {run} at step {view.step}?", yes=yes)
+    _request_stop(folder, clock)
+    if not is_supervised(home_of(known.store_url, run)) and _is_silent(view):
+        _end_without_supervisor(folder, clock)
+    if detach:
+        say(f"Asked {run} to stop. See orchestrate status {run}")
+        return
+    _wait_until_stopped(viewer, clock, run)
+
+
+@click.command()
+@click.argument("run")
+@store_option
+@click.option("--confirm", "typed", metavar="NAME", help="The run's name, instead of typing it.")
+def delete(run: str, store: str | None, typed: str | None) -> None:
+    """Delete RUN with its checkpoints and records; this cannot be undone."""
+    known = find_run(run, store)
+    folder = known.open()
+    view = RunViewer(folder).look(SystemClock().now())
+    if view.state.ended is None and state_name(view) is not RunStateName.UNKNOWN:
+        raise UsageError(f"{run} is {state_name(view).value}.", f"First: orchestrate stop {run}")
+    entries = folder.list("")
+    size = sum(entry.size for entry in entries) / 1e6
+    say(f"{folder.url}: {len(entries)} objects, {size:.1f} MB.")
+    _require_name(run, typed)
+    _delete_all(folder, known)
+    say(f"Deleted {run}.")
+
+
+def _request_stop(folder: ObjectStore, clock: SystemClock) -> None:
+    host = socket.gethostname()
+    ask(folder, Request(kind=RequestKind.STOP, at=clock.now(), by=host))
+    Journal(folder, "cli", clock).note(StopRequested(host=host))
+
+
+def _is_silent(view: RunView) -> bool:
+    """Say whether nobody has reported on the run for so long that nobody will."""
+    return state_name(view) in (RunStateName.UNKNOWN, RunStateName.PENDING)
+
+
+def _end_without_supervisor(folder: ObjectStore, clock: SystemClock) -> None:
+    Journal(folder, "cli", clock).note(
+        RunEnded(
+            state=FinalState.STOPPED,
+            reason=StopReason.REQUESTED,
+            why="a stop was requested, and nobody was running it",
+        )
+    )
+
+
+def _wait_until_stopped(viewer: RunViewer, clock: SystemClock, run: str) -> None:
+    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
+    say(f"Waiting for {run} to save and stop ...")
+    while time.monotonic() < give_up_at:
+        view = viewer.look(clock.now())
+        if view.state.ended is not None:
+            say(
+                f"{run} {view.state.ended.state.value} at step {view.state.last_commit_step}, "
+                f"${view.parts().total:.2f}. Go on: orchestrate resume {run}"
+            )
+            return
+        time.sleep(_LOOK_EVERY_S)
+    raise GaveUp(f"{run} has not stopped yet.", f"It was asked to: orchestrate status {run}")
+
+
+def _require_name(run: str, typed: str | None) -> None:
+    given = typed if typed is not None else _ask_for_name(run)
+    if given != run:
+        raise UsageError(f"{given!r} is not {run!r}; nothing was deleted.", "Type the run's name.")
+
+
+def _ask_for_name(run: str) -> str:
+    if not click.get_text_stream("stdin").isatty():
+        raise click.UsageError(f"There is no terminal to ask on: add --confirm {run}.")
+    return str(click.prompt(f"Type {run} to delete it", err=True))
+
+
+def _delete_all(folder: ObjectStore, known: KnownRun) -> None:
+    """Delete run.json last, so that a delete that was interrupted can be run again."""
+    keys = [entry.key for entry in folder.list("")]
+    folder.delete([key for key in keys if key != "run.json"])
+    folder.delete(["run.json"])
+    home = home_of(known.store_url, known.run)
+    forget_run(home)
+    shutil.rmtree(home, ignore_errors=True)

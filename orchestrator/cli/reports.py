@@ -1,0 +1,241 @@
+"""`orchestrate status`, `cost`, `logs` and `dashboard`: what a run folder says."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from checkpoints.errors import CheckpointError
+from checkpoints.layout import LOGS
+from checkpoints.store import ObjectStore
+from orchestrator.cli.common import json_option, print_json, say, show_duration, store_option
+from orchestrator.cli.watch import describe_progress
+from orchestrator.clock import SystemClock
+from orchestrator.errors import OrchestratorError, UsageError
+from orchestrator.report import RunStateName, cost_document, state_name, status_document
+from orchestrator.runs import KnownRun, find_run, list_runs
+from orchestrator.view import RunView, RunViewer
+
+_FOLLOW_EVERY_S = 1.0
+_BAR_WIDTH = 30
+
+
+@click.command()
+@click.argument("run", required=False)
+@store_option
+@json_option
+def status(run: str | None, store: str | None, *, as_json: bool) -> None:
+    """Show how RUN is doing; without RUN, every run that is known."""
+    if run is None:
+        _status_of_all(list_runs(store), as_json=as_json)
+        return
+    view = _look(find_run(run, store))
+    if as_json:
+        print_json(status_document(view))
+    else:
+        print(render_status(view))
+
+
+@click.command()
+@click.argument("run", required=False)
+@store_option
+@json_option
+def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
+    """Show what RUN cost and where its time went; without RUN, one line per run."""
+    if run is not None:
+        view = _look(find_run(run, store))
+        if as_json:
+            print_json(cost_document(view))
+        else:
+            print(render_cost(view))
+        return
+    views = [view for view in _look_at_all(list_runs(store)) if isinstance(view, RunView)]
+    if as_json:
+        print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
+        return
+    for view in views:
+        document = cost_document(view)
+        print(f"{document['run']:<24}{document['state']:<12}{_money(document['total_usd'], view)}")
+    if not views:
+        say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
+
+
+@click.command()
+@click.argument("run")
+@click.option("--attempt", type=int, help="Only this attempt.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing until the run is over.")
+@store_option
+def logs(run: str, attempt: int | None, store: str | None, *, follow: bool) -> None:
+    """Print the trainer's log of RUN, attempt by attempt."""
+    known = find_run(run, store)
+    folder, viewer = known.open(), RunViewer(known.open())
+    printed: set[str] = set()
+    while True:
+        is_over = viewer.look(SystemClock().now()).state.ended is not None
+        _print_new_logs(folder, attempt, printed)
+        if not follow or is_over:
+            break
+        time.sleep(_FOLLOW_EVERY_S)
+    if not printed:
+        say(f"{run} has no log yet. See orchestrate status {run}")
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--export",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Write one self-contained HTML page.",
+)
+@store_option
+def dashboard(run: str, path: Path, store: str | None) -> None:
+    """Write the page of RUN: cost, attempts over time, loss across preemptions."""
+    # jinja2 is an extra, and costs 60 ms.
+    from orchestrator.dashboard.page import render_page
+
+    page = render_page(_look(find_run(run, store)))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {path}: {error.strerror}.", "Choose another path."
+        ) from error
+    say(f"Wrote {path} ({path.stat().st_size // 1024} kB).")
+
+
+def render_status(view: RunView) -> str:
+    """Return a run's status as people read it."""
+    document = status_document(view)
+    lines = [describe_progress(view)]
+    if document["why"]:
+        lines.append(f"Ended because {document['why']}.")
+    commit = f"last commit step {document['last_commit_step']}"
+    lines.append(
+        f"{commit} · {document['num_preemptions']} preemptions · goodput {document['goodput']:.0%}"
+    )
+    replay = document["replay"]
+    if replay["steps"]:
+        verdict = "all equal" if not replay["differing"] else f"differ: {replay['differing']}"
+        lines.append(
+            f"{replay['steps']} replayed steps compared with their recorded values: {verdict}"
+        )
+    for name in ("deadline_at", "eta_at"):
+        if document[name] is not None:
+            lines.append(f"{name[:-3]} {_moment(document[name])}")
+    return "\n".join([*lines, "", *_attempt_lines(document["attempts"]), "", _next_command(view)])
+
+
+def render_cost(view: RunView) -> str:
+    """Return a run's bill as people read it."""
+    document = cost_document(view)
+    lines = [f"{document['run']} {document['state']}: {_money(document['total_usd'], view)}"]
+    if document["savings_fraction"] is not None:
+        lines.append(
+            f"On demand, without preemptions: ${document['on_demand_usd']:.2f} "
+            f"({document['savings_fraction']:.0%} saved)"
+        )
+    lines += ["", *_bars(document["parts"], "${:.4f}"), "", "Where the time went:"]
+    lines += _bars(document["seconds"], "{:.1f} s")
+    goodput = document["goodput"]
+    lines.append(f"goodput {goodput['wall']:.0%} of wall time, {goodput['billed']:.0%} of billed")
+    return "\n".join([*lines, "", *_attempt_lines(document["attempts"])])
+
+
+def _bars(amounts: dict[str, float], style: str) -> list[str]:
+    most = max(amounts.values(), default=0.0) or 1.0
+    return [
+        f"  {name:<17}{style.format(amount):>14}  {'█' * round(_BAR_WIDTH * amount / most)}"
+        for name, amount in amounts.items()
+    ]
+
+
+def _attempt_lines(attempts: list[dict[str, Any]]) -> list[str]:
+    if not attempts:
+        return ["No attempt yet."]
+    header = f"{'attempt':<9}{'where':<38}{'market':<11}{'from step':>9}{'usd':>10}  end"
+    rows = [
+        f"{row['attempt']:<9}{row['cloud'] + ' ' + row['region'] + ' ' + row['zone']:<38}"
+        f"{row['market']:<11}{row['resumed_step'] or 0:>9}{row['usd']:>10.2f}  "
+        f"{row['end_reason'] or 'running'}{' (' + row['detail'] + ')' if row['detail'] else ''}"
+        for row in attempts
+    ]
+    return [header, *rows]
+
+
+def _next_command(view: RunView) -> str:
+    name = view.record.run
+    if state_name(view) is RunStateName.SUCCEEDED:
+        return f"Next: orchestrate cost {name} · orchestrate dashboard {name} --export {name}.html"
+    if view.state.ended is not None:
+        return f"Next: orchestrate resume {name} · orchestrate logs {name}"
+    if state_name(view) is RunStateName.UNKNOWN:
+        return f"Nobody reports on it. Pick it up: orchestrate resume {name}"
+    return f"Next: orchestrate logs {name} -f · orchestrate stop {name}"
+
+
+def _money(usd: float, view: RunView) -> str:
+    note = f" (simulated, 1 s counts as {view.record.spec.time_scale:g} s)"
+    return f"${usd:.2f}{note if view.record.simulated else ''}"
+
+
+def _moment(instant: str) -> str:
+    moment = datetime.fromisoformat(instant)
+    left = moment - SystemClock().now()
+    when = f"in {show_duration(left)}" if left.total_seconds() > 0 else "passed"
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({when})"
+
+
+def _look(known: KnownRun) -> RunView:
+    return RunViewer(known.open()).look(SystemClock().now())
+
+
+def _look_at_all(runs: list[KnownRun]) -> list[RunView | tuple[KnownRun, str]]:
+    """Look at every run; one that cannot be read is reported instead of hiding the others."""
+    views: list[RunView | tuple[KnownRun, str]] = []
+    for known in runs:
+        try:
+            views.append(_look(known))
+        except (OrchestratorError, CheckpointError) as error:
+            views.append((known, error.what))
+    return views
+
+
+def _status_of_all(runs: list[KnownRun], *, as_json: bool) -> None:
+    views = _look_at_all(runs)
+    if as_json:
+        documents = [
+            status_document(view)
+            if isinstance(view, RunView)
+            else {"run": view[0].run, "state": RunStateName.UNKNOWN.value, "why": view[1]}
+            for view in views
+        ]
+        print_json({"schema_version": 1, "runs": documents})
+        return
+    for view in views:
+        if isinstance(view, RunView):
+            print(f"{view.record.run:<24}{describe_progress(view)}")
+        else:
+            print(f"{view[0].run:<24}UNKNOWN · {view[1]}")
+    if not views:
+        say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
+
+
+def _print_new_logs(store: ObjectStore, attempt: int | None, printed: set[str]) -> None:
+    for entry in store.list(LOGS):
+        number = int(entry.key.split("/")[1])
+        if entry.key in printed or not entry.key.endswith(".log"):
+            continue
+        if attempt is not None and number != attempt:
+            continue
+        if not any(key.startswith(f"{LOGS}{number:06d}/") for key in printed):
+            print(f"--- attempt {number} ---")
+        printed.add(entry.key)
+        sys.stdout.write(store.get(entry.key).data.decode(errors="replace"))
+        sys.stdout.flush()

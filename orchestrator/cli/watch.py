@@ -1,0 +1,167 @@
+"""Watch a run until it is over: what happens as lines, how far it is as a bar on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from orchestrator.cli.common import say, show_duration
+from orchestrator.clock import Clock
+from orchestrator.cloud.local.launcher import LOG_NAME, is_supervised
+from orchestrator.errors import Detached, GaveUp, OrchestratorError, TrainingFailed
+from orchestrator.launch import Launched
+from orchestrator.ledger.measurements import steps_of
+from orchestrator.policy.decide import StopReason
+from orchestrator.report import status_document
+from orchestrator.view import RunView, RunViewer
+
+_LOOK_EVERY = timedelta(seconds=0.5)
+# Without a terminal one progress line in this time; a log file needs no more.
+_LINE_EVERY = timedelta(seconds=10)
+# A supervisor takes about a second to start and to take its lock.
+_START_GRACE = timedelta(seconds=20)
+_BAR_WIDTH = 24
+
+
+def watch(launched: Launched, clock: Clock) -> None:
+    """Show the run until it ends.
+
+    Raises:
+        GaveUp, TrainingFailed: it ended before its last step.
+        Detached: the user stopped watching.
+        OrchestratorError: its supervisor died.
+    """
+    name = launched.record.run
+    try:
+        view = _watch_until_over(launched, clock)
+    except KeyboardInterrupt:
+        raise Detached(
+            f"Stopped watching. {name} goes on, and so does its cost.",
+            f"Watch: orchestrate launch SPEC, or status {name}. Stop: orchestrate stop {name}",
+        ) from None
+    _conclude(view)
+
+
+def describe_progress(view: RunView) -> str:
+    """Return one line that says how far the run is."""
+    status = status_document(view)
+    share = view.step / view.record.num_steps
+    parts = [f"{status['state']}", f"step {view.step}/{view.record.num_steps} ({share:.0%})"]
+    steps = steps_of(view.measured)
+    if steps:
+        parts.append(f"loss {steps[-1][1].loss:.4f}")
+    launch = view.state.current_launch
+    if launch is not None:
+        attempt = "-" if launch.attempt is None else str(launch.attempt)
+        parts.append(f"attempt {attempt} on {launch.offer}")
+    parts.append(f"${status['usd']:.2f} of ${view.state.spec.limits.budget_usd}")
+    if view.record.simulated:
+        parts.append("simulated")
+    return " · ".join(parts)
+
+
+def _watch_until_over(launched: Launched, clock: Clock) -> RunView:
+    viewer = RunViewer(launched.store)
+    view = viewer.look(clock.now())
+    teller = _Teller(view)
+    started_at = clock.now()
+    console = Console(stderr=True)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while view.state.ended is None:
+            _show(view, teller, live, console)
+            clock.sleep(_LOOK_EVERY)
+            if clock.now() - started_at > _START_GRACE and not is_supervised(launched.home):
+                _require_end(viewer.look(clock.now()), launched)
+            view = viewer.look(clock.now())
+        _show(view, teller, live, console)
+    return view
+
+
+def _show(view: RunView, teller: _Teller, live: Live, console: Console) -> None:
+    for line in teller.news(view, is_terminal=console.is_terminal):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if console.is_terminal:
+        filled = round(_BAR_WIDTH * view.step / view.record.num_steps)
+        bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
+        live.update(Text(f"{bar} {describe_progress(view)}"), refresh=True)
+
+
+def _require_end(view: RunView, launched: Launched) -> None:
+    """Raise if nobody runs the run any more although it is not over."""
+    if view.state.ended is None and not is_supervised(launched.home):
+        raise OrchestratorError(
+            f"The supervisor of {launched.record.run} is gone; see {launched.home / LOG_NAME}.",
+            "Run the same command again: it picks the run up where it is.",
+        )
+
+
+def _conclude(view: RunView) -> None:
+    ended, name = view.state.ended, view.record.run
+    assert ended is not None
+    replay = view.replay()
+    usd = view.parts().total
+    simulated = " (simulated)" if view.record.simulated else ""
+    took = show_duration(view.goodput().wall)
+    say(
+        f"{name} {ended.state.value} after {took}: step {view.step}/{view.record.num_steps}, "
+        f"{view.state.num_preemptions} preemptions, ${usd:.2f}{simulated}"
+    )
+    if replay.num_steps:
+        verdict = "all equal bit for bit" if not replay.differing else f"{replay.differing} differ"
+        say(f"Replayed steps compared with their recorded values: {replay.num_steps}, {verdict}")
+    say(f"Next: orchestrate cost {name} · orchestrate dashboard {name} --export {name}.html")
+    _raise_unless_done(ended.reason, ended.why, name)
+
+
+def _raise_unless_done(reason: StopReason, why: str, name: str) -> None:
+    if reason is StopReason.DONE:
+        return
+    if reason is StopReason.TOO_MANY_FAILURES:
+        raise TrainingFailed(f"{name} failed: {why}.", f"See orchestrate logs {name}")
+    more = " --set limits.budget_usd=..." if reason is StopReason.BUDGET else ""
+    raise GaveUp(f"{name} stopped: {why}.", f"Go on: orchestrate resume {name}{more}")
+
+
+class _Teller:
+    """Remembers what has been told."""
+
+    def __init__(self, view: RunView) -> None:
+        self._told: set[str] = set()
+        self._line_at = view.as_of - _LINE_EVERY
+        # Attaching to a run that is under way: what happened before is history, not news.
+        self._told.update(key for key, _ in _events(view))
+
+    def news(self, view: RunView, *, is_terminal: bool) -> Iterator[str]:
+        """Yield what has happened since, one line each."""
+        for key, line in _events(view):
+            if key not in self._told:
+                self._told.add(key)
+                yield line
+        if not is_terminal and view.as_of - self._line_at >= _LINE_EVERY:
+            self._line_at = view.as_of
+            yield describe_progress(view)
+
+
+def _events(view: RunView) -> Iterator[tuple[str, str]]:
+    """Yield (key, line) of everything worth telling, in the order of time within each launch."""
+    for launch in view.state.launches:
+        if launch.ready_at is not None:
+            yield f"{launch.launch} up", f"node up: {launch.offer}"
+        if launch.attempt is not None:
+            start = f"from step {launch.resumed_step}" if launch.resumed_step else "from the start"
+            yield f"{launch.launch} attempt", f"attempt {launch.attempt} {start}"
+        for commit in view.state.commits:
+            if commit.attempt == launch.attempt:
+                yield commit.manifest, f"checkpoint committed at step {commit.step}"
+        if launch.notice_at is not None:
+            yield f"{launch.launch} notice", f"attempt {launch.attempt}: notice of preemption"
+        if launch.reason is not None:
+            detail = f" ({launch.detail})" if launch.detail else ""
+            yield f"{launch.launch} end", f"{launch.offer}: {launch.reason.value}{detail}"
+    for end in view.state.attempt_ends:
+        if end.error:
+            yield f"attempt {end.attempt} error", f"attempt {end.attempt}: {end.error}"

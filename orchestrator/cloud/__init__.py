@@ -1,0 +1,1 @@
+"""Where runs run: each backend asks for nodes, watches them and takes them away."""

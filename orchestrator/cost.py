@@ -1,0 +1,152 @@
+"""One run, one bill: what every launch, byte and request cost, from the facts alone.
+
+Amounts are Decimal USD, each part rounded to a millionth, so that parts add up exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from orchestrator.ledger.fold import LaunchView, RunState
+from orchestrator.offers import Offer
+
+_MICRO_USD = Decimal("0.000001")
+_GB = Decimal(10**9)
+# List prices (S3 Standard, us-east-1; they hardly differ between clouds).
+STORAGE_USD_PER_GB_MONTH = Decimal("0.023")
+HOURS_PER_MONTH = Decimal(730)
+PUT_USD = Decimal("0.000005")
+GET_USD = Decimal("0.0000004")
+# Per GB: between regions of one cloud, and from one cloud to another (internet egress).
+SAME_CLOUD_EGRESS_USD_PER_GB = Decimal("0.02")
+CROSS_CLOUD_EGRESS_USD_PER_GB = Decimal("0.09")
+# Objects that a commit writes besides its shards: the manifest and HEAD.
+_OBJECTS_PER_COMMIT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the money went to, in USD."""
+
+    compute: Decimal
+    storage: Decimal
+    requests: Decimal
+    egress: Decimal
+    controller: Decimal
+    failed_launches: Decimal
+
+    @property
+    def total(self) -> Decimal:
+        """The sum of all parts."""
+        return sum((getattr(self, part.name) for part in fields(self)), Decimal(0))
+
+
+def bill(state: RunState, as_of: datetime) -> Parts:
+    """Return what the run has cost until `as_of`; after its end only what it cost until then."""
+    until = min(as_of, state.ended_at) if state.ended_at is not None else as_of
+    scale = scale_of(state)
+    return Parts(
+        compute=sum((launch_usd(launch, until, scale) for launch in state.launches), Decimal(0)),
+        storage=_storage_usd(state, until, scale),
+        requests=_requests_usd(state),
+        egress=_egress_usd(state),
+        # Local runs are supervised by this machine; a cloud controller's price comes with it.
+        controller=Decimal(0),
+        # Nodes that never came up are not billed by any cloud in the table.
+        failed_launches=Decimal(0),
+    )
+
+
+def scale_of(state: RunState) -> Decimal:
+    """Return market seconds per wall second."""
+    return Decimal(str(state.record.spec.time_scale))
+
+
+def launch_usd(launch: LaunchView, until: datetime, scale: Decimal) -> Decimal:
+    """Return price x billed hours x nodes; billing runs from ready to gone, per second."""
+    return _round(billed_hours(launch, until, scale) * node_rate(launch))
+
+
+def node_rate(launch: LaunchView) -> Decimal:
+    """Return what the launch costs per hour, all nodes, in USD."""
+    return launch.offer.usd_per_hour * launch.num_nodes
+
+
+def billed_hours(launch: LaunchView, until: datetime, scale: Decimal) -> Decimal:
+    """Return the market hours for which the nodes are billed."""
+    if launch.ready_at is None:
+        return Decimal(0)
+    ended_at = launch.ended_at if launch.ended_at is not None else max(until, launch.ready_at)
+    return hours(ended_at - launch.ready_at) * scale
+
+
+def on_demand_usd(
+    state: RunState, productive_by_launch: dict[str, timedelta], startup: timedelta
+) -> Decimal:
+    """Return what the same productive time would have cost on demand in the same regions.
+
+    A counterfactual without preemptions: productive time and one start-up, not the spot wall time.
+    """
+    scale = scale_of(state)
+    came_up = [launch for launch in state.launches if launch.ready_at is not None]
+    total = Decimal(0)
+    for index, launch in enumerate(came_up):
+        useful = productive_by_launch.get(launch.launch, timedelta())
+        useful += startup if index == 0 else timedelta()
+        total += hours(useful) * scale * launch.offer.on_demand_usd_per_hour * launch.num_nodes
+    return _round(total)
+
+
+def hours(duration: timedelta) -> Decimal:
+    """Return a duration in hours, without going through binary fractions."""
+    return Decimal(duration // timedelta(microseconds=1)) / Decimal(3_600_000_000)
+
+
+def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
+    gb_hours = sum(
+        (
+            Decimal(commit.num_bytes)
+            / _GB
+            * hours(max(timedelta(), (commit.deleted_at or until) - commit.at))
+            * scale
+            for commit in state.commits
+        ),
+        Decimal(0),
+    )
+    return _round(gb_hours / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
+
+
+def _requests_usd(state: RunState) -> Decimal:
+    """Count each fact as one PUT although they are batched: an upper bound."""
+    puts = state.num_entries + sum(
+        commit.num_objects + _OBJECTS_PER_COMMIT for commit in state.commits
+    )
+    gets = len(state.restores) * max(
+        (launch.world_size or 1 for launch in state.launches), default=1
+    )
+    return _round(puts * PUT_USD + gets * GET_USD)
+
+
+def _egress_usd(state: RunState) -> Decimal:
+    """Price bytes between the bucket's region and each attempt's region, both ways."""
+    offers = {launch.attempt: launch.offer for launch in state.launches}
+    moved = [(commit.attempt, commit.num_bytes) for commit in state.commits]
+    total = Decimal(0)
+    for attempt, num_bytes in [*moved, *state.restores]:
+        offer = offers.get(attempt)
+        if offer is not None:
+            total += Decimal(num_bytes) / _GB * _egress_rate(state.record.home_place, offer)
+    return _round(total)
+
+
+def _egress_rate(home: tuple[str, str], offer: Offer) -> Decimal:
+    if offer.place == home:
+        return Decimal(0)
+    same_cloud = offer.cloud == home[0]
+    return SAME_CLOUD_EGRESS_USD_PER_GB if same_cloud else CROSS_CLOUD_EGRESS_USD_PER_GB
+
+
+def _round(amount: Decimal) -> Decimal:
+    return amount.quantize(_MICRO_USD)

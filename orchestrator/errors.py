@@ -1,0 +1,89 @@
+"""Every error a user can meet, with its exit code: one line what happened, one line what to do.
+
+OrchestratorError                 1  a bug of ours, or what nobody foresaw
+├── UsageError                    2  the command line or the spec is wrong
+│   ├── SpecError                 2  a key or value of the spec
+│   ├── InputError                2  data or model files
+│   ├── RunConflict               2  the store holds another run of that name
+│   ├── UnknownRun                2  no such run
+│   ├── StoreError                2  the store cannot be read or written (3 where a cloud refused)
+│   ├── MissingDependency         2  an extra is not installed
+│   └── RecordUnreadable          2  the run folder holds what this version cannot read
+├── CloudRefused                  3  credentials, permissions, quota
+├── GaveUp                        4  time, retries or budget used up; resumable
+├── TrainingFailed                5  the training program failed
+└── Detached                    130  the user stopped watching; the run goes on
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OrchestratorError(Exception):
+    """An error that is shown to the user as two lines, without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, next_step: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+
+
+class UsageError(OrchestratorError):
+    """The command line or the spec cannot be acted on."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A key or value of the spec is wrong."""
+
+
+class InputError(UsageError):
+    """Training data or model files cannot be used."""
+
+
+class RunConflict(UsageError):
+    """The store holds a different run of that name."""
+
+
+class UnknownRun(UsageError):
+    """No run of that name is known, or more than one is."""
+
+
+class StoreError(UsageError):
+    """The store cannot be read or written."""
+
+
+class MissingDependency(UsageError):
+    """A package of an optional extra is not installed."""
+
+
+class RecordUnreadable(UsageError):
+    """A record in the run folder cannot be read by this version."""
+
+
+class CloudRefused(OrchestratorError):
+    """A cloud said no: credentials, permissions or quota."""
+
+    exit_code = 3
+
+
+class GaveUp(OrchestratorError):
+    """Time, retries or budget are used up; the run can be resumed."""
+
+    exit_code = 4
+
+
+class TrainingFailed(OrchestratorError):
+    """The training program itself failed."""
+
+    exit_code = 5
+
+
+class Detached(OrchestratorError):
+    """The user stopped watching; the run goes on."""
+
+    exit_code = 130

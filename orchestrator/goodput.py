@@ -1,0 +1,207 @@
+"""Where every second went: a partition of the run's wall time, in the field's words.
+
+Productive is the time of steps whose result is part of the final model; steps trained again after a
+preemption count once as productive and otherwise as lost work. The parts add up to the wall time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from orchestrator.attempts import EndReason
+from orchestrator.ledger.fold import LaunchView, RunState
+from orchestrator.ledger.measurements import Measured, phases_of, steps_of
+from train.spool import Phase, PhaseName, Step
+
+
+class Bucket(str, Enum):
+    """What a second was spent on."""
+
+    PRODUCTIVE = "productive"
+    LOST_WORK = "lost_work"
+    STARTUP = "startup"
+    RESTORE = "restore"
+    CHECKPOINT_STALL = "checkpoint_stall"
+    WAITING = "waiting"
+    OTHER = "other"
+
+
+_PHASE_BUCKETS = {
+    PhaseName.STARTUP: Bucket.STARTUP,
+    PhaseName.RESTORE: Bucket.RESTORE,
+    PhaseName.CHECKPOINT: Bucket.CHECKPOINT_STALL,
+    PhaseName.EVALUATE: Bucket.OTHER,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A stretch of wall time that went to one bucket."""
+
+    launch: str | None
+    bucket: Bucket
+    start: datetime
+    end: datetime
+
+    @property
+    def duration(self) -> timedelta:
+        """Length of the span."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodput:
+    """The partition, and the shares of it that were productive."""
+
+    spans: tuple[Span, ...]
+    wall: timedelta
+    billed: timedelta
+
+    def seconds(self) -> dict[Bucket, timedelta]:
+        """Return the time in each bucket; they add up to `wall`."""
+        totals = dict.fromkeys(Bucket, timedelta())
+        for span in self.spans:
+            totals[span.bucket] += span.duration
+        return totals
+
+    def productive_by_launch(self) -> dict[str, timedelta]:
+        """Return the productive time of each launch."""
+        totals: dict[str, timedelta] = {}
+        for span in self.spans:
+            if span.bucket is Bucket.PRODUCTIVE and span.launch is not None:
+                totals[span.launch] = totals.get(span.launch, timedelta()) + span.duration
+        return totals
+
+    def first_startup(self) -> timedelta:
+        """Return the start-up time of the first launch."""
+        launches = [span.launch for span in self.spans if span.launch is not None]
+        return sum(
+            (
+                span.duration
+                for span in self.spans
+                if launches and span.launch == launches[0] and span.bucket is Bucket.STARTUP
+            ),
+            timedelta(),
+        )
+
+    @property
+    def share_of_wall(self) -> float:
+        """Productive over wall time (the field's ETTR)."""
+        return _share(self.seconds()[Bucket.PRODUCTIVE], self.wall)
+
+    @property
+    def share_of_billed(self) -> float:
+        """Productive over billed time."""
+        return _share(self.seconds()[Bucket.PRODUCTIVE], self.billed)
+
+
+def account(state: RunState, measured: Sequence[Measured], as_of: datetime) -> Goodput:
+    """Partition the time from the first launch of the run to its end, or to `as_of`."""
+    start = state.record.created_at
+    end = max(start, state.ended_at if state.ended_at is not None else as_of)
+    kept_until = _last_kept_step_by_attempt(state)
+    records = _records_by_attempt(measured)
+    wanted: list[Span] = []
+    for launch in state.launches:
+        wanted += _spans_of_launch(
+            launch, records.get(launch.attempt or 0, []), kept_until.get(launch.attempt or 0), end
+        )
+    billed = sum(
+        (
+            (launch.ended_at or end) - launch.ready_at
+            for launch in state.launches
+            if launch.ready_at is not None and launch.ready_at <= (launch.ended_at or end)
+        ),
+        timedelta(),
+    )
+    return Goodput(spans=tuple(_tile(wanted, start, end)), wall=end - start, billed=billed)
+
+
+def _last_kept_step_by_attempt(state: RunState) -> dict[int, int]:
+    """Return up to which step each ended attempt's work is part of the lineage.
+
+    That is where the next attempt resumed; for the last attempt of a run that is over, the last
+    commit. An attempt that is not in the result still runs: its work counts as kept.
+    """
+    attempts = sorted(
+        (launch.attempt, launch.resumed_step or 0)
+        for launch in state.launches
+        if launch.attempt is not None
+    )
+    kept = {attempt: next_step for (attempt, _), (_, next_step) in itertools.pairwise(attempts)}
+    if attempts and state.current_launch is None:
+        kept[attempts[-1][0]] = state.last_commit_step
+    return kept
+
+
+def _records_by_attempt(measured: Sequence[Measured]) -> dict[int, list[Step | Phase]]:
+    records: dict[int, list[Step | Phase]] = {}
+    for attempt, step in steps_of(measured):
+        records.setdefault(attempt, []).append(step)
+    for attempt, phase in phases_of(measured):
+        records.setdefault(attempt, []).append(phase)
+    return records
+
+
+def _spans_of_launch(
+    launch: LaunchView, records: list[Step | Phase], kept_until: int | None, end: datetime
+) -> Iterator[Span]:
+    """Yield spans that cover the launch from its start to its end without a gap."""
+    ended_at = min(launch.ended_at or end, end)
+    labelled = sorted(
+        (_label(launch.launch, record, kept_until) for record in records),
+        key=lambda span: span.start,
+    )
+    first_work = next(
+        (span.start for span in labelled if span.bucket in (Bucket.PRODUCTIVE, Bucket.LOST_WORK)),
+        ended_at,
+    )
+    was_lost = launch.reason in (EndReason.PREEMPTED, EndReason.NODE_LOST)
+    cursor = launch.started_at
+    for span in labelled:
+        if span.start > cursor:
+            gap = Bucket.STARTUP if cursor < first_work else Bucket.OTHER
+            yield Span(launch=launch.launch, bucket=gap, start=cursor, end=span.start)
+        yield span
+        cursor = max(cursor, span.end)
+    if cursor < ended_at:
+        # What a lost node did after its last record is gone with it.
+        tail = Bucket.OTHER
+        if first_work >= ended_at:
+            tail = Bucket.STARTUP
+        elif was_lost:
+            tail = Bucket.LOST_WORK
+        yield Span(launch=launch.launch, bucket=tail, start=cursor, end=ended_at)
+
+
+def _label(launch: str, record: Step | Phase, kept_until: int | None) -> Span:
+    if isinstance(record, Phase):
+        bucket = _PHASE_BUCKETS[record.name]
+    else:
+        is_kept = kept_until is None or record.step <= kept_until
+        bucket = Bucket.PRODUCTIVE if is_kept else Bucket.LOST_WORK
+    end = max(record.at, record.started_at)
+    return Span(launch=launch, bucket=bucket, start=record.started_at, end=end)
+
+
+def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Span]:
+    """Cut overlaps, clip to the run and call the rest waiting, so that nothing counts twice."""
+    cursor = start
+    for span in sorted(wanted, key=lambda span: (span.start, span.end)):
+        span_start, span_end = max(span.start, cursor), min(span.end, end)
+        if span_end <= span_start:
+            continue
+        if span_start > cursor:
+            yield Span(launch=None, bucket=Bucket.WAITING, start=cursor, end=span_start)
+        yield Span(launch=span.launch, bucket=span.bucket, start=span_start, end=span_end)
+        cursor = span_end
+    if cursor < end:
+        yield Span(launch=None, bucket=Bucket.WAITING, start=cursor, end=end)
+
+
+def _share(part: timedelta, whole: timedelta) -> float:
+    return part / whole if whole else 0.0

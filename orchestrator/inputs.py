@@ -1,0 +1,189 @@
+"""Prepare what every attempt reads (tokenized data, tokenizer, model files), once, on the laptop.
+
+The work is the trainer's (`python -m train.data.prepare`), run as a program so that this process
+imports none of its libraries. The results are staged in the run folder by content hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from checkpoints.layout import input_key
+from checkpoints.store import ObjectStore
+from orchestrator import __version__
+from orchestrator.errors import InputError, MissingDependency
+from orchestrator.home import home
+from orchestrator.spec import RunSpec
+
+# Reading in blocks of this size keeps memory flat for weights of many GB.
+_BLOCK_BYTES = 1 << 20
+SUMMARY_NAME = "prepared.json"
+
+
+class InputFile(BaseModel):
+    """One staged file; `sha256` is checked by every attempt before it is used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    sha256: str
+    size: int
+
+
+class DroppedConversation(BaseModel):
+    """A conversation that is not trained on, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    why: str
+
+
+class PreparationSummary(BaseModel):
+    """What `train.data.prepare` says of its output."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    files: tuple[str, ...]
+    num_conversations: int
+    num_samples: int
+    num_eval_samples: int
+    num_tokens: int
+    num_trained_tokens: int
+    vocab_size: int
+    dropped: tuple[DroppedConversation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedInputs:
+    """Prepared files in a folder of this machine's cache."""
+
+    folder: Path
+    files: tuple[InputFile, ...]
+    summary: PreparationSummary
+
+
+def prepare_inputs(spec: RunSpec) -> PreparedInputs:
+    """Prepare the inputs of `spec`, or find them in the cache of this machine.
+
+    Raises:
+        InputError: the data or the model folder cannot be used.
+        MissingDependency: the trainer's libraries are not installed.
+    """
+    _check_sources(spec)
+    folder = home() / "inputs" / _cache_key(spec)
+    if not (folder / SUMMARY_NAME).exists():
+        _prepare_into(folder, spec)
+    summary = PreparationSummary.model_validate_json((folder / SUMMARY_NAME).read_bytes())
+    files = tuple(_describe(folder / name) for name in summary.files)
+    return PreparedInputs(folder=folder, files=files, summary=summary)
+
+
+def stage_inputs(inputs: PreparedInputs, store: ObjectStore) -> None:
+    """Upload the files under their content hashes; files that are there already are left alone."""
+    present = {entry.key: entry.size for entry in store.list("inputs/")}
+    for file in inputs.files:
+        key = input_key(file.sha256, file.name)
+        if present.get(key) != file.size:
+            store.put(key, _blocks(inputs.folder / file.name))
+
+
+def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path) -> None:
+    """Download staged files into `folder` and verify each.
+
+    Raises:
+        InputError: a file's bytes do not match the hash that run.json names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        key = input_key(file.sha256, file.name)
+        content = store.get(key).data
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise InputError(
+                f"The staged input {key} is damaged: its sha256 differs.",
+                "Launch again from the machine that has the data; it is staged anew.",
+            )
+        (folder / file.name).write_bytes(content)
+
+
+def _check_sources(spec: RunSpec) -> None:
+    data, base = Path(spec.data.train), Path(spec.model.base)
+    if "://" in spec.data.train:
+        raise InputError(
+            f"data.train {spec.data.train} is a URL, and infra: local reads files.",
+            "Download it and give the path.",
+        )
+    if not data.is_file():
+        raise InputError(f"data.train {data} does not exist.", "Check the path in the spec.")
+    if not base.is_dir():
+        raise InputError(
+            f"model.base {base} is not a folder.", "Give a folder that holds config.json."
+        )
+
+
+def _cache_key(spec: RunSpec) -> str:
+    digest = hashlib.sha256(__version__.encode())
+    digest.update(f"{spec.model.max_length} {spec.data.eval_fraction} {spec.train.seed}".encode())
+    digest.update(_describe(Path(spec.data.train)).sha256.encode())
+    for path in sorted(Path(spec.model.base).iterdir()):
+        if path.is_file():
+            digest.update(f"{path.name} {_describe(path).sha256}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _prepare_into(folder: Path, spec: RunSpec) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        output = Path(scratch) / "out"
+        summary = _run_preparation(spec, output, cwd=scratch)
+        (output / SUMMARY_NAME).write_text(summary.model_dump_json())
+        shutil.rmtree(folder, ignore_errors=True)
+        # Renamed when complete, so that a killed launch leaves no half of a cache entry.
+        output.rename(folder)
+
+
+def _run_preparation(spec: RunSpec, output: Path, cwd: str) -> PreparationSummary:
+    command = [
+        *(sys.executable, "-m", "train.data.prepare"),
+        *("--model", spec.model.base, "--train", spec.data.train, "--output", str(output)),
+        *("--max-length", str(spec.model.max_length)),
+        *("--eval-fraction", str(spec.data.eval_fraction), "--seed", str(spec.train.seed)),
+    ]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return PreparationSummary.model_validate_json(done.stdout)
+    last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if "ModuleNotFoundError" in last_line:
+        raise MissingDependency(
+            f"Preparing the data needs the trainer's libraries ({last_line}).",
+            "Install them: pip install -c constraints.txt -e '.[train]'",
+        )
+    try:
+        complaint = json.loads(last_line)
+        raise InputError(complaint["what"], complaint["next_step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"Preparing the data failed: {last_line}", "See the line above."
+        ) from error
+
+
+def _describe(path: Path) -> InputFile:
+    digest = hashlib.sha256()
+    size = 0
+    for block in _blocks(path):
+        digest.update(block)
+        size += len(block)
+    return InputFile(name=path.name, sha256=digest.hexdigest(), size=size)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block

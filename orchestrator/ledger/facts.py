@@ -1,0 +1,253 @@
+"""The facts of a run: past tense, append-only, each with its writer, number and instant.
+
+Loss curves and timings are measurements; they live in steps/, not here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+
+from orchestrator.attempts import EndReason
+from orchestrator.errors import RecordUnreadable
+from orchestrator.offers import Market, Offer
+from orchestrator.policy.decide import StopReason
+
+SCHEMA_VERSION = 1
+
+
+def _to_utc(instant: datetime) -> datetime:
+    return instant.astimezone(timezone.utc)
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QuotedOffer(_Fact):
+    """An offer with the price that was quoted for it; the price never changes afterwards."""
+
+    cloud: str
+    region: str
+    zone: str
+    instance_type: str
+    accelerators: str
+    market: Market
+    usd_per_hour: Decimal
+    on_demand_usd_per_hour: Decimal
+
+    @classmethod
+    def quote(cls, offer: Offer) -> QuotedOffer:
+        """Freeze an offer."""
+        return cls(**{name: getattr(offer, name) for name in cls.model_fields})
+
+    def to_offer(self) -> Offer:
+        """Return the offer as policies see it."""
+        return Offer(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class TerminatedBy(str, Enum):
+    """Who ended a node; some clouds waive the bill when it was them."""
+
+    CLOUD = "cloud"
+    US = "us"
+    ITSELF = "itself"
+
+
+class FinalState(str, Enum):
+    """How a run ended; it can be launched again unless it succeeded."""
+
+    SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+
+class RunLaunched(_Fact):
+    """A user launched the run, or launched it again; retry budgets start anew."""
+
+    fact: Literal["run_launched"] = "run_launched"
+    host: str
+    amended: dict[str, Any] = {}
+    """Sections of the spec that this launch changed: limits, infra, checkpoints, tracking."""
+
+
+class DecisionMade(_Fact):
+    """The policy decided something other than to go on."""
+
+    fact: Literal["decision_made"] = "decision_made"
+    action: Literal["launch", "wait", "stop"]
+    why: str
+    offer: QuotedOffer | None = None
+    until: Instant | None = None
+
+
+class LaunchStarted(_Fact):
+    """Nodes were asked for."""
+
+    fact: Literal["launch_started"] = "launch_started"
+    launch: str
+    offer: QuotedOffer
+    num_nodes: int
+
+
+class LaunchReady(_Fact):
+    """The nodes are up: the bill starts."""
+
+    fact: Literal["launch_ready"] = "launch_ready"
+    launch: str
+
+
+class LaunchEnded(_Fact):
+    """The nodes are gone, or never came: the bill ends."""
+
+    fact: Literal["launch_ended"] = "launch_ended"
+    launch: str
+    reason: EndReason
+    terminated_by: TerminatedBy
+    detail: str | None = None
+    """For a simulated preemption: which one of the script, or the market's."""
+
+
+class AttemptStarted(_Fact):
+    """An agent claimed the attempt and starts the trainer."""
+
+    fact: Literal["attempt_started"] = "attempt_started"
+    attempt: int
+    launch: str
+    world_size: int
+    step: int
+    manifest: str | None
+    host: str
+
+
+class NoticeReceived(_Fact):
+    """The node was told that it goes away."""
+
+    fact: Literal["notice_received"] = "notice_received"
+    attempt: int
+    deadline_at: Instant
+
+
+class CheckpointCommitted(_Fact):
+    """HEAD points to a new checkpoint."""
+
+    fact: Literal["checkpoint_committed"] = "checkpoint_committed"
+    attempt: int
+    step: int
+    manifest: str
+    num_bytes: int
+    num_objects: int
+
+
+class CheckpointRestored(_Fact):
+    """An attempt read its state from a checkpoint."""
+
+    fact: Literal["checkpoint_restored"] = "checkpoint_restored"
+    attempt: int
+    step: int
+    num_bytes: int
+
+
+class CheckpointDeleted(_Fact):
+    """Retention removed a checkpoint."""
+
+    fact: Literal["checkpoint_deleted"] = "checkpoint_deleted"
+    checkpoint: str
+
+
+class AttemptEnded(_Fact):
+    """The agent saw its trainer end."""
+
+    fact: Literal["attempt_ended"] = "attempt_ended"
+    attempt: int
+    reason: EndReason
+    step: int
+    error: str | None = None
+
+
+class StopRequested(_Fact):
+    """A user asked the run to stop."""
+
+    fact: Literal["stop_requested"] = "stop_requested"
+    host: str
+
+
+class RunEnded(_Fact):
+    """The supervisor is done with the run."""
+
+    fact: Literal["run_ended"] = "run_ended"
+    state: FinalState
+    reason: StopReason
+    why: str
+
+
+Fact = (
+    RunLaunched
+    | DecisionMade
+    | LaunchStarted
+    | LaunchReady
+    | LaunchEnded
+    | AttemptStarted
+    | NoticeReceived
+    | CheckpointCommitted
+    | CheckpointRestored
+    | CheckpointDeleted
+    | AttemptEnded
+    | StopRequested
+    | RunEnded
+)
+
+
+class Entry(_Fact):
+    """One fact in the ledger; (writer, number) is its identity."""
+
+    schema_version: int = SCHEMA_VERSION
+    writer: str
+    number: int
+    at: Instant
+    body: Annotated[Fact, Field(discriminator="fact")]
+
+    @property
+    def order(self) -> tuple[datetime, str, int]:
+        """Sort key that every reader agrees on."""
+        return (self.at, self.writer, self.number)
+
+
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+
+def parse_entries(data: bytes, key: str) -> list[Entry]:
+    """Parse one event object.
+
+    Raises:
+        RecordUnreadable: a line does not parse, or was written by a newer version.
+    """
+    try:
+        entries = [_ENTRY.validate_json(line) for line in data.splitlines()]
+    except ValidationError as error:
+        raise RecordUnreadable(
+            f"The event object {key} does not parse: {error.errors()[0]['msg']}.",
+            "Read the run with the version that wrote it, or a newer one.",
+        ) from error
+    newer = [entry for entry in entries if entry.schema_version > SCHEMA_VERSION]
+    if newer:
+        raise RecordUnreadable(
+            f"The event object {key} has schema_version {newer[0].schema_version}.",
+            f"Upgrade: this version reads up to {SCHEMA_VERSION}.",
+        )
+    return entries

@@ -1,0 +1,89 @@
+"""Write and read the ledger: immutable event objects in the run folder, many writers."""
+
+from __future__ import annotations
+
+import secrets
+
+from checkpoints.errors import ObjectExists, ObjectMissing
+from checkpoints.layout import EVENTS, event_key
+from checkpoints.store import ObjectStore
+from orchestrator.clock import Clock
+from orchestrator.ledger.facts import Entry, Fact, parse_entries
+
+
+def new_writer(role: str) -> str:
+    """Return a name that no other process writes under."""
+    return f"{role}-{secrets.token_hex(4)}"
+
+
+class Journal:
+    """One process's end of the ledger. Facts are kept until `flush` has stored them."""
+
+    def __init__(self, store: ObjectStore, role: str, clock: Clock) -> None:
+        self.writer = new_writer(role)
+        self._store = store
+        self._clock = clock
+        self._pending: list[Entry] = []
+        self._number = 0
+        self._num_objects = 0
+
+    def record(self, body: Fact) -> Entry:
+        """Add one fact at the present instant; it is durable after the next `flush`."""
+        entry = Entry(writer=self.writer, number=self._number, at=self._clock.now(), body=body)
+        self._number += 1
+        self._pending.append(entry)
+        return entry
+
+    def flush(self) -> None:
+        """Store what is pending as one object.
+
+        Raises:
+            StoreError: nothing is lost, and the next flush tries again.
+        """
+        if not self._pending:
+            return
+        key = event_key(self.writer, self._num_objects)
+        lines = b"\n".join(entry.model_dump_json().encode() for entry in self._pending)
+        try:
+            self._store.create(key, lines)
+        except ObjectExists:
+            # Nobody else writes under our name: an earlier try had succeeded with its reply lost.
+            # It may have held fewer facts; the rest goes into the next object.
+            stored = {entry.number for entry in parse_entries(self._store.get(key).data, key)}
+            self._pending = [entry for entry in self._pending if entry.number not in stored]
+            self._num_objects += 1
+            self.flush()
+            return
+        self._num_objects += 1
+        self._pending = []
+
+    def note(self, body: Fact) -> Entry:
+        """Record one fact and make it durable."""
+        entry = self.record(body)
+        self.flush()
+        return entry
+
+
+class LedgerReader:
+    """Reads the ledger again and again; objects are immutable, so each is fetched once."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._by_key: dict[str, list[Entry]] = {}
+
+    def read(self) -> list[Entry]:
+        """Return every entry that is there now, each once, in the order all readers agree on."""
+        for listed in self._store.list(EVENTS):
+            if listed.key in self._by_key:
+                continue
+            try:
+                data = self._store.get(listed.key).data
+            except ObjectMissing:
+                continue  # deleted meanwhile, with its run
+            self._by_key[listed.key] = parse_entries(data, listed.key)
+        unique = {
+            (entry.writer, entry.number): entry
+            for entries in self._by_key.values()
+            for entry in entries
+        }
+        return sorted(unique.values(), key=lambda entry: entry.order)

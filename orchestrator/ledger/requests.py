@@ -1,0 +1,49 @@
+"""Requests to whoever runs the job: stop (save and end) or drain (save and go elsewhere)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from checkpoints.errors import ObjectMissing
+from checkpoints.layout import REQUESTS, request_key
+from checkpoints.store import ObjectStore
+from orchestrator.ledger.facts import Instant
+
+
+class RequestKind(str, Enum):
+    """What is asked for."""
+
+    STOP = "stop"
+    DRAIN = "drain"
+
+
+class Request(BaseModel):
+    """One request; it stands until the run is launched again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: RequestKind
+    at: Instant
+    by: str
+
+
+def ask(store: ObjectStore, request: Request) -> None:
+    """Leave a request; asking twice for the same is the same."""
+    store.put(request_key(request.kind.value), request.model_dump_json().encode())
+
+
+def read_requests(store: ObjectStore) -> list[Request]:
+    """Return the standing requests; one that does not parse asks for nothing."""
+    requests = []
+    for entry in store.list(REQUESTS):
+        try:
+            requests.append(Request.model_validate_json(store.get(entry.key).data))
+        except (ObjectMissing, ValidationError):
+            continue
+    return requests
+
+
+def clear_requests(store: ObjectStore) -> None:
+    """Withdraw every request, when the run is launched again."""
+    store.delete([entry.key for entry in store.list(REQUESTS)])

@@ -1,0 +1,101 @@
+"""The plan of a run: what `orchestrate plan` prints is the very value that `launch` acts on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from orchestrator.inputs import PreparedInputs, prepare_inputs
+from orchestrator.offers import Offer, list_offers
+from orchestrator.spec import RunSpec
+from train.config import resolve_num_steps
+
+# Dense bf16 peak of one accelerator, FLOP/s (vendor data sheets).
+PEAK_FLOPS = {"A100": 312e12, "A100-80GB": 312e12, "H100": 989e12, "V100": 125e12}
+# What well-tuned FSDP loops reach on A100s (published: 44 to 64 %); an assumption, and shown so.
+ASSUMED_MFU = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Time and money for the productive part alone, with what it assumes."""
+
+    productive: timedelta
+    usd_cheapest: Decimal
+    assumption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """What will run, where it may run and what it may cost; `offers` are cheapest first."""
+
+    spec: RunSpec
+    offers: tuple[Offer, ...]
+    num_steps: int | None
+    inputs: PreparedInputs | None
+    estimate: Estimate | None
+
+    @property
+    def usd_per_hour(self) -> Decimal:
+        """Price of the first choice, all nodes."""
+        return self.offers[0].usd_per_hour * self.spec.nodes.count
+
+    @property
+    def worst_case_usd(self) -> Decimal:
+        """Most that the run can cost: it stops at its budget."""
+        return self.spec.limits.budget_usd
+
+
+def build_plan(spec: RunSpec) -> LaunchPlan:
+    """Plan the run that `spec` describes; for `infra: local` this prepares its inputs.
+
+    Raises:
+        InputError: the data or the model cannot be used.
+        SpecError: no offer fits.
+    """
+    offers = list_offers(spec.nodes.accelerators, spec.clouds, spec.limits.market)
+    inputs = prepare_inputs(spec) if spec.is_local else None
+    num_steps = spec.train.num_steps
+    if inputs is not None:
+        num_steps = resolve_num_steps(spec.train, inputs.summary.num_samples)
+    return LaunchPlan(
+        spec=spec,
+        offers=offers,
+        num_steps=num_steps,
+        inputs=inputs,
+        estimate=None if spec.is_local else _estimate(spec, offers[0]),
+    )
+
+
+def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:
+    """Apply C = 6 N D (Kaplan et al. 2020) at an assumed MFU; None where N or D is unknown."""
+    num_parameters = _parameters_from_name(spec.model.base)
+    num_tokens = _total_tokens(spec)
+    kind, _, per_node = spec.nodes.accelerators.partition(":")
+    peak = PEAK_FLOPS.get(kind)
+    if num_parameters is None or num_tokens is None or peak is None:
+        return None
+    flops_per_s = peak * int(per_node) * spec.nodes.count * ASSUMED_MFU
+    productive = timedelta(seconds=6 * num_parameters * num_tokens / flops_per_s)
+    hours = Decimal(productive.total_seconds()) / 3600
+    return Estimate(
+        productive=productive,
+        usd_cheapest=(hours * offer.usd_per_hour * spec.nodes.count).quantize(Decimal("0.01")),
+        assumption=f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
+        f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed, restarts not counted",
+    )
+
+
+def _parameters_from_name(base: str) -> float | None:
+    match = re.search(r"(\d+(?:\.\d+)?)b\b", base.rpartition("/")[2].lower())
+    return float(match[1]) * 1e9 if match else None
+
+
+def _total_tokens(spec: RunSpec) -> float | None:
+    if spec.train.num_steps is not None:
+        return float(spec.train.num_steps * spec.train.global_batch * spec.model.max_length)
+    if spec.data.num_tokens is None or spec.train.epochs is None:
+        return None
+    return spec.data.num_tokens * spec.train.epochs

@@ -1,0 +1,1 @@
+"""Where and when to run: pure functions of what is known, used by every backend alike."""

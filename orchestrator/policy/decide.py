@@ -1,0 +1,229 @@
+"""`decide()`: keep, launch where, wait until when, or stop; pure, and each answer with its reason.
+
+All instants and durations are market time. The policy here is `greedy`: the cheapest spot offer
+that has not just failed or been lost; on-demand when spot is nowhere, or when the deadline demands
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+
+from orchestrator.attempts import EndReason, RetryBudget, charged_to
+from orchestrator.offers import Market, MarketPreference, Offer
+
+# A zone without capacity is not asked again for this long; half of the observed outages of
+# single A100 nodes last longer, so asking more often only burns API quota.
+RETRY_ZONE_AFTER = timedelta(minutes=10)
+# Provisioning, set-up and restore of a node, until the first new step.
+RESTART = timedelta(minutes=10)
+# Stopping takes a checkpoint: what is spent meanwhile must still fit the budget.
+STOP_MARGIN = timedelta(minutes=3)
+MAX_PREEMPTIONS = 200
+MAX_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRecord:
+    """One launch: nodes asked for, had (maybe), and gone (maybe)."""
+
+    offer: Offer
+    started_at: datetime
+    ended_at: datetime | None = None
+    reason: EndReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What is known when a decision is due; `launches` since the last launch command, in order."""
+
+    launches: tuple[LaunchRecord, ...]
+    usd: Decimal
+    usd_per_hour: Decimal
+    work_left: timedelta | None
+    is_complete: bool
+    stop_requested: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the run may take."""
+
+    budget_usd: Decimal
+    deadline_at: datetime | None
+    market: MarketPreference
+
+
+class StopReason(str, Enum):
+    """Why no further launch follows."""
+
+    DONE = "done"
+    REQUESTED = "requested"
+    BUDGET = "budget"
+    TOO_MANY_PREEMPTIONS = "too_many_preemptions"
+    TOO_MANY_FAILURES = "too_many_failures"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Leave the running launch alone."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Ask for nodes under this offer."""
+
+    offer: Offer
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Ask for nothing before `until`."""
+
+    until: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """End the run: a running launch saves first."""
+
+    reason: StopReason
+    why: str
+
+
+Decision = Keep | Launch | Wait | Stop
+
+
+def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datetime) -> Decision:
+    """Return what to do at `now`; never does I/O and never looks at a clock."""
+    if (stop := _reason_to_stop(history, limits)) is not None:
+        return stop
+    if history.launches and history.launches[-1].ended_at is None:
+        return Keep(why=f"{history.launches[-1].offer} is up")
+    if (launch := _place_for_deadline(history, offers, limits, now)) is not None:
+        return launch
+    return _cheapest(history, offers, limits, now)
+
+
+def _reason_to_stop(history: History, limits: Limits) -> Stop | None:
+    if history.is_complete:
+        return Stop(reason=StopReason.DONE, why="the last step is committed")
+    if history.stop_requested:
+        return Stop(reason=StopReason.REQUESTED, why="a stop was requested")
+    hours = Decimal(STOP_MARGIN / timedelta(hours=1))
+    committed = history.usd + history.usd_per_hour * hours
+    if committed >= limits.budget_usd:
+        return Stop(
+            reason=StopReason.BUDGET,
+            why=f"${history.usd:.2f} spent, and saving takes the rest of ${limits.budget_usd}",
+        )
+    num_failures = _count(history, RetryBudget.FAILURES)
+    if num_failures >= MAX_FAILURES:
+        return Stop(
+            reason=StopReason.TOO_MANY_FAILURES, why=f"{num_failures} attempts failed in training"
+        )
+    num_preemptions = _count(history, RetryBudget.PREEMPTIONS)
+    if num_preemptions >= MAX_PREEMPTIONS:
+        return Stop(
+            reason=StopReason.TOO_MANY_PREEMPTIONS, why=f"{num_preemptions} nodes were lost"
+        )
+    return None
+
+
+def _count(history: History, budget: RetryBudget) -> int:
+    return sum(
+        1
+        for launch in history.launches
+        if launch.reason is not None and charged_to(launch.reason) is budget
+    )
+
+
+def _place_for_deadline(
+    history: History, offers: Sequence[Offer], limits: Limits, now: datetime
+) -> Launch | None:
+    """Go to on-demand when waiting longer could miss the deadline (the safety net)."""
+    if limits.deadline_at is None or history.work_left is None:
+        return None
+    left = limits.deadline_at - now
+    needed = history.work_left + 2 * RESTART
+    on_demand = [offer for offer in offers if offer.market is Market.ON_DEMAND]
+    usable = _not_recently_refused(on_demand, history, now)
+    if left > needed or not usable:
+        return None
+    return Launch(
+        offer=usable[0],
+        why=f"{_hours(left)} to the deadline and {_hours(needed)} needed: on-demand from here",
+    )
+
+
+def _cheapest(
+    history: History, offers: Sequence[Offer], limits: Limits, now: datetime
+) -> Launch | Wait:
+    wanted = _wanted(offers, limits)
+    usable = _not_recently_refused(wanted, history, now)
+    elsewhere = [offer for offer in usable if offer.place != _place_just_lost(history)]
+    for candidates, why in (
+        (elsewhere, "cheapest on offer"),
+        (usable, "no other region has capacity"),
+    ):
+        if candidates:
+            best = min(candidates, key=_price_order)
+            return Launch(offer=best, why=f"{why}: {best} at ${best.usd_per_hour}/h")
+    refusals = _refusals(history)
+    until = min(refusals[offer.zone, offer.market] for offer in wanted) + RETRY_ZONE_AFTER
+    return Wait(until=until, why=f"no capacity in {len(wanted)} zones a moment ago")
+
+
+def _wanted(offers: Sequence[Offer], limits: Limits) -> list[Offer]:
+    """Return what greedy asks for: with a deadline it waits for spot while there is slack."""
+    spot = [offer for offer in offers if offer.market is Market.SPOT]
+    waits_for_spot = limits.deadline_at is not None and spot
+    return spot if waits_for_spot else list(offers)
+
+
+def _price_order(offer: Offer) -> tuple[bool, Decimal, str]:
+    return (offer.market is Market.ON_DEMAND, offer.usd_per_hour, str(offer))
+
+
+def _refusals(history: History) -> dict[tuple[str, Market], datetime]:
+    """Return when each zone last had no capacity."""
+    return {
+        (launch.offer.zone, launch.offer.market): launch.ended_at
+        for launch in history.launches
+        if launch.reason is EndReason.NO_CAPACITY and launch.ended_at is not None
+    }
+
+
+def _not_recently_refused(offers: Sequence[Offer], history: History, now: datetime) -> list[Offer]:
+    refusals = _refusals(history)
+    return sorted(
+        (
+            offer
+            for offer in offers
+            if (offer.zone, offer.market) not in refusals
+            or now - refusals[offer.zone, offer.market] >= RETRY_ZONE_AFTER
+        ),
+        key=_price_order,
+    )
+
+
+def _place_just_lost(history: History) -> tuple[str, str] | None:
+    """Return the region of the last launch that came up, if it was lost there."""
+    for launch in reversed(history.launches):
+        if launch.reason is EndReason.NO_CAPACITY:
+            continue
+        lost = launch.reason in (EndReason.PREEMPTED, EndReason.NODE_LOST)
+        return launch.offer.place if lost else None
+    return None
+
+
+def _hours(duration: timedelta) -> str:
+    return f"{duration / timedelta(hours=1):.1f} h"

@@ -1,0 +1,187 @@
+"""The documents of `status --json` and `cost --json`: folds over a run, as plain JSON values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from orchestrator.cost import Parts, launch_usd, on_demand_usd, scale_of
+from orchestrator.goodput import Bucket, Goodput
+from orchestrator.ledger.fold import LaunchView, RunState
+from orchestrator.view import RunView
+
+SCHEMA_VERSION = 1
+# The supervisor speaks every second or so; a machine that sleeps may be this late.
+_SILENCE = timedelta(seconds=30)
+
+
+class RunStateName(str, Enum):
+    """The states that a run can be in, for people and scripts."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    RECOVERING = "RECOVERING"
+    WAITING = "WAITING"
+    SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+def state_name(view: RunView) -> RunStateName:
+    """Return the run's state; silence of whoever runs it is UNKNOWN, never a guess."""
+    state = view.state
+    if state.ended is not None:
+        return RunStateName(state.ended.state.value)
+    heard_at = max((one.at for one in view.heartbeats), default=None)
+    if heard_at is None or heard_at < state.launched_at:
+        is_young = view.as_of - state.launched_at < _SILENCE
+        return RunStateName.PENDING if is_young else RunStateName.UNKNOWN
+    if view.as_of - heard_at > _SILENCE:
+        return RunStateName.UNKNOWN
+    return _living_state(view)
+
+
+def _living_state(view: RunView) -> RunStateName:
+    launch = view.state.current_launch
+    if launch is None:
+        waits = view.state.decisions and view.state.decisions[-1][1].action == "wait"
+        if waits:
+            return RunStateName.WAITING
+        return RunStateName.RECOVERING if view.state.launches else RunStateName.PENDING
+    has_stepped = launch.attempt is not None and view.step > (launch.resumed_step or 0)
+    if has_stepped:
+        return RunStateName.RUNNING
+    is_first = not any(one.ready_at for one in view.state.launches if one is not launch)
+    return RunStateName.PENDING if is_first else RunStateName.RECOVERING
+
+
+def status_document(view: RunView) -> dict[str, Any]:
+    """Return the document of `status RUN --json`."""
+    state, goodput, replay = view.state, view.goodput(), view.replay()
+    limits = state.spec.limits
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": view.record.run,
+        "state": state_name(view).value,
+        "why": state.ended.why if state.ended is not None else None,
+        "as_of": _instant(view.as_of),
+        "started_at": _instant(view.record.created_at),
+        "ended_at": _instant(state.ended_at),
+        "step": view.step,
+        "num_steps": view.record.num_steps,
+        "last_commit_step": state.last_commit_step,
+        "num_preemptions": state.num_preemptions,
+        "attempts": attempts_document(view),
+        "replay": {
+            "steps": replay.num_steps,
+            "max_abs_diff": replay.max_abs_diff,
+            "differing": list(replay.differing),
+        },
+        "usd": _usd(view.parts().total),
+        "budget_usd": _usd(limits.budget_usd),
+        "deadline_at": _instant(_deadline_at(state)),
+        "eta_at": _instant(_eta_at(view)),
+        "goodput": round(goodput.share_of_wall, 6),
+        "simulated": view.record.simulated,
+        "time_scale": view.record.spec.time_scale,
+        "store": view.record.spec.store,
+    }
+
+
+def cost_document(view: RunView) -> dict[str, Any]:
+    """Return the document of `cost RUN --json`."""
+    parts, goodput = view.parts(), view.goodput()
+    on_demand = on_demand_usd(view.state, goodput.productive_by_launch(), goodput.first_startup())
+    savings = 1 - parts.total / on_demand if on_demand else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": view.record.run,
+        "state": state_name(view).value,
+        "as_of": _instant(view.as_of),
+        "total_usd": _usd(parts.total),
+        "parts": parts_document(parts),
+        "on_demand_usd": _usd(on_demand),
+        "savings_fraction": None if savings is None else round(float(savings), 6),
+        "goodput": {
+            "billed": round(goodput.share_of_billed, 6),
+            "wall": round(goodput.share_of_wall, 6),
+        },
+        "seconds": seconds_document(goodput),
+        "wall_seconds": goodput.wall.total_seconds(),
+        "billed_seconds": goodput.billed.total_seconds(),
+        "time_scale": view.record.spec.time_scale,
+        "budget_usd": _usd(view.state.spec.limits.budget_usd),
+        "attempts": attempts_document(view),
+        "prices_source": view.record.prices_source,
+        "simulated": view.record.simulated,
+    }
+
+
+def parts_document(parts: Parts) -> dict[str, float]:
+    """Return the parts of the bill; as decimals they add up to the total exactly."""
+    names = ("compute", "storage", "requests", "egress", "controller", "failed_launches")
+    return {name: _usd(getattr(parts, name)) for name in names}
+
+
+def seconds_document(goodput: Goodput) -> dict[str, float]:
+    """Return the seconds of each bucket, in microseconds' precision."""
+    seconds = goodput.seconds()
+    return {bucket.value: seconds[bucket].total_seconds() for bucket in Bucket}
+
+
+def attempts_document(view: RunView) -> list[dict[str, Any]]:
+    """Return one row per attempt, in order."""
+    scale = scale_of(view.state)
+    return [
+        _attempt_document(view, launch, scale)
+        for launch in view.state.launches
+        if launch.attempt is not None
+    ]
+
+
+def _attempt_document(view: RunView, launch: LaunchView, scale: Decimal) -> dict[str, Any]:
+    offer = launch.offer
+    return {
+        "attempt": launch.attempt,
+        "cloud": offer.cloud,
+        "region": offer.region,
+        "zone": offer.zone,
+        "market": offer.market.value,
+        "nodes": launch.num_nodes,
+        "usd_per_hour": _usd(offer.usd_per_hour),
+        "started_at": _instant(launch.started_at),
+        "ended_at": _instant(launch.ended_at),
+        "end_reason": launch.reason.value if launch.reason is not None else None,
+        "detail": launch.detail,
+        "had_notice": launch.notice_at is not None,
+        "resumed_step": launch.resumed_step,
+        "usd": _usd(launch_usd(launch, view.as_of, scale)),
+    }
+
+
+def _deadline_at(state: RunState) -> datetime | None:
+    """Return the wall instant of the deadline, which counts market time."""
+    deadline = state.spec.limits.deadline
+    if deadline is None:
+        return None
+    return state.record.created_at + deadline / state.record.spec.time_scale
+
+
+def _eta_at(view: RunView) -> datetime | None:
+    """Extrapolate from what each new step has taken so far, interruptions included."""
+    if view.state.ended is not None or view.step == 0:
+        return None
+    elapsed = view.as_of - view.record.created_at
+    return view.as_of + elapsed / view.step * (view.record.num_steps - view.step)
+
+
+def _instant(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()
+
+
+def _usd(amount: Decimal) -> float:
+    """Return an amount for JSON; six decimals print and parse back exactly."""
+    return float(amount)

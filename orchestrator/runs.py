@@ -1,0 +1,85 @@
+"""Which runs this machine knows, so that a name is enough; a cache that may be lost at any time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from checkpoints.store import ObjectStore, open_store
+from orchestrator.errors import UnknownRun
+from orchestrator.home import home
+from orchestrator.spec import resolve_store, suggest
+
+_KNOWN_NAME = "known.json"
+_RUN_RECORD = re.compile(r"([^/]+)/run\.json")
+
+
+class _Known(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    run: str
+    store: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRun:
+    """A run's name and the store that holds it."""
+
+    run: str
+    store_url: str
+
+    def open(self) -> ObjectStore:
+        """Return the run folder."""
+        return open_store(f"{self.store_url}/{self.run}")
+
+
+def remember_run(run_home: Path, run: str, store_url: str) -> None:
+    """Note where a run is."""
+    run_home.mkdir(parents=True, exist_ok=True)
+    known = _Known(run=run, store=store_url).model_dump_json()
+    (run_home / _KNOWN_NAME).write_text(known)
+
+
+def forget_run(run_home: Path) -> None:
+    """Drop the note."""
+    (run_home / _KNOWN_NAME).unlink(missing_ok=True)
+
+
+def list_runs(store: str | None) -> list[KnownRun]:
+    """Return the runs in `store`, or those that this machine has launched or looked at."""
+    if store is not None:
+        url = resolve_store(store)
+        found = (_RUN_RECORD.fullmatch(entry.key) for entry in open_store(url).list(""))
+        return [KnownRun(run=match[1], store_url=url) for match in found if match]
+    runs = []
+    for path in sorted(home().glob(f"runs/*/{_KNOWN_NAME}")):
+        try:
+            known = _Known.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            continue
+        runs.append(KnownRun(run=known.run, store_url=known.store))
+    return runs
+
+
+def find_run(run: str, store: str | None) -> KnownRun:
+    """Return where the run is.
+
+    Raises:
+        UnknownRun: no such run, or the name stands for several.
+    """
+    if store is not None:
+        return KnownRun(run=run, store_url=resolve_store(store))
+    known = list_runs(None)
+    found = [one for one in known if one.run == run]
+    if len(found) > 1:
+        urls = ", ".join(one.store_url for one in found)
+        raise UnknownRun(f"{run!r} names runs in several stores: {urls}.", "Add --store URL.")
+    if not found:
+        close = suggest(run, [one.run for one in known])
+        raise UnknownRun(
+            f"This machine knows no run {run!r}{close}",
+            "Add --store URL, or see orchestrate status.",
+        )
+    return found[0]

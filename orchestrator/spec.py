@@ -1,0 +1,369 @@
+"""The run spec: one YAML file that describes a run, validated in full before anything happens.
+
+The trainer's sections are defined in `train.config`; this file adds what the orchestrator decides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from orchestrator.errors import SpecError
+from orchestrator.offers import MarketPreference
+from train.config import CheckpointOptions, DataOptions, ModelOptions, TrainOptions
+
+SCHEMA_VERSION = 1
+MAX_SPEC_BYTES = 1_000_000
+CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: object) -> timedelta:
+    """Read "90s", "5min", "30h" or "2d"; raises ValueError."""
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"{value!r} is not a duration: write 90s, 5min, 30h or 2d")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration so that `parse_duration` reads the same value."""
+    return f"{duration.total_seconds():.16g}s"
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class NodesSpec(_Section):
+    """The spec's `nodes` section."""
+
+    count: int = Field(default=1, ge=1, le=1024)
+    """Nodes per attempt."""
+    accelerators: str = Field(default="A100-80GB:8", pattern=r"^[A-Za-z0-9-]+:[1-9][0-9]?$")
+    """Accelerators per node, as SkyPilot names them."""
+
+
+class PolicyName(str, Enum):
+    """How to decide where and when to run."""
+
+    AUTO = "auto"
+    GREEDY = "greedy"
+
+
+class LimitsSpec(_Section):
+    """The spec's `limits` section: what the run may take."""
+
+    budget_usd: Decimal = Field(gt=0, le=Decimal(10_000_000))
+    """Most that the run may cost, in USD; there is no default."""
+    deadline: Duration | None = None
+    """Longest time from launch to the finished model."""
+    market: MarketPreference = MarketPreference.SPOT_WITH_FALLBACK
+    """Which capacity may be bought."""
+    policy: PolicyName = PolicyName.AUTO
+    """How offers are chosen; auto is greedy in this version."""
+
+
+class WandbSpec(_Section):
+    """Where in Weights & Biases the run shows."""
+
+    project: str = Field(min_length=1, max_length=128)
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user; None is the key's default."""
+
+
+class TrackingSpec(_Section):
+    """The spec's `tracking` section."""
+
+    wandb: WandbSpec | None = None
+    """Report to W&B; offline where there is no API key."""
+
+
+class ScriptedPreemption(_Section):
+    """One preemption of a local run, in the order given."""
+
+    after_step: int | None = Field(default=None, ge=0)
+    """Preempt once this step has been reported."""
+    during: Literal["checkpoint"] | None = None
+    """Preempt while a checkpoint's objects are being written."""
+    notice_seconds: float = Field(default=0, ge=0, le=600)
+    """Wall seconds between notice and SIGKILL; 0 gives no notice."""
+
+    @model_validator(mode="after")
+    def _has_one_trigger(self) -> ScriptedPreemption:
+        if (self.after_step is None) == (self.during is None):
+            raise ValueError("a preemption needs either after_step or during: checkpoint")
+        return self
+
+
+class LocalSpec(_Section):
+    """The spec's `local` section: how `infra: local` simulates nodes and their market."""
+
+    ranks: int = Field(default=2, ge=1, le=64)
+    """Training processes per node."""
+    time_scale: float = Field(default=60, gt=0, le=100_000)
+    """Market seconds per wall second; deadline and dollars count market time."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the synthetic market."""
+    preemptions: tuple[ScriptedPreemption, ...] | None = None
+    """Scripted preemptions instead of the synthetic market; [] is a calm market."""
+
+
+class RunSpec(_Section):
+    """One run, as the user describes it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")
+    """Name of the run: lower-case letters, digits and dashes, 48 at most."""
+    store: str = Field(min_length=1)
+    """Where run folders live: s3://bucket/prefix, file:///path, or a path."""
+    infra: Literal["local"] | tuple[str, ...]
+    """local, or the clouds that may be used."""
+    nodes: NodesSpec = NodesSpec()
+    """What an attempt runs on."""
+    model: ModelOptions
+    """The model to train."""
+    data: DataOptions
+    """The conversations to train on."""
+    train: TrainOptions = TrainOptions()
+    """The recipe."""
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    """When to save and what to keep."""
+    limits: LimitsSpec
+    """What the run may take."""
+    tracking: TrackingSpec = TrackingSpec()
+    """Who else is told."""
+    local: LocalSpec | None = None
+    """How infra: local behaves."""
+
+    @field_validator("infra", mode="before")
+    @classmethod
+    def _known_clouds(cls, value: Any) -> Any:  # noqa: ANN401  # raw YAML
+        if value == "local":
+            return value
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not names:
+            raise ValueError("write local, or a list of clouds")
+        for name in names:
+            if name not in CLOUDS:
+                raise ValueError(f"unknown cloud {name!r}{suggest(str(name), CLOUDS)}")
+        return tuple(names)
+
+    @model_validator(mode="after")
+    def _local_needs_local(self) -> RunSpec:
+        if self.local is not None and not self.is_local:
+            raise ValueError("the section local is only for infra: local")
+        if self.is_local and self.nodes.count != 1:
+            raise ValueError(f"infra: local runs one node, not nodes.count {self.nodes.count}")
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether nodes are process trees on this machine."""
+        return self.infra == "local"
+
+    @property
+    def clouds(self) -> tuple[str, ...] | None:
+        """Clouds that may be used; None where the market is simulated over all of them."""
+        return None if isinstance(self.infra, str) else self.infra
+
+    @property
+    def local_options(self) -> LocalSpec:
+        """The local section, or its defaults."""
+        return self.local or LocalSpec()
+
+    @property
+    def time_scale(self) -> float:
+        """Market seconds per wall second."""
+        return self.local_options.time_scale if self.is_local else 1.0
+
+
+# What a relaunch may change; everything else decides the numbers of the run or its identity.
+AMENDABLE = frozenset({"limits", "infra", "checkpoints", "tracking"})
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+    """Read the spec at `path`, apply `key.path=value` overrides, resolve paths, validate.
+
+    Paths of model and data are relative to the spec's folder; the store's to the current folder.
+
+    Raises:
+        SpecError: with the offending key and value.
+    """
+    document = _read_yaml(path)
+    for override in overrides:
+        _apply_override(document, override)
+    try:
+        spec = RunSpec.model_validate(document)
+    except ValidationError as error:
+        raise SpecError(*_explain(path, error)) from error
+    return _resolve_paths(spec, path.resolve().parent)
+
+
+def parse_spec(document: dict[str, Any]) -> RunSpec:
+    """Validate a spec that was resolved before, as run.json holds it."""
+    return RunSpec.model_validate(document)
+
+
+def apply_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    """Return a resolved spec with `key.path=value` overrides applied.
+
+    Raises:
+        SpecError: with the offending key and value.
+    """
+    document = spec.model_dump(mode="json")
+    for override in overrides:
+        _apply_override(document, override)
+    try:
+        return RunSpec.model_validate(document)
+    except ValidationError as error:
+        raise SpecError(*_explain("the run's spec", error)) from error
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean X?" for the closest known word, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= MAX_SPEC_BYTES else ""
+    except OSError as error:
+        raise SpecError(
+            f"Cannot read the spec {path}: {error.strerror}.", "Check the path."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"The spec {path} is not UTF-8 text.", "Save it as UTF-8.") from error
+    if size > MAX_SPEC_BYTES:
+        raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise SpecError(f"The spec {path} is not YAML: {detail}", "Correct it there.") from error
+    if not isinstance(document, dict):
+        raise SpecError(
+            f"The spec {path} holds no mapping of keys.", "See examples/quickstart.yaml."
+        )
+    return document
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise SpecError(f"--set {override!r} is not key.path=value.", "Write --set train.seed=1.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override!r}: the value is not YAML.", "Quote it.") from error
+    *parents, last = key.split(".")
+    section = document
+    for parent in parents:
+        inner = section.get(parent)
+        if inner is None:
+            inner = section[parent] = {}
+        if not isinstance(inner, dict):
+            raise SpecError(f"--set {override!r}: {parent} has no keys.", "Check the key's path.")
+        section = inner
+    section[last] = value
+
+
+def _explain(path: Path | str, error: ValidationError) -> tuple[str, str]:
+    # A misspelt key also leaves its right spelling missing: name the typing error first.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    location = [str(part) for part in first["loc"] if part not in ("tuple[str, ...]",)]
+    key = ".".join(location) or "the file"
+    if first["type"] == "extra_forbidden":
+        known = list(_keys_at(location[:-1]))
+        close = suggest(location[-1], known)
+        return (
+            f"{path}: unknown key {key}{close}" + ("" if close else "."),
+            f"Keys there: {', '.join(known)}.",
+        )
+    if first["type"] == "missing":
+        return f"{path}: the key {key} is missing.", "Add it; examples/quickstart.yaml shows each."
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = "" if isinstance(given, dict) or repr(given) in message else f" (given: {given!r:.80})"
+    return f"{path}: {key}: {message}{shown}.", "Correct the value."
+
+
+def _keys_at(location: Sequence[str]) -> Iterator[str]:
+    model: type[BaseModel] = RunSpec
+    for part in location:
+        if part.isdigit():
+            continue
+        model = _section_of(model.model_fields[part].annotation) or model
+    yield from model.model_fields
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401  # a type expression
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_section_of(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((section for section in inner if section is not None), None)
+
+
+def _resolve_paths(spec: RunSpec, folder: Path) -> RunSpec:
+    base = folder / spec.model.base
+    train = folder / spec.data.train
+    is_url = "://" in spec.data.train
+    is_hub_id = not base.exists() and not spec.is_local
+    return spec.model_copy(
+        update={
+            "store": resolve_store(spec.store),
+            "model": spec.model
+            if is_hub_id
+            else spec.model.model_copy(update={"base": str(base.resolve())}),
+            "data": spec.data
+            if is_url
+            else spec.data.model_copy(update={"train": str(train.resolve())}),
+        }
+    )
+
+
+def resolve_store(store: str) -> str:
+    """Return the store as a URL; a plain path becomes an absolute file:// URL.
+
+    Raises:
+        SpecError: a scheme that no store has.
+    """
+    if "://" not in store:
+        return Path(store).expanduser().resolve().as_uri()
+    scheme = store.partition("://")[0]
+    if scheme not in ("file", "s3"):
+        raise SpecError(
+            f"store: unknown scheme {scheme}:// in {store!r}.",
+            "Write s3://bucket/prefix, file:///path, or a path.",
+        )
+    return store.rstrip("/")

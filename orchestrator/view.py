@@ -1,0 +1,85 @@
+"""Everything that reports read of a run, at one instant: facts, measurements and heartbeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from checkpoints.store import ObjectStore
+from orchestrator.cost import Parts, bill
+from orchestrator.errors import UnknownRun
+from orchestrator.goodput import Goodput, account
+from orchestrator.ledger.fold import RunState, fold
+from orchestrator.ledger.heartbeat import Heartbeat, read_heartbeats
+from orchestrator.ledger.journal import LedgerReader
+from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
+from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.replay import Replay, compare_replayed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as the run folder shows it at `as_of`."""
+
+    state: RunState
+    measured: tuple[Measured, ...]
+    heartbeats: tuple[Heartbeat, ...]
+    as_of: datetime
+
+    @property
+    def record(self) -> RunRecord:
+        """What was decided at launch."""
+        return self.state.record
+
+    @property
+    def step(self) -> int:
+        """Last step that the current (or last) attempt reported, or resumed from."""
+        attempts = [one for one in self.state.launches if one.attempt is not None]
+        if not attempts:
+            return 0
+        latest = attempts[-1]
+        reported = [
+            step.step for attempt, step in steps_of(self.measured) if attempt == latest.attempt
+        ]
+        return max([*reported, latest.resumed_step or 0])
+
+    def parts(self) -> Parts:
+        """Return what the run has cost."""
+        return bill(self.state, self.as_of)
+
+    def goodput(self) -> Goodput:
+        """Return where the time went."""
+        return account(self.state, self.measured, self.as_of)
+
+    def replay(self) -> Replay:
+        """Return how replayed steps compare with their recorded values."""
+        return compare_replayed(self.measured)
+
+
+class RunViewer:
+    """Reads a run again and again, fetching only what is new."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        """Open the run in `store`.
+
+        Raises:
+            UnknownRun: there is none.
+        """
+        record = read_record(store)
+        if record is None:
+            raise UnknownRun(
+                f"{store.url} holds no run.", "List what is known: orchestrate status."
+            )
+        self._record = record
+        self._store = store
+        self._ledger = LedgerReader(store)
+        self._measurements = MeasurementReader(store)
+
+    def look(self, as_of: datetime) -> RunView:
+        """Return the run as it is now."""
+        return RunView(
+            state=fold(self._record, self._ledger.read()),
+            measured=tuple(self._measurements.read()),
+            heartbeats=tuple(read_heartbeats(self._store)),
+            as_of=as_of,
+        )
