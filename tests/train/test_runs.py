@@ -1,0 +1,376 @@
+"""Whole training attempts in real processes: exact resume, preemption, fencing, lost owners.
+
+Rank processes are started as on a node. Tests follow a run through its spool, and hold it where
+they want it: rank 0 waits before each commit until the spool counts as uploaded.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from checkpoints.fence import claim_attempt, read_head
+from checkpoints.inspect import compare
+from checkpoints.manifest import Manifest
+from checkpoints.store import open_store
+from train.config import (
+    ActivationCheckpointing,
+    CheckpointOptions,
+    ModelOptions,
+    TrainConfig,
+    TrainOptions,
+)
+from train.data.prepare import prepare
+from train.spool import (
+    Notice,
+    OutcomeKind,
+    read_outcome,
+    read_records,
+    spool_path,
+    write_notice,
+    write_uploaded,
+)
+
+ROOT = Path(__file__).parents[2]
+NUM_STEPS = 6
+# Long enough for tests to act within a step: 8 micro-batches of about 20 ms on each of 2 ranks.
+OPTIONS = TrainOptions(
+    num_steps=NUM_STEPS, global_batch=15, micro_batch=1, learning_rate=1e-2, precision="fp32"
+)
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 500,
+    "max_position_embeddings": 256,
+    # One that 2 ranks cannot split evenly, and one that needs a generator.
+    "attention_dropout": 0.1,
+}
+
+
+def now():
+    return datetime.now(timezone.utc)
+
+
+@pytest.fixture(scope="session")
+def inputs_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    conversations = [
+        {
+            "id": f"c{n}",
+            "conversations": [
+                {"from": "human", "value": f"Count to {n}, please."},
+                {"from": "gpt", "value": ", ".join(str(k) for k in range(1, n + 1))},
+            ],
+        }
+        for n in range(1, 40)
+    ]
+    (folder / "train.json").write_text(json.dumps(conversations))
+    prepare(
+        model=folder,
+        train=folder / "train.json",
+        max_length=200,
+        eval_fraction=0.1,
+        seed=0,
+        output=folder / "prepared",
+    )
+    return folder / "prepared"
+
+
+class Run:
+    """A run folder and the attempts that a test makes on it."""
+
+    def __init__(self, folder, inputs_dir):
+        self.folder = folder
+        self.inputs_dir = inputs_dir
+        self.notice_file = folder / "notice.json"
+        self.url = f"file://{folder}/run"
+        self.store = open_store(self.url)
+        self.processes = []
+
+    def claim(self, world_size=2):
+        return claim_attempt(
+            self.store, claimed_by="test", claimed_at=now(), world_size=world_size, offer={}
+        )
+
+    def start(self, *, world_size=2, torchrun=False, owner_pid=None, flush_timeout_s=0.0, **train):
+        claim = self.claim(world_size)
+        self.spool_dir = self.folder / f"spool-{claim.attempt}"
+        config = TrainConfig(
+            run="test",
+            attempt=claim.attempt,
+            store=self.url,
+            parent=claim.parent,
+            inputs_dir=self.inputs_dir,
+            num_steps=NUM_STEPS,
+            model=ModelOptions(base="tiny", max_length=200),
+            train=OPTIONS.model_copy(update=train),
+            checkpoints=CheckpointOptions(interval="2 steps", keep_last=10),
+            spool_dir=self.spool_dir,
+            notice_file=self.notice_file,
+            owner_pid=owner_pid,
+            flush_timeout_s=flush_timeout_s,
+        )
+        path = self.folder / f"config-{claim.attempt}.json"
+        path.write_text(config.model_dump_json())
+        self.log = self.folder / f"log-{claim.attempt}.txt"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        worker = ["-m", "train", str(path)]
+        with self.log.open("wb") as log:
+            if torchrun:
+                worker = ["-m", "torch.distributed.run", *torchrun_arguments(world_size), *worker]
+                environments = [environment]
+            elif world_size == 1:
+                environments = [environment]
+            else:
+                environments = [{**environment, **e} for e in rank_environments(world_size)]
+            self.processes = [
+                subprocess.Popen([sys.executable, *worker], env=e, stderr=log, stdout=log)
+                for e in environments
+            ]
+
+    def records(self, kind):
+        return [r for r in read_records(spool_path(self.spool_dir), 0)[0] if r.kind == kind]
+
+    def wait_until(self, condition, timeout_s=90):
+        give_up_at = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < give_up_at, self.log.read_text()
+            ended = [p.returncode for p in self.processes if p.poll() is not None]
+            assert not ended or condition(), (ended, self.log.read_text())
+            time.sleep(0.005)
+
+    def wait(self, timeout_s=90):
+        return [process.wait(timeout_s) for process in self.processes]
+
+    def kill(self):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def outcomes(self, world_size=2):
+        return [read_outcome(self.spool_dir, rank) for rank in range(world_size)]
+
+    def step_values(self):
+        return {r.step: (r.loss, r.grad_norm, r.learning_rate) for r in self.records("step")}
+
+    def head_manifest(self):
+        head, _ = read_head(self.store)
+        return Manifest.from_json(self.store.get(head.manifest).data)
+
+
+def torchrun_arguments(world_size):
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return ["--nproc-per-node", str(world_size), *rendezvous]
+
+
+def rank_environments(world_size):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sizes = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    return [
+        {**common, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(world_size)
+    ]
+
+
+@pytest.fixture
+def new_run(tmp_path, inputs_dir):
+    with running(tmp_path, inputs_dir) as run:
+        yield run
+
+
+@contextmanager
+def running(folder, inputs_dir):
+    folder.mkdir(exist_ok=True)
+    run = Run(folder, inputs_dir)
+    try:
+        yield run
+    finally:
+        run.kill()
+
+
+@pytest.fixture(scope="session")
+def straight_run(tmp_path_factory, inputs_dir):
+    """Return a run that nothing interrupted; pytest-xdist's workers share one."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "straight-run"
+    with (shared / "straight-run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        is_there = folder.exists()
+        with running(folder, inputs_dir) as run:
+            run.spool_dir, run.log = folder / "spool-1", folder / "log-1.txt"
+            if not is_there:
+                run.start(torchrun=True)
+                assert run.wait() == [0], run.log.read_text()
+    return run
+
+
+def test_an_uninterrupted_run_is_done_and_evaluated(straight_run):
+    assert [o.outcome for o in straight_run.outcomes()] == [OutcomeKind.DONE] * 2
+    assert sorted(straight_run.step_values()) == list(range(1, NUM_STEPS + 1))
+    assert [commit.step for commit in straight_run.records("commit")] == [2, 4, 6]
+    assert [record.step for record in straight_run.records("evaluated")] == [6]
+    phases = [phase.name.value for phase in straight_run.records("phase")]
+    assert phases == ["startup", "restore", *["checkpoint"] * 3, "evaluate"]
+    losses = [loss for loss, _, _ in straight_run.step_values().values()]
+    assert losses[-1] < losses[0]
+
+
+def test_killed_noticed_and_resumed_twice_it_ends_with_the_same_bits(straight_run, new_run):
+    expected = straight_run.step_values()
+
+    new_run.start()
+    new_run.wait_until(lambda: len(new_run.records("step")) >= 3)
+    new_run.kill()
+    assert new_run.outcomes() == [None, None]
+    first = new_run.step_values()
+    committed = new_run.records("commit")[-1].step
+
+    new_run.start()
+    new_run.wait_until(lambda: len(new_run.records("step")) >= 1)
+    write_notice(new_run.notice_file, Notice(deadline_at=now() + timedelta(minutes=2)))
+    assert new_run.wait() == [0, 0], new_run.log.read_text()
+    (resumed,) = new_run.records("resumed")
+    assert resumed.step == committed
+    second = new_run.step_values()
+    outcomes = new_run.outcomes()
+    assert [o.outcome for o in outcomes] == [OutcomeKind.SAVED] * 2
+    # Saved where it stopped, which is between two regular saves.
+    assert [o.step for o in outcomes] == [max(second)] * 2
+    assert max(second) < NUM_STEPS
+    assert read_head(new_run.store)[0].step == max(second)
+
+    new_run.notice_file.unlink()
+    new_run.start(torchrun=True)
+    assert new_run.wait() == [0], new_run.log.read_text()
+    third = new_run.step_values()
+
+    replayed = set(first) & set(second)
+    assert replayed == {step for step in first if step > committed}
+    for attempt in (first, second, third):
+        assert attempt == {step: expected[step] for step in attempt}
+    different = compare(
+        straight_run.store,
+        straight_run.head_manifest(),
+        new_run.store,
+        new_run.head_manifest(),
+        ignore=lambda name: False,
+    )
+    assert different == []
+    assert straight_run.records("evaluated")[0].loss == new_run.records("evaluated")[0].loss
+
+
+def test_world_size_and_micro_batch_do_not_change_the_numbers(tmp_path, inputs_dir):
+    inputs = without_dropout(inputs_dir, tmp_path)
+    with running(tmp_path / "two", inputs) as two, running(tmp_path / "one", inputs) as one:
+        # 15 samples: shares of 8 and 7, so that rank 1's last micro-batch is empty.
+        two.start(world_size=2, micro_batch=7)
+        one.start(world_size=1, micro_batch=4)
+        for run in (two, one):
+            run.wait_until(lambda run=run: run.records("commit"))
+        for step in (1, 2):
+            assert two.step_values()[step] == pytest.approx(one.step_values()[step], rel=1e-5)
+
+
+def without_dropout(inputs_dir, tmp_path):
+    folder = tmp_path / "inputs"
+    if not folder.exists():
+        folder.mkdir()
+        for path in inputs_dir.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        config = json.loads((inputs_dir / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.0}))
+    return folder
+
+
+def test_weights_from_files_and_recomputed_activations_give_the_same_bits(straight_run, new_run):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = new_run.folder / "with-weights"
+    torch.manual_seed(OPTIONS.seed)
+    config = AutoConfig.from_pretrained(new_run.inputs_dir)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    for path in new_run.inputs_dir.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert (folder / "model.safetensors").exists()
+
+    new_run.inputs_dir = folder
+    new_run.start(activation_checkpointing=ActivationCheckpointing.FULL)
+    new_run.wait_until(lambda: len(new_run.records("step")) >= 2)
+    values = new_run.step_values()
+    assert values == {step: straight_run.step_values()[step] for step in values}
+
+
+def test_a_fenced_attempt_commits_nothing_and_says_so_on_every_rank(new_run):
+    new_run.start(flush_timeout_s=60.0)
+    new_run.wait_until(lambda: new_run.records("flush"))
+    new_run.claim()
+    write_uploaded(new_run.spool_dir, 1 << 30)
+    assert new_run.wait() == [1, 1]
+    assert [o.outcome for o in new_run.outcomes()] == [OutcomeKind.FENCED] * 2
+    assert read_head(new_run.store)[0].manifest is None
+
+
+def test_without_time_for_a_save_a_notice_stops_without_one(new_run):
+    new_run.start(world_size=1, flush_timeout_s=60.0)
+    new_run.wait_until(lambda: new_run.records("flush"))
+    write_uploaded(new_run.spool_dir, 1 << 30)
+    new_run.wait_until(lambda: len(new_run.records("step")) == 3)
+    write_notice(new_run.notice_file, Notice(deadline_at=now()))
+    assert new_run.wait() == [0]
+    (outcome,) = new_run.outcomes(1)
+    assert (outcome.outcome, outcome.step) == (OutcomeKind.SAVED, 2)
+
+
+def test_ranks_end_with_their_owner(new_run):
+    with subprocess.Popen(["sleep", "300"]) as owner:
+        new_run.start(owner_pid=owner.pid)
+        new_run.wait_until(new_run.spool_dir.exists)
+        owner.kill()
+        owner.wait()
+    started_at = time.monotonic()
+    assert new_run.wait(20) == [1, 1]
+    assert time.monotonic() - started_at < 10
+
+
+def test_a_model_that_cannot_be_built_is_a_failed_outcome_in_one_line(new_run, tmp_path):
+    broken = without_dropout(new_run.inputs_dir, tmp_path)
+    (broken / "config.json").write_text('{"model_type": "nothing-we-know"}')
+    new_run.inputs_dir = broken
+    new_run.start(world_size=1)
+    assert new_run.wait() == [1]
+    (outcome,) = new_run.outcomes(1)
+    assert outcome.outcome is OutcomeKind.FAILED
+    assert "nothing-we-know" in outcome.error
+    assert "\n" not in outcome.error
+
+
+def test_training_goes_on_after_a_save_that_failed(new_run):
+    checkpoints = new_run.folder / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    # A file where the first checkpoint's folder would be.
+    (checkpoints / "step-00000002.a001").touch()
+    new_run.start(world_size=1, micro_batch=8)
+    new_run.wait_until(lambda: new_run.records("commit"))
+    assert [record.step for record in new_run.records("save_failed")] == [2]
+    assert new_run.records("commit")[0].step == 4

@@ -1,0 +1,1 @@
+"""Turn conversations into tokens with a loss mask, in a reproducible order."""

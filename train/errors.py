@@ -1,0 +1,38 @@
+"""Errors of the trainer that a user can act on; `orchestrator` shows them as they are.
+
+TrainError
+├── ConfigInvalid   the configuration file is not one this version can run
+├── DataInvalid     conversations or prepared data that cannot be trained on
+├── ModelInvalid    a model folder that cannot be loaded
+├── SpoolInvalid    a spool record that this version does not understand
+└── NotFinite       a loss or a gradient norm that is not a finite number
+"""
+
+
+class TrainError(Exception):
+    """What happened, with the offending value, and what to do about it."""
+
+    def __init__(self, what: str, next_step: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+
+
+class ConfigInvalid(TrainError):
+    """The configuration file is not one this version can run."""
+
+
+class DataInvalid(TrainError):
+    """Conversations or prepared data that cannot be trained on."""
+
+
+class ModelInvalid(TrainError):
+    """A model folder that cannot be loaded."""
+
+
+class SpoolInvalid(TrainError):
+    """A spool record that this version does not understand."""
+
+
+class NotFinite(TrainError):
+    """A loss or a gradient norm that is not a finite number."""

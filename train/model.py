@@ -1,0 +1,162 @@
+"""Build the model and shard it with FSDP2: every decoder layer, then the rest.
+
+New weights are drawn on every rank alike, under the run's seed. Weights that come from files never
+exist in full anywhere: each rank reads its own rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from train.config import ActivationCheckpointing, Attention, ModelOptions, Precision, TrainOptions
+from train.errors import ModelInvalid
+
+_WEIGHTS = "model.safetensors"
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """Where a model's weights come from and how it is run."""
+
+    inputs_dir: Path
+    model: ModelOptions
+    train: TrainOptions
+    is_restored: bool
+
+
+def build_model(plan: ModelPlan, mesh: DeviceMesh, device: torch.device) -> nn.Module:
+    """Return the sharded model; its weights are undefined if the plan says they are restored."""
+    has_weights = bool(_weight_files(plan.inputs_dir))
+    is_drawn = not (has_weights or plan.is_restored)
+    torch.manual_seed(plan.train.seed)
+    try:
+        config = AutoConfig.from_pretrained(plan.inputs_dir, local_files_only=True)
+        with _parameters_on_meta(enabled=not is_drawn):
+            model: nn.Module = AutoModelForCausalLM.from_config(
+                config,
+                dtype=torch.float32,
+                attn_implementation=_attention(plan.model.attention, plan.train.precision),
+            )
+    except (OSError, ValueError, ImportError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ModelInvalid(
+            f"{plan.inputs_dir} holds no model that can be built: {first_line}",
+            "Check model.base and its config.json.",
+        ) from error
+    if plan.train.activation_checkpointing is ActivationCheckpointing.FULL:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    _shard(model, mesh, plan.train.precision)
+    if not is_drawn:
+        _materialize(model, device)
+    if has_weights and not plan.is_restored:
+        _load_weights(model, plan.inputs_dir)
+    return model.train()
+
+
+def _attention(choice: Attention, precision: Precision) -> str:
+    if choice is not Attention.AUTO:
+        return str(choice.value)
+    # Flash attention has no fp32 kernels.
+    if not torch.cuda.is_available() or precision is Precision.FP32:
+        return str(Attention.SDPA.value)
+    # Only where there is a GPU: this import asks every installed package for its version.
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    is_available: bool = is_flash_attn_2_available()
+    return str((Attention.FLASH_ATTENTION_2 if is_available else Attention.SDPA).value)
+
+
+@contextmanager
+def _parameters_on_meta(*, enabled: bool) -> Iterator[None]:
+    """Create parameters without memory, but buffers with their values.
+
+    Buffers that no checkpoint holds (rotary frequencies) would be garbage after to_empty().
+    Source: accelerate.init_empty_weights, without the 0.6 s of its import.
+    """
+    if not enabled:
+        yield
+        return
+    register = nn.Module.register_parameter
+
+    def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        register(self, name, param)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if precision is Precision.BF16
+        else MixedPrecisionPolicy()
+    )
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in names:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _materialize(model: nn.Module, device: torch.device) -> None:
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / _WEIGHTS_INDEX
+    if index.exists():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    return [folder / _WEIGHTS] if (folder / _WEIGHTS).exists() else []
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    missing = dict(model.named_parameters())
+    for path in _weight_files(folder):
+        with safe_open(str(path), framework="pt") as file:
+            for name in sorted(missing.keys() & set(file.keys())):
+                _copy_rows(missing.pop(name), file.get_slice(name), name)
+    if missing:
+        raise ModelInvalid(
+            f"{folder} has no weights for {', '.join(sorted(missing)[:3])}.",
+            "Use weights of the architecture that config.json names.",
+        )
+
+
+def _copy_rows(parameter: nn.Parameter, source: object, name: str) -> None:
+    shape = tuple(source.get_shape())  # type: ignore[attr-defined]  # safetensors ships no types
+    if shape != tuple(parameter.shape):
+        raise ModelInvalid(
+            f"{name} has shape {shape} in the weights, {tuple(parameter.shape)} in the model.",
+            "Use weights of the architecture that config.json names.",
+        )
+    assert isinstance(parameter, DTensor)
+    local_shape, offset = compute_local_shape_and_global_offset(
+        parameter.shape, parameter.device_mesh, parameter.placements
+    )
+    rows = source[offset[0] : offset[0] + local_shape[0]]  # type: ignore[index]
+    with torch.no_grad():
+        parameter.to_local().copy_(rows)

@@ -1,0 +1,68 @@
+"""Join the other ranks and make the arithmetic repeatable, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process among the others; both groups are gloo's and never carry gradients."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    mesh: DeviceMesh
+    agreement_group: dist.ProcessGroup
+    save_group: dist.ProcessGroup
+
+    @property
+    def is_first(self) -> bool:
+        """Say whether this rank decides and speaks for all."""
+        return self.rank == 0
+
+
+def join_ranks() -> Ranks:
+    """Join the ranks that torchrun started, or be the only one."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        backend = "nccl"
+    else:
+        device = torch.device("cpu")
+        backend = "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(
+            backend,
+            store=dist.HashStore(),  # type: ignore[attr-defined]  # missing in torch's stubs
+            rank=0,
+            world_size=1,
+        )
+    return Ranks(
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        mesh=init_device_mesh(device.type, (world_size,), mesh_dim_names=("shard",)),
+        agreement_group=dist.new_group(backend="gloo"),
+        # Its own group: an upload in a thread on the training group deadlocks with FSDP.
+        save_group=dist.new_group(backend="gloo"),
+    )
+
+
+def set_numerics(*, deterministic: bool) -> None:
+    """Set the number of threads (it changes sums) and, if asked, refuse nondeterminism."""
+    num_ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_threads = max(1, len(os.sched_getaffinity(0)) // num_ranks_here)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or num_threads))
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        # Filling fresh memory with NaN finds bugs, but costs a pass over every tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

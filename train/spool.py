@@ -1,0 +1,287 @@
+"""What the trainer tells the agent, and back, through files on the node's scratch disk.
+
+Rank 0 appends records to spool.jsonl, every rank leaves an outcome; the agent leaves notices and
+says how much of the spool it has uploaded. Torch-free: the agent reads with this module.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
+
+from train.errors import SpoolInvalid
+
+SPOOL_NAME = "spool.jsonl"
+UPLOADED_NAME = "uploaded.json"
+# Rank 0 looks this often whether the agent has caught up; a look costs 20 us.
+_POLL_S = 0.02
+
+
+def _to_utc(instant: datetime) -> datetime:
+    return instant.astimezone(timezone.utc)
+
+
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Event(_Record):
+    at: UtcDatetime
+    """End of what is recorded."""
+
+
+class Resumed(_Event):
+    """The attempt is ready to train; `manifest` is None when it starts from the model's weights."""
+
+    kind: Literal["resumed"] = "resumed"
+    step: Count
+    manifest: str | None
+    num_bytes: Count
+    seconds: Seconds
+
+
+class PhaseName(str, Enum):
+    """What the trainer did instead of training."""
+
+    STARTUP = "startup"
+    RESTORE = "restore"
+    CHECKPOINT = "checkpoint"
+    EVALUATE = "evaluate"
+
+
+class Phase(_Event):
+    """Time that went into something other than steps."""
+
+    kind: Literal["phase"] = "phase"
+    name: PhaseName
+    started_at: UtcDatetime
+    seconds: Seconds
+
+
+class Step(_Event):
+    """One optimizer update; the numbers are the same bits at every replay."""
+
+    kind: Literal["step"] = "step"
+    step: Count
+    started_at: UtcDatetime
+    seconds: Seconds
+    loss: FiniteFloat
+    grad_norm: FiniteFloat
+    learning_rate: FiniteFloat
+    num_tokens: Count
+    num_trained_tokens: Count
+
+
+class Commit(_Event):
+    """A checkpoint is committed: HEAD points to it."""
+
+    kind: Literal["commit"] = "commit"
+    step: Count
+    manifest: str
+    num_bytes: Count
+    num_objects: Count
+    seconds: Seconds
+
+
+class Deleted(_Event):
+    """A checkpoint (its prefix) was pruned."""
+
+    kind: Literal["deleted"] = "deleted"
+    checkpoint: str
+
+
+class SaveFailed(_Event):
+    """A save failed and nothing was committed; training goes on."""
+
+    kind: Literal["save_failed"] = "save_failed"
+    step: Count
+    what: str
+
+
+class Evaluated(_Event):
+    """Mean loss per trained token over the evaluation samples."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    step: Count
+    loss: FiniteFloat
+    num_trained_tokens: Count
+
+
+class Flush(_Event):
+    """Rank 0 waits until the agent has uploaded the spool up to here."""
+
+    kind: Literal["flush"] = "flush"
+
+
+Record = Resumed | Phase | Step | Commit | Deleted | SaveFailed | Evaluated | Flush
+_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+class Uploaded(_Record):
+    """How much of the spool the agent has uploaded, counted from its start."""
+
+    num_bytes: Count
+
+
+class OutcomeKind(str, Enum):
+    """How a rank ended."""
+
+    DONE = "done"
+    SAVED = "saved"
+    FENCED = "fenced"
+    FAILED = "failed"
+
+
+class Outcome(_Record):
+    """How a rank ended, and after which step; torchrun turns every exit status into 1."""
+
+    outcome: OutcomeKind
+    step: Count
+    error: str | None = None
+
+
+class Notice(_Record):
+    """The node goes away at `deadline_at`."""
+
+    deadline_at: UtcDatetime
+
+
+class Spool:
+    """Rank 0's end of the spool file at `path`; uploaded.json lies beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._uploaded = path.with_name(UPLOADED_NAME)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+
+    def append(self, record: Record) -> None:
+        """Append one line in one write, so that a reader sees all of it or none."""
+        line = record.model_dump_json().encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            file.write(line)
+
+    def wait_uploaded(self, timeout_s: float) -> bool:
+        """Append a `flush` line and wait for the agent to reach it; False after the timeout."""
+        self.append(Flush(at=datetime.now(timezone.utc)))
+        num_bytes = self._path.stat().st_size
+        give_up_at = time.monotonic() + timeout_s
+        while True:
+            uploaded = _read(self._uploaded, Uploaded)
+            if uploaded is not None and uploaded.num_bytes >= num_bytes:
+                return True
+            if time.monotonic() >= give_up_at:
+                return False
+            time.sleep(_POLL_S)
+
+    def _drop_torn_line(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def spool_path(spool_dir: Path) -> Path:
+    """Return the path of the records."""
+    return spool_dir / SPOOL_NAME
+
+
+def uploaded_path(spool_dir: Path) -> Path:
+    """Return the path at which the agent says how much it has uploaded."""
+    return spool_dir / UPLOADED_NAME
+
+
+def outcome_path(spool_dir: Path, rank: int) -> Path:
+    """Return the path of a rank's outcome."""
+    return spool_dir / f"outcome-{rank:05d}.json"
+
+
+def read_records(path: Path, offset: int) -> tuple[list[Record], int]:
+    """Return the complete lines from byte `offset` on, and the offset behind them.
+
+    A file that is not there yet has no records. Raises SpoolInvalid on a line that does not parse.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            lines = file.read()
+    except FileNotFoundError:
+        return [], offset
+    lines = lines[: lines.rfind(b"\n") + 1]
+    try:
+        records = [_RECORD.validate_json(line) for line in lines.splitlines()]
+    except ValidationError as error:
+        raise SpoolInvalid(
+            f"{path} holds a record that does not parse after byte {offset}: {error.errors()[0]}.",
+            "Run agent and trainer from the same version.",
+        ) from error
+    return records, offset + len(lines)
+
+
+def write_uploaded(spool_dir: Path, num_bytes: int) -> None:
+    """Say (as the agent) that the spool is uploaded up to `num_bytes`."""
+    _write(uploaded_path(spool_dir), Uploaded(num_bytes=num_bytes))
+
+
+def write_outcome(spool_dir: Path, rank: int, outcome: Outcome) -> None:
+    """Leave a rank's outcome, atomically."""
+    _write(outcome_path(spool_dir, rank), outcome)
+
+
+def read_outcome(spool_dir: Path, rank: int) -> Outcome | None:
+    """Return a rank's outcome, None if it left none."""
+    return _read(outcome_path(spool_dir, rank), Outcome)
+
+
+def write_notice(path: Path, notice: Notice) -> None:
+    """Announce (as the agent) the node's end, atomically."""
+    _write(path, notice)
+
+
+def read_notice(path: Path) -> Notice | None:
+    """Return the notice, None if there is none."""
+    return _read(path, Notice)
+
+
+_File = TypeVar("_File", bound=_Record)
+
+
+def _write(path: Path, record: _Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(record.model_dump_json())
+    temporary.replace(path)
+
+
+def _read(path: Path, kind: type[_File]) -> _File | None:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise SpoolInvalid(
+            f"{path} does not parse: {error.errors()[0]['msg']}.",
+            "Run agent and trainer from the same version.",
+        ) from error
