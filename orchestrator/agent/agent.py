@@ -305,8 +305,12 @@ class Agent:
             return AgentExit.DONE, None
         if self._leaving is not None:
             return self._leaving, None
+        silent = [rank for rank, outcome in enumerate(outcomes) if outcome is None]
+        if silent:
+            # Its peers complain too, but only of the connection that it took with it.
+            return AgentExit.FAILED, f"rank {silent[0]} died without a word; see its log"
         errors = [outcome.error for outcome in outcomes if outcome is not None and outcome.error]
-        return AgentExit.FAILED, errors[0] if errors else "a rank died without a word"
+        return AgentExit.FAILED, errors[0] if errors else None
 
     def _end(self, claim: Claim, status: int, error: str | None) -> None:
         self._journal.record(

@@ -134,7 +134,9 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         spec=_amend(record.spec, draft.spec_changes),
         num_entries=len(unique),
         launched_at=launched_at,
-        launches=tuple(sorted(draft.launches.values(), key=lambda one: one.started_at)),
+        launches=tuple(
+            sorted(map(_in_order, draft.launches.values()), key=lambda one: one.started_at)
+        ),
         commits=tuple(sorted(draft.commits.values(), key=lambda one: (one.step, one.attempt))),
         restores=tuple(draft.restores),
         decisions=tuple(draft.decisions),
@@ -211,14 +213,12 @@ def _apply_to_launch(
     launch = draft.launches.get(body.launch)
     if launch is None:
         return  # its LaunchStarted has not arrived yet; a later fold sees both
-    # Clocks of nodes may be minutes off: nothing may end before it began.
-    at = max(at, launch.started_at)
     if isinstance(body, LaunchReady):
         launch = replace(launch, ready_at=at)
     elif isinstance(body, LaunchEnded):
         launch = replace(
             launch,
-            ended_at=max(at, launch.ready_at or at),
+            ended_at=at,
             reason=body.reason,
             terminated_by=body.terminated_by,
             detail=body.detail,
@@ -232,6 +232,16 @@ def _apply_to_launch(
             world_size=body.world_size,
         )
     draft.launches[body.launch] = launch
+
+
+def _in_order(launch: LaunchView) -> LaunchView:
+    """Clocks may be minutes off: let nothing end before it began."""
+    ready_at, ended_at = launch.ready_at, launch.ended_at
+    if ready_at is not None:
+        ready_at = max(ready_at, launch.started_at)
+    if ended_at is not None:
+        ended_at = max(ended_at, ready_at or launch.started_at)
+    return replace(launch, ready_at=ready_at, ended_at=ended_at)
 
 
 def _amend(spec: RunSpec, changes: dict[str, object]) -> RunSpec:

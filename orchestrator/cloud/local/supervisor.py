@@ -67,7 +67,7 @@ TICK = timedelta(seconds=0.2)
 _CHECKPOINT_LOOK = timedelta(seconds=0.005)
 _LOOKS_PER_TICK = 100
 _LEASE_S = 20.0
-_UPLOAD_S = 1.0
+_UPLOAD_S = 0.5
 _POLL_S = 0.1
 # How long a node may take to save when the run is to stop; then it is destroyed.
 _STOP_GRACE = timedelta(seconds=60)

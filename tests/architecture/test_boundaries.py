@@ -1,0 +1,64 @@
+"""Boundaries: who imports whom, what starts fast, what the folders hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HELP = """
+sys.argv = ["orchestrate", "--help"]
+from orchestrator.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+
+
+def test_help_starts_none_of_the_heavy_packages():
+    loaded = modules_after(HELP)
+    heavy = {"torch", "transformers", "sky", "wandb", "boto3", "obstore", "pydantic", "rich"}
+    assert not heavy & loaded
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("orchestrator.cli.launch", "orchestrator.cli.reports", "orchestrator.cli.control"),
+        *("orchestrator.cli.checkpoints", "orchestrator.agent.agent"),
+        *("orchestrator.cloud.local.supervisor", "train.data.prepare", "train.config"),
+    ],
+)
+def test_no_process_but_the_trainer_imports_torch_or_skypilot(module):
+    assert not {"torch", "transformers", "sky"} & modules_after(f"import {module}")
+
+
+def test_import_contracts_hold():
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_of_ours_is_pickled():
+    sources = [*ROOT.glob("checkpoints/**/*.py"), *ROOT.glob("train/**/*.py")]
+    sources += ROOT.glob("orchestrator/**/*.py")
+    assert len(sources) > 50
+    for path in sources:
+        text = path.read_text()
+        assert "import pickle" not in text, path
+        assert "torch.load(" not in text, path
+        assert "allow_pickle=True" not in text, path

@@ -1,0 +1,187 @@
+"""Whatever is killed, by whom and when: one run, no duplicate attempt, no stray process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import EXAMPLES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+ROUGH = {"ranks": 2, "time_scale": 60, "preemptions": [{"after_step": 6}]}
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3, 0.6, 1.0, 2.0, 6.0, 12.0])
+def test_command_line_killed_at_any_moment_is_picked_up_by_the_same_command(workplace, delay):
+    spec = workplace.write_spec(local=ROUGH)
+    first = workplace.start("launch", spec, "--yes")
+    time.sleep(delay)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    done = workplace.run("launch", spec, "--yes")
+    assert done.returncode == 0, done.stderr
+    status = workplace.document("status", "small")
+    assert status["state"] == "SUCCEEDED"
+    numbers = [attempt["attempt"] for attempt in status["attempts"]]
+    assert numbers == [1, 2]
+    assert status["replay"]["max_abs_diff"] == 0
+    assert [run["run"] for run in workplace.document("status")["runs"]] == ["small"]
+    workplace.wait_until_quiet()
+
+
+def test_two_launches_of_one_name_at_once_are_one_run(workplace):
+    spec = workplace.write_spec()
+    both = [workplace.start("launch", spec, "--yes") for _ in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    attempts = workplace.document("status", "small")["attempts"]
+    assert [attempt["attempt"] for attempt in attempts] == [1]
+    workplace.wait_until_quiet()
+
+
+def test_killed_supervisor_is_replaced_and_its_node_goes_with_it(workplace):
+    spec = workplace.write_spec(train={"num_steps": 12, "global_batch": 4, "precision": "fp32"})
+    first = workplace.start("launch", spec, "--yes")
+    store = workplace.folder / "store" / "small"
+    workplace.wait_for(lambda: (store / "HEAD.json").exists() and _step(workplace) >= 3)
+    (supervisor,) = workplace.supervisors()
+    supervisor.kill()
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert "Run the same command again" in err
+    done = workplace.run("launch", spec, "--yes")
+    assert done.returncode == 0, done.stderr
+    status = workplace.document("status", "small")
+    assert status["state"] == "SUCCEEDED"
+    assert status["attempts"][0]["end_reason"] == "node_lost"
+    assert status["replay"]["max_abs_diff"] in (0, None)
+    workplace.wait_until_quiet()
+
+
+def test_node_whose_owner_is_gone_saves_and_stops_itself(workplace):
+    spec = workplace.write_spec(train={"num_steps": 2000, "global_batch": 4, "precision": "fp32"})
+    assert workplace.run("launch", spec, "--yes", "--detach").returncode == 0
+    workplace.wait_for(lambda: _step(workplace) >= 3)
+    (supervisor,) = workplace.supervisors()
+    supervisor.kill()
+    workplace.wait_until_quiet(seconds=90)
+    status = workplace.document("status", "small")
+    assert status["last_commit_step"] == status["step"]
+
+
+def test_stopped_run_keeps_its_last_step_and_resumes_from_there(workplace):
+    spec = workplace.write_spec(train={"num_steps": 30, "global_batch": 4, "precision": "fp32"})
+    watcher = workplace.start("launch", spec, "--yes")
+    workplace.wait_for(lambda: _step(workplace) >= 3)
+    stopped = workplace.run("stop", "small", "--yes")
+    assert stopped.returncode == 0, stopped.stderr
+    _, err = watcher.communicate(timeout=60)
+    assert watcher.returncode == 4
+    assert "orchestrate resume small" in err
+    status = workplace.document("status", "small")
+    assert status["state"] == "STOPPED"
+    assert status["last_commit_step"] == status["step"] >= 3
+    workplace.wait_until_quiet()
+    resumed = workplace.run("resume", "small", "--yes")
+    assert resumed.returncode == 0, resumed.stderr
+    attempts = workplace.document("status", "small")["attempts"]
+    assert attempts[1]["resumed_step"] == status["last_commit_step"]
+    workplace.wait_until_quiet()
+
+
+def test_budget_stops_the_run_with_a_checkpoint_and_more_budget_goes_on(workplace):
+    spec = workplace.write_spec(
+        train={"num_steps": 60, "global_batch": 4, "precision": "fp32"},
+        limits={"budget_usd": 2.5},
+    )
+    done = workplace.run("launch", spec, "--yes")
+    assert done.returncode == 4, done.stderr
+    assert "budget_usd" in done.stderr
+    status = workplace.document("status", "small")
+    assert status["state"] == "STOPPED"
+    assert status["usd"] <= 3.5
+    assert status["last_commit_step"] == status["step"] > 0
+    again = workplace.run("launch", spec, "--yes")
+    assert again.returncode == 4
+    more = workplace.run("resume", "small", "--yes", "--set", "limits.budget_usd=100")
+    assert more.returncode == 0, more.stderr
+    assert workplace.document("status", "small")["budget_usd"] == 100
+    workplace.wait_until_quiet()
+
+
+def test_interrupted_watching_exits_130_and_the_run_goes_on(workplace):
+    spec = workplace.write_spec()
+    watcher = workplace.start("launch", spec, "--yes")
+    workplace.wait_for(lambda: workplace.supervisors())
+    time.sleep(1)
+    os.kill(watcher.pid, signal.SIGINT)
+    _, err = watcher.communicate(timeout=20)
+    assert watcher.returncode == 130
+    assert "goes on" in err
+    assert "orchestrate stop small" in err
+    workplace.wait_for(
+        lambda: workplace.document("status", "small")["state"] == "SUCCEEDED", seconds=120
+    )
+    workplace.wait_until_quiet()
+
+
+def test_seeded_market_is_survived(workplace):
+    spec = workplace.write_spec(
+        train={"num_steps": 40, "global_batch": 4, "precision": "fp32"},
+        local={"ranks": 2, "time_scale": 600, "seed": 7},
+        limits={"budget_usd": 5000},
+    )
+    done = workplace.run("launch", spec, "--yes", timeout=380)
+    assert done.returncode == 0, done.stderr
+    status = workplace.document("status", "small")
+    assert status["state"] == "SUCCEEDED"
+    assert status["replay"]["max_abs_diff"] in (0, None)
+    workplace.wait_until_quiet()
+
+
+def test_quickstart_does_what_the_readme_says(workplace):
+    quickstart = EXAMPLES / "quickstart.yaml"
+    started = time.monotonic()
+    done = workplace.run("launch", quickstart, "--yes", timeout=380)
+    took = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    assert took < 240
+    status = workplace.document("status", "quickstart")
+    assert status["state"] == "SUCCEEDED"
+    assert status["num_preemptions"] >= 3
+    assert any("during a checkpoint" in (one["detail"] or "") for one in status["attempts"])
+    notices = [attempt["had_notice"] for attempt in status["attempts"][:-1]]
+    assert True in notices
+    assert False in notices
+    assert status["replay"]["max_abs_diff"] == 0
+    assert status["replay"]["steps"] > 0
+    calm = ("--set", "name=calm", "--set", "local.preemptions=[]")
+    assert workplace.run("launch", quickstart, "--yes", *calm, timeout=380).returncode == 0
+    verdict = workplace.document("checkpoints", "verify", "quickstart", "--against", "calm")
+    assert verdict["against"]["differing"] == []
+    page = workplace.folder / "page.html"
+    assert workplace.run("dashboard", "quickstart", "--export", page).returncode == 0
+    assert re.search("simulated", page.read_text())
+    workplace.wait_until_quiet()
+
+
+def test_trainer_is_ours_even_beside_a_users_train_py(workplace):
+    (workplace.folder / "train.py").write_text("raise SystemExit('the wrong train')")
+    done = workplace.run("launch", workplace.write_spec(), "--yes")
+    assert done.returncode == 0, done.stderr
+    assert Path(sys.executable).exists()
+
+
+def _step(workplace) -> int:
+    done = workplace.run("status", "small", "--json")
+    if done.returncode != 0:
+        return 0
+    return int(json.loads(done.stdout)["step"])

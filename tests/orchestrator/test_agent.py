@@ -1,0 +1,119 @@
+"""The agent's parts: uploads, the owner's lease, outcomes."""
+
+from __future__ import annotations
+
+import pytest
+from checkpoints.errors import StoreUnreachable
+from checkpoints.layout import STEPS, heartbeat_key
+from checkpoints.store import open_store
+from orchestrator.agent.lease import OwnerLease
+from orchestrator.agent.uploads import LogUploader, SpoolUploader
+from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
+from orchestrator.ledger.measurements import MeasurementReader, steps_of
+from train.spool import Flush, Spool, Uploaded, spool_path, uploaded_path
+
+from tests.orchestrator.histories import at, make_step
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store((tmp_path / "store").as_uri())
+
+
+def test_spool_reaches_the_run_folder_bit_for_bit(store, tmp_path):
+    spool = Spool(spool_path(tmp_path))
+    uploader = SpoolUploader(store, 3, tmp_path)
+    steps = [make_step(1, 0, loss=1 / 3), make_step(2, 1, loss=2.718281828459045e-5)]
+    for step in steps:
+        spool.append(step)
+        uploader.collect()
+        uploader.upload()
+    assert steps_of(MeasurementReader(store).read()) == [(3, step) for step in steps]
+
+
+def test_flush_is_answered_after_everything_before_it_is_stored(store, tmp_path):
+    spool = Spool(spool_path(tmp_path))
+    uploader = SpoolUploader(store, 1, tmp_path)
+    spool.append(make_step(1, 0))
+    spool.append(Flush(at=at(1)))
+    uploader.collect()
+    assert uploader.wants_upload
+    assert not uploaded_path(tmp_path).exists()
+    uploader.upload()
+    size = spool_path(tmp_path).stat().st_size
+    uploaded = Uploaded.model_validate_json(uploaded_path(tmp_path).read_bytes())
+    assert uploaded.num_bytes == size
+    assert not uploader.wants_upload
+
+
+class Down:
+    """A store that cannot be reached until it is told to come back."""
+
+    def __init__(self, inner):
+        self.inner, self.is_down = inner, True
+
+    def __getattr__(self, name):
+        if self.is_down:
+            raise StoreUnreachable("down", "Try again.")
+        return getattr(self.inner, name)
+
+
+def test_store_that_is_down_for_a_while_costs_no_record(store, tmp_path):
+    down = Down(store)
+    spool = Spool(spool_path(tmp_path))
+    uploader = SpoolUploader(down, 1, tmp_path)
+    for number in (1, 2):
+        spool.append(make_step(number, number))
+        uploader.collect()
+        with pytest.raises(StoreUnreachable):
+            uploader.upload()
+    down.is_down = False
+    uploader.upload()
+    uploader.upload()
+    assert [step.step for _, step in steps_of(MeasurementReader(store).read())] == [1, 2]
+    assert len(store.list(STEPS)) == 1
+
+
+def test_log_is_uploaded_piece_by_piece(store, tmp_path):
+    log = tmp_path / "train.log"
+    log.touch()
+    uploader = LogUploader(store, 2, log)
+    for text in ("first\n", "", "second\n"):
+        with log.open("a") as file:
+            file.write(text)
+        uploader.upload()
+    pieces = [store.get(entry.key).data for entry in store.list("logs/")]
+    assert pieces == [b"first\n", b"second\n"]
+
+
+def test_lease_runs_out_only_when_the_heartbeat_stands_still(store):
+    store.put(heartbeat_key("boss"), b"1")
+    lease = OwnerLease(store, "boss", lease_seconds=10, monotonic_now=0)
+    assert not lease.is_lost(9)
+    store.put(heartbeat_key("boss"), b"2")
+    assert not lease.is_lost(15)
+    assert not lease.is_lost(25)
+    assert lease.is_lost(26)
+
+
+def test_lease_runs_out_when_the_store_cannot_be_reached(store):
+    lease = OwnerLease(Down(store), "boss", lease_seconds=10, monotonic_now=0)
+    assert not lease.is_lost(10)
+    assert lease.is_lost(11)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (AgentExit.DONE, EndReason.SUCCEEDED),
+        (AgentExit.PREEMPTED, EndReason.PREEMPTED),
+        (AgentExit.FENCED, EndReason.FENCED),
+        (AgentExit.STOPPED, EndReason.STOPPED),
+        (AgentExit.HANG, EndReason.HANG),
+        (AgentExit.FAILED, EndReason.TRAINING_FAILED),
+        (-9, EndReason.NODE_LOST),
+        (139, EndReason.NODE_LOST),
+    ],
+)
+def test_exit_status_tells_the_reason_and_unknown_ones_mean_a_lost_node(status, reason):
+    assert reason_for_exit(status) is reason

@@ -1,0 +1,155 @@
+"""Cost and goodput: every dollar and every second once."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from orchestrator.attempts import EndReason
+from orchestrator.cost import bill, launch_usd, on_demand_usd, scale_of
+from orchestrator.goodput import Bucket, account
+from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored, FinalState, RunEnded
+from orchestrator.ledger.fold import fold
+from orchestrator.policy.decide import StopReason
+from train.spool import PhaseName
+
+from tests.orchestrator.histories import (
+    Ledger,
+    at,
+    make_offer,
+    make_record,
+    measured_phase,
+    measured_step,
+)
+
+RECORD = make_record()  # 1 wall second is 1 market minute
+
+
+def test_compute_is_price_times_market_time_from_ready_to_gone():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=61, attempt=1)
+    state = fold(RECORD, ledger.entries)
+    assert bill(state, at(100)).compute == Decimal(10)  # 60 s = 1 h at $10
+
+
+def test_running_node_is_billed_until_now():
+    ledger = Ledger()
+    ledger.launch("one", 0, attempt=1)
+    assert bill(fold(RECORD, ledger.entries), at(31)).compute == Decimal(5)
+
+
+def test_launch_without_capacity_costs_nothing():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=50, reason=EndReason.NO_CAPACITY)
+    assert bill(fold(RECORD, ledger.entries), at(60)).total == Decimal("0.000010")  # its facts' PUTs
+
+
+def test_deleted_checkpoint_stops_costing():
+    kept, deleted = Ledger(), Ledger()
+    kept.commit(0, attempt=1, step=5, num_bytes=10**12)
+    deleted.entries += kept.entries
+    deleted.add(30, CheckpointDeleted(checkpoint="checkpoints/step-00000005.a001"))
+    full = bill(fold(RECORD, kept.entries), at(60)).storage
+    half = bill(fold(RECORD, deleted.entries), at(60)).storage
+    assert full == pytest.approx(2 * half, abs=Decimal("0.00001"))
+    assert full > 0
+
+
+@pytest.mark.parametrize(
+    ("offer", "usd"),
+    [
+        (make_offer("us-east-1"), "0"),
+        (make_offer("us-west-2"), "0.2"),
+        (make_offer("us-central1", cloud="gcp"), "0.9"),
+    ],
+)
+def test_restoring_elsewhere_pays_egress_by_distance(offer, usd):
+    ledger = Ledger()
+    ledger.launch("one", 0, attempt=1, offer=offer)
+    restored = CheckpointRestored(attempt=1, step=5, num_bytes=10 * 10**9)
+    ledger.add(3, restored, writer="agent-1")
+    assert bill(fold(RECORD, ledger.entries), at(9)).egress == Decimal(usd)
+
+
+def test_on_demand_equivalent_counts_productive_time_and_one_startup():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=61, attempt=1)
+    ledger.launch("two", 61, until=122, attempt=2)
+    state = fold(RECORD, ledger.entries)
+    half_hour = timedelta(seconds=30)
+    productive = {"one": half_hour, "two": half_hour}
+    assert on_demand_usd(state, productive, timedelta(seconds=6)) == Decimal(33)
+
+
+def test_steps_trained_again_count_once_as_lost_work():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=20, attempt=1)
+    ledger.commit(10, attempt=1, step=2)
+    ledger.launch("two", 20, until=40, attempt=2, step=2, reason=EndReason.SUCCEEDED)
+    ledger.commit(36, attempt=2, step=5)
+    ledger.add(40, RunEnded(state=FinalState.SUCCEEDED, reason=StopReason.DONE, why="done"))
+    measured = [
+        *(measured_step(1, step, 5 + 2 * step, seconds=2.0) for step in range(1, 6)),
+        measured_phase(2, PhaseName.RESTORE, 24, 1.0),
+        *(measured_step(2, step, 23 + 2 * (step - 2), seconds=2.0) for step in range(3, 6)),
+    ]
+    goodput = account(fold(RECORD, ledger.entries), measured, at(100))
+    seconds = {bucket: time.total_seconds() for bucket, time in goodput.seconds().items()}
+    assert seconds[Bucket.PRODUCTIVE] == 2 * 2 + 3 * 2
+    # steps 3 to 5 of the first attempt, and the 3 s it went on after its last record
+    assert seconds[Bucket.LOST_WORK] == 3 * 2 + 3
+    assert goodput.wall == timedelta(seconds=40)
+
+
+def test_uncommitted_steps_of_a_stopped_run_are_lost():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=20, attempt=1, reason=EndReason.STOPPED)
+    ledger.commit(8, attempt=1, step=1)
+    measured = [measured_step(1, 1, 5), measured_step(1, 2, 6)]
+    seconds = account(fold(RECORD, ledger.entries), measured, at(20)).seconds()
+    assert seconds[Bucket.PRODUCTIVE] == timedelta(seconds=1)
+    assert seconds[Bucket.LOST_WORK] == timedelta(seconds=1)
+
+
+def test_time_without_nodes_is_waiting():
+    ledger = Ledger()
+    ledger.launch("one", 30, until=40)
+    seconds = account(fold(RECORD, ledger.entries), [], at(60)).seconds()
+    assert seconds[Bucket.WAITING] == timedelta(seconds=50)
+    assert seconds[Bucket.STARTUP] == timedelta(seconds=10)
+
+
+moments = st.floats(-30, 300, allow_nan=False)
+lengths = st.floats(0, 50, allow_nan=False)
+
+
+@given(
+    st.lists(st.tuples(moments, lengths, st.booleans()), max_size=5),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9), moments, lengths), max_size=20),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from(PhaseName), moments, lengths), max_size=8
+    ),
+    moments,
+)
+def test_seconds_add_up_to_the_wall_time_and_parts_to_the_total(launches, steps, phases, now):
+    ledger = Ledger()
+    for number, (start, length, is_open) in enumerate(launches, start=1):
+        until = None if is_open else start + length
+        ledger.launch(f"launch-{number}", start, until=until, attempt=number, step=number)
+        ledger.commit(start + length, attempt=number, step=number)
+    measured = [measured_step(a, s, start, seconds=length) for a, s, start, length in steps]
+    measured += [measured_phase(a, name, start, length) for a, name, start, length in phases]
+    state = fold(RECORD, ledger.entries)
+    goodput = account(state, measured, at(now))
+    seconds = goodput.seconds()
+    assert sum(seconds.values(), timedelta()) == goodput.wall
+    assert all(time >= timedelta() for time in seconds.values())
+    parts = bill(state, at(now))
+    assert sum((getattr(parts, part.name) for part in fields(parts)), Decimal(0)) == parts.total
+    assert all(getattr(parts, part.name) >= 0 for part in fields(parts))
+    by_attempt = [launch_usd(launch, at(now), scale_of(state)) for launch in state.launches]
+    assert sum(by_attempt, Decimal(0)) == parts.compute

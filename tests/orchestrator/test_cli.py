@@ -1,0 +1,287 @@
+"""The command line: exit codes, one line what and one line what to do, JSON documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from checkpoints.store import open_store
+from click.testing import CliRunner
+from orchestrator import cli as cli_module
+from orchestrator.attempts import EndReason
+from orchestrator.home import run_home
+from orchestrator.ledger.facts import FinalState, RunEnded
+from orchestrator.ledger.record import create_record
+from orchestrator.policy.decide import StopReason
+from orchestrator.runs import remember_run
+from train.spool import PhaseName
+
+from tests.orchestrator.histories import (
+    Ledger,
+    make_record,
+    measured_phase,
+    measured_step,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def orchestrate(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["orchestrate", *map(str, arguments)])
+        try:
+            cli_module.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def finished(tmp_path) -> str:
+    """A store with one run that was preempted once and finished; returns its URL."""
+    url = (tmp_path / "store").as_uri()
+    folder = open_store(f"{url}/demo")
+    record = make_record(store=url)
+    create_record(folder, record)
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 1, until=20, attempt=1)
+    ledger.commit(12, attempt=1, step=4)
+    ledger.launch("two", 21, until=50, attempt=2, step=4, reason=EndReason.SUCCEEDED)
+    ledger.commit(49, attempt=2, step=10)
+    ledger.add(50, RunEnded(state=FinalState.SUCCEEDED, reason=StopReason.DONE, why="done"))
+    for entry in ledger.entries:
+        key = f"events/{entry.writer}/{entry.number:08d}.jsonl"
+        folder.create(key, entry.model_dump_json().encode())
+    measured = [measured_step(1, step, 4 + 2 * step, seconds=2) for step in range(1, 7)]
+    measured += [measured_phase(2, PhaseName.RESTORE, 25, 1)]
+    measured += [measured_step(2, step, 18 + 2 * step, seconds=2) for step in range(5, 11)]
+    for attempt in (1, 2):
+        lines = [one.record.model_dump_json() for one in measured if one.attempt == attempt]
+        folder.put(f"steps/{attempt:06d}/00000000.jsonl", "\n".join(lines).encode())
+    remember_run(run_home(url, "demo"), "demo", url)
+    return url
+
+
+def write_spec(folder: Path, **changes: object) -> Path:
+    spec = {
+        "name": "demo",
+        "store": str(folder / "store"),
+        "infra": "local",
+        "model": {"base": str(EXAMPLES / "tiny-llama"), "max_length": 128},
+        "data": {"train": str(EXAMPLES / "conversations.json")},
+        "train": {"num_steps": 4},
+        "limits": {"budget_usd": 5},
+    }
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({**spec, **changes}))
+    return path
+
+
+def assert_two_lines(err: str, *words: str) -> None:
+    lines = err.strip().splitlines()
+    assert len(lines) == 2, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_status_document_holds_the_contract(orchestrate, finished):
+    code, out, _ = orchestrate("status", "demo", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert next(iter(document)) == "schema_version"
+    wanted = {
+        *("run", "state", "as_of", "step", "num_steps", "last_commit_step", "num_preemptions"),
+        *("attempts", "replay", "usd", "budget_usd", "deadline_at", "eta_at", "goodput"),
+    }
+    assert wanted <= document.keys()
+    assert document["state"] == "SUCCEEDED"
+    assert (document["step"], document["last_commit_step"]) == (10, 10)
+    assert document["replay"] == {"steps": 2, "max_abs_diff": 0.0, "differing": []}
+    assert document["num_preemptions"] == 1
+    first = document["attempts"][0]
+    wanted = {
+        *("attempt", "cloud", "region", "zone", "market", "nodes", "started_at", "ended_at"),
+        *("end_reason", "usd"),
+    }
+    assert wanted <= first.keys()
+    assert (first["end_reason"], first["market"]) == ("preempted", "spot")
+    assert document["simulated"] is True
+
+
+def test_cost_document_adds_up_exactly(orchestrate, finished):
+    _, out, _ = orchestrate("cost", "demo", "--json")
+    document = json.loads(out, parse_float=Decimal)
+    assert sum(document["parts"].values()) == document["total_usd"] > 0
+    assert set(document["parts"]) == {
+        *("compute", "storage", "requests", "egress", "controller", "failed_launches")
+    }
+    assert sum(document["seconds"].values()) == document["wall_seconds"] == 50
+    assert document["simulated"] is True
+    attempts = sum(attempt["usd"] for attempt in document["attempts"])
+    assert attempts == document["parts"]["compute"]
+
+
+def test_people_are_told_what_is_simulated(orchestrate, finished):
+    for command in ("status", "cost"):
+        code, out, _ = orchestrate(command, "demo")
+        assert code == 0
+        assert "simulated" in out
+
+
+def test_runs_without_a_name_are_listed_and_broken_ones_do_not_hide_the_rest(orchestrate, finished):
+    broken = open_store(f"{finished}/broken")
+    broken.create("run.json", b"{")
+    code, out, _ = orchestrate("status", "--store", finished, "--json")
+    assert code == 0
+    states = {run["run"]: run["state"] for run in json.loads(out)["runs"]}
+    assert states == {"demo": "SUCCEEDED", "broken": "UNKNOWN"}
+
+
+def test_empty_states_explain_themselves(orchestrate):
+    code, out, err = orchestrate("status")
+    assert (code, out) == (0, "")
+    assert "orchestrate launch" in err
+
+
+def test_unknown_run_suggests_the_nearest_name(orchestrate, finished):
+    code, out, err = orchestrate("status", "dmo")
+    assert (code, out) == (2, "")
+    assert_two_lines(err, "did you mean demo?")
+
+
+def test_unknown_command_suggests_the_nearest(orchestrate):
+    code, _, err = orchestrate("lunch")
+    assert code == 2
+    assert "Did you mean launch?" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"limits": {"budgt": 5}}, ["unknown key limits.budgt"]),
+        ({"train": {"num_steps": 0}}, ["train.num_steps"]),
+        ({"data": {"train": "/nowhere/data.json"}}, ["/nowhere/data.json", "does not exist"]),
+        ({"model": {"base": "/nowhere/model"}}, ["/nowhere/model", "not a folder"]),
+        ({"data": {"train": "https://example.invalid/x.json"}}, ["URL"]),
+        ({"nodes": {"accelerators": "TPU:8"}}, ["TPU:8"]),
+    ],
+)
+def test_bad_specs_exit_2_in_two_lines(orchestrate, tmp_path, changes, words):
+    for command in (["plan"], ["launch", "--yes"]):
+        code, out, err = orchestrate(command[0], write_spec(tmp_path, **changes), *command[1:])
+        assert (code, out) == (2, "")
+        assert_two_lines(err, *words)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [
+        "not json",
+        "[]",
+        '[{"id": "a", "conversations": [{"from": "human", "value": "hello"}]}]',
+        '{"a": 1}',
+    ],
+)
+def test_data_without_anything_to_train_on_exits_2_in_two_lines(
+    orchestrate, tmp_path, conversations
+):
+    data = tmp_path / "data.json"
+    data.write_text(conversations)
+    code, _, err = orchestrate("launch", write_spec(tmp_path, data={"train": str(data)}), "--yes")
+    assert code == 2
+    assert_two_lines(err)
+    assert not (tmp_path / "store").exists()
+
+
+def test_store_that_cannot_be_written_exits_2_in_two_lines(orchestrate, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    spec = write_spec(tmp_path, store=str(tmp_path / "file" / "store"))
+    code, _, err = orchestrate("launch", spec, "--yes")
+    assert code == 2
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()[-2:]) == 2
+
+
+def test_store_that_cannot_be_reached_exits_3(orchestrate, tmp_path, monkeypatch):
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = orchestrate("status", "demo", "--store", "s3://bucket/runs")
+    assert code == 3
+    assert_two_lines(err, "s3://bucket")
+
+
+def test_different_run_of_the_same_name_is_refused_and_left_alone(orchestrate, finished, tmp_path):
+    before = open_store(f"{finished}/demo").get("run.json").data
+    spec = write_spec(tmp_path, store=finished, train={"num_steps": 7})
+    code, _, err = orchestrate("launch", spec, "--yes")
+    assert code == 2
+    assert "different run of that name" in err
+    assert "--set name=" in err
+    assert open_store(f"{finished}/demo").get("run.json").data == before
+
+
+def test_launch_without_a_terminal_needs_yes(tmp_path):
+    spec = write_spec(tmp_path)
+    result = CliRunner().invoke(cli_module.cli, ["launch", str(spec)])
+    assert result.exit_code == 2
+    assert "--yes" in result.output
+    assert not (tmp_path / "store").exists()
+
+
+def test_clouds_are_planned_but_not_launched_by_this_version(orchestrate):
+    code, out, _ = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["estimate"]["usd_cheapest"] > 0
+    assert document["worst_case_usd"] == 450
+    code, _, err = orchestrate("launch", EXAMPLES / "vicuna-13b.yaml", "--yes")
+    assert code == 2
+    assert "SkyPilot" in err
+
+
+def test_delete_needs_the_name_and_leaves_nothing(orchestrate, finished):
+    for arguments in (["delete", "demo"], ["delete", "demo", "--confirm", "other"]):
+        code, _, _ = orchestrate(*arguments)
+        assert code == 2
+        assert open_store(f"{finished}/demo").list("")
+    code, _, _ = orchestrate("delete", "demo", "--confirm", "demo")
+    assert code == 0
+    assert open_store(f"{finished}/demo").list("") == []
+
+
+def test_resume_refuses_to_change_what_the_run_is(orchestrate, finished):
+    code, _, err = orchestrate("resume", "demo", "--yes", "--set", "train.seed=1")
+    assert code == 2
+    assert_two_lines(err, "train decides what the run is")
+
+
+def test_dashboard_is_one_page_that_fetches_nothing(orchestrate, finished, tmp_path):
+    page = tmp_path / "demo.html"
+    code, _, err = orchestrate("dashboard", "demo", "--export", page)
+    assert code == 0, err
+    text = page.read_text()
+    assert "demo" in text
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)

@@ -1,0 +1,198 @@
+"""decide(): where, when, and when not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from orchestrator.attempts import EndReason, RetryBudget, charged_to
+from orchestrator.offers import Market, MarketPreference, Offer
+from orchestrator.policy.decide import (
+    MAX_FAILURES,
+    MAX_PREEMPTIONS,
+    RETRY_ZONE_AFTER,
+    History,
+    Keep,
+    Launch,
+    LaunchRecord,
+    Limits,
+    Stop,
+    StopReason,
+    Wait,
+    decide,
+)
+
+from tests.orchestrator.histories import START, make_offer
+
+EAST = make_offer("us-east-1", usd="8")
+WEST = make_offer("us-west-2", usd="9")
+EAST_B = make_offer("us-east-1", usd="8.5", zone="us-east-1-b")
+ON_DEMAND = make_offer("us-east-1", Market.ON_DEMAND, usd="30")
+HOUR = timedelta(hours=1)
+NOTHING_YET = History(
+    launches=(),
+    usd=Decimal(0),
+    usd_per_hour=Decimal(0),
+    work_left=None,
+    is_complete=False,
+    stop_requested=False,
+)
+LIMITS = Limits(
+    budget_usd=Decimal(100), deadline_at=None, market=MarketPreference.SPOT_WITH_FALLBACK
+)
+
+
+def ended(offer: Offer, reason: EndReason, at: datetime = START) -> LaunchRecord:
+    return LaunchRecord(offer=offer, started_at=at - HOUR, ended_at=at, reason=reason)
+
+
+def after(*launches: LaunchRecord) -> History:
+    return replace(NOTHING_YET, launches=launches)
+
+
+def test_first_launch_takes_the_cheapest_spot_offer():
+    decision = decide(NOTHING_YET, [WEST, ON_DEMAND, EAST], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == EAST
+    assert "$8/h" in decision.why
+
+
+def test_running_launch_is_kept():
+    running = LaunchRecord(offer=EAST, started_at=START)
+    assert isinstance(decide(after(running), [EAST, WEST], LIMITS, START), Keep)
+
+
+@pytest.mark.parametrize("reason", [EndReason.PREEMPTED, EndReason.NODE_LOST])
+def test_region_just_lost_is_avoided_in_all_its_zones(reason):
+    decision = decide(after(ended(EAST, reason)), [EAST, EAST_B, WEST], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == WEST
+
+
+def test_region_just_lost_is_taken_again_when_no_other_has_capacity():
+    history = after(ended(EAST, EndReason.PREEMPTED), ended(WEST, EndReason.NO_CAPACITY))
+    decision = decide(history, [EAST, WEST], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == EAST
+    assert "no other region" in decision.why
+
+
+def test_failed_training_does_not_move_the_run_elsewhere():
+    decision = decide(after(ended(EAST, EndReason.TRAINING_FAILED)), [EAST, WEST], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == EAST
+
+
+def test_spot_nowhere_falls_back_to_on_demand_without_a_deadline():
+    history = after(ended(EAST, EndReason.NO_CAPACITY), ended(WEST, EndReason.NO_CAPACITY))
+    decision = decide(history, [EAST, WEST, ON_DEMAND], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == ON_DEMAND
+
+
+def test_spot_nowhere_waits_while_the_deadline_has_slack():
+    limits = replace(LIMITS, deadline_at=START + 20 * HOUR)
+    history = replace(after(ended(EAST, EndReason.NO_CAPACITY)), work_left=2 * HOUR)
+    decision = decide(history, [EAST, ON_DEMAND], limits, START)
+    assert decision == Wait(until=START + RETRY_ZONE_AFTER, why=decision.why)
+
+
+def test_zone_without_capacity_is_asked_again_later():
+    history = after(ended(EAST, EndReason.NO_CAPACITY))
+    decision = decide(history, [EAST], LIMITS, START + RETRY_ZONE_AFTER)
+    assert isinstance(decision, Launch)
+
+
+def test_close_deadline_goes_on_demand_although_spot_is_cheaper():
+    limits = replace(LIMITS, deadline_at=START + 2 * HOUR)
+    history = replace(NOTHING_YET, work_left=2 * HOUR)
+    decision = decide(history, [EAST, ON_DEMAND], limits, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == ON_DEMAND
+    assert "deadline" in decision.why
+
+
+def test_run_stops_before_its_budget_is_exceeded():
+    history = replace(NOTHING_YET, usd=Decimal("99.8"), usd_per_hour=Decimal(8))
+    decision = decide(history, [EAST], LIMITS, START)
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.BUDGET
+
+
+def test_preemption_does_not_use_up_the_failure_budget():
+    launches = [ended(EAST, EndReason.PREEMPTED)] * (MAX_PREEMPTIONS - 1)
+    failures = [ended(EAST, EndReason.TRAINING_FAILED)] * (MAX_FAILURES - 1)
+    assert isinstance(decide(after(*launches, *failures), [WEST], LIMITS, START), Launch)
+
+
+def test_repeated_training_failures_stop_the_run():
+    history = after(*[ended(EAST, EndReason.TRAINING_FAILED)] * MAX_FAILURES)
+    decision = decide(history, [EAST], LIMITS, START)
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.TOO_MANY_FAILURES
+
+
+def test_endless_preemptions_stop_the_run():
+    decision = decide(
+        after(*[ended(EAST, EndReason.NODE_LOST)] * MAX_PREEMPTIONS), [EAST], LIMITS, START
+    )
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.TOO_MANY_PREEMPTIONS
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"is_complete": True}, StopReason.DONE), ({"stop_requested": True}, StopReason.REQUESTED)],
+)
+def test_finished_and_stopped_runs_launch_nothing(change, reason):
+    decision = decide(replace(NOTHING_YET, **change), [EAST], LIMITS, START)
+    assert isinstance(decision, Stop)
+    assert decision.reason is reason
+
+
+def test_every_end_reason_is_charged_to_one_budget():
+    assert {charged_to(reason) for reason in EndReason} == set(RetryBudget)
+
+
+OFFERS = [EAST, EAST_B, WEST, make_offer("eu-west-1", usd="9.5"), ON_DEMAND]
+past_launches = st.lists(
+    st.builds(
+        ended,
+        st.sampled_from(OFFERS),
+        st.sampled_from([EndReason.PREEMPTED, EndReason.NODE_LOST, EndReason.NO_CAPACITY]),
+        st.integers(0, 600).map(lambda minutes: START - timedelta(minutes=minutes)),
+    ),
+    max_size=12,
+).map(lambda launches: sorted(launches, key=lambda launch: launch.started_at))
+
+
+@given(past_launches)
+def test_launches_only_what_is_offered_and_never_where_it_was_just_lost(
+    launches: Sequence[LaunchRecord],
+):
+    decision = decide(after(*launches), OFFERS, LIMITS, START)
+    if isinstance(decision, Wait):
+        assert decision.until > START
+        return
+    assert isinstance(decision, Launch)
+    assert decision.offer in OFFERS
+    came_up = [one for one in launches if one.reason is not EndReason.NO_CAPACITY]
+    refused = {
+        (one.offer.zone, one.offer.market)
+        for one in launches
+        if one.reason is EndReason.NO_CAPACITY and START - one.ended_at < RETRY_ZONE_AFTER
+    }
+    open_elsewhere = [
+        offer
+        for offer in OFFERS
+        if (offer.zone, offer.market) not in refused
+        and came_up
+        and offer.place != came_up[-1].offer.place
+    ]
+    if open_elsewhere:
+        assert decision.offer.place != came_up[-1].offer.place
