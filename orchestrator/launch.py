@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from checkpoints.store import ObjectStore, open_store
@@ -15,6 +16,7 @@ from orchestrator.errors import UsageError
 from orchestrator.inputs import stage_inputs
 from orchestrator.ledger.facts import FinalState, QuotedOffer, RunLaunched
 from orchestrator.ledger.fold import RunState, fold
+from orchestrator.ledger.heartbeat import read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord, create_record, read_record
 from orchestrator.ledger.requests import clear_requests
@@ -22,6 +24,9 @@ from orchestrator.offers import PRICES_AS_OF, PRICES_SOURCE
 from orchestrator.plan import LaunchPlan
 from orchestrator.runs import remember_run
 from orchestrator.spec import AMENDABLE, RunSpec
+
+# A supervisor beats every 2 s; one that has been silent for this long is gone.
+_SUPERVISOR_SILENCE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +87,7 @@ def _supervise(
 
 def _go_on(store: ObjectStore, state: RunState, spec: RunSpec, home: Path, clock: Clock) -> None:
     amended = _amendments(state, spec)
-    supervised = is_supervised(home)
+    supervised = is_supervised(home) or _is_run_elsewhere(store, clock)
     if supervised and not amended:
         return
     if not supervised:
@@ -91,6 +96,16 @@ def _go_on(store: ObjectStore, state: RunState, spec: RunSpec, home: Path, clock
     Journal(store, "cli", clock).note(launched)
     if not supervised:
         start_supervisor(store, home)
+
+
+def _is_run_elsewhere(store: ObjectStore, clock: Clock) -> bool:
+    """Say whether another machine supervises the run: a second one would only fence the first."""
+    return any(
+        heartbeat.writer.startswith("supervisor-")
+        and heartbeat.host != socket.gethostname()
+        and clock.now() - heartbeat.at < _SUPERVISOR_SILENCE
+        for heartbeat in read_heartbeats(store)
+    )
 
 
 def _amendments(state: RunState, spec: RunSpec) -> dict[str, object]:

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -31,7 +29,6 @@ from orchestrator.offers import MarketPreference
 from train.config import CheckpointOptions, DataOptions, ModelOptions, TrainOptions
 
 SCHEMA_VERSION = 1
-MAX_SPEC_BYTES = 1_000_000
 CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -210,146 +207,15 @@ class RunSpec(_Section):
 AMENDABLE = frozenset({"limits", "infra", "checkpoints", "tracking"})
 
 
-def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
-    """Read the spec at `path`, apply `key.path=value` overrides, resolve paths, validate.
-
-    Paths of model and data are relative to the spec's folder; the store's to the current folder.
-
-    Raises:
-        SpecError: with the offending key and value.
-    """
-    document = _read_yaml(path)
-    for override in overrides:
-        _apply_override(document, override)
-    try:
-        spec = RunSpec.model_validate(document)
-    except ValidationError as error:
-        raise SpecError(*_explain(path, error)) from error
-    return _resolve_paths(spec, path.resolve().parent)
-
-
 def parse_spec(document: dict[str, Any]) -> RunSpec:
     """Validate a spec that was resolved before, as run.json holds it."""
     return RunSpec.model_validate(document)
-
-
-def apply_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
-    """Return a resolved spec with `key.path=value` overrides applied.
-
-    Raises:
-        SpecError: with the offending key and value.
-    """
-    document = spec.model_dump(mode="json")
-    for override in overrides:
-        _apply_override(document, override)
-    try:
-        return RunSpec.model_validate(document)
-    except ValidationError as error:
-        raise SpecError(*_explain("the run's spec", error)) from error
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """Return "; did you mean X?" for the closest known word, or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8") if size <= MAX_SPEC_BYTES else ""
-    except OSError as error:
-        raise SpecError(
-            f"Cannot read the spec {path}: {error.strerror}.", "Check the path."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"The spec {path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    if size > MAX_SPEC_BYTES:
-        raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise SpecError(f"The spec {path} is not YAML: {detail}", "Correct it there.") from error
-    if not isinstance(document, dict):
-        raise SpecError(
-            f"The spec {path} holds no mapping of keys.", "See examples/quickstart.yaml."
-        )
-    return document
-
-
-def _apply_override(document: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise SpecError(f"--set {override!r} is not key.path=value.", "Write --set train.seed=1.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {override!r}: the value is not YAML.", "Quote it.") from error
-    *parents, last = key.split(".")
-    section = document
-    for parent in parents:
-        inner = section.get(parent)
-        if inner is None:
-            inner = section[parent] = {}
-        if not isinstance(inner, dict):
-            raise SpecError(f"--set {override!r}: {parent} has no keys.", "Check the key's path.")
-        section = inner
-    section[last] = value
-
-
-def _explain(path: Path | str, error: ValidationError) -> tuple[str, str]:
-    # A misspelt key also leaves its right spelling missing: name the typing error first.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    location = [str(part) for part in first["loc"] if part not in ("tuple[str, ...]",)]
-    key = ".".join(location) or "the file"
-    if first["type"] == "extra_forbidden":
-        known = list(_keys_at(location[:-1]))
-        close = suggest(location[-1], known)
-        return (
-            f"{path}: unknown key {key}{close}" + ("" if close else "."),
-            f"Keys there: {', '.join(known)}.",
-        )
-    if first["type"] == "missing":
-        return f"{path}: the key {key} is missing.", "Add it; examples/quickstart.yaml shows each."
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = "" if isinstance(given, dict) or repr(given) in message else f" (given: {given!r:.80})"
-    return f"{path}: {key}: {message}{shown}.", "Correct the value."
-
-
-def _keys_at(location: Sequence[str]) -> Iterator[str]:
-    model: type[BaseModel] = RunSpec
-    for part in location:
-        if part.isdigit():
-            continue
-        model = _section_of(model.model_fields[part].annotation) or model
-    yield from model.model_fields
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401  # a type expression
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = (_section_of(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((section for section in inner if section is not None), None)
-
-
-def _resolve_paths(spec: RunSpec, folder: Path) -> RunSpec:
-    base = folder / spec.model.base
-    train = folder / spec.data.train
-    is_url = "://" in spec.data.train
-    is_hub_id = not base.exists() and not spec.is_local
-    return spec.model_copy(
-        update={
-            "store": resolve_store(spec.store),
-            "model": spec.model
-            if is_hub_id
-            else spec.model.model_copy(update={"base": str(base.resolve())}),
-            "data": spec.data
-            if is_url
-            else spec.data.model_copy(update={"train": str(train.resolve())}),
-        }
-    )
 
 
 def resolve_store(store: str) -> str:

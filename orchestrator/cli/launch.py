@@ -27,7 +27,8 @@ from orchestrator.launch import launch as launch_run
 from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.plan import LaunchPlan, build_plan
 from orchestrator.runs import find_run
-from orchestrator.spec import AMENDABLE, RunSpec, apply_overrides, load_spec
+from orchestrator.spec import AMENDABLE, RunSpec
+from orchestrator.spec_file import apply_overrides, load_spec
 
 _SHOWN_OFFERS = 6
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import EXAMPLES
+from tests.end_to_end.conftest import EXAMPLES, Workplace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROUGH = {"ranks": 2, "time_scale": 60, "preemptions": [{"after_step": 6}]}
@@ -178,6 +178,20 @@ def test_trainer_is_ours_even_beside_a_users_train_py(workplace):
     done = workplace.run("launch", workplace.write_spec(), "--yes")
     assert done.returncode == 0, done.stderr
     assert Path(sys.executable).exists()
+
+
+def test_run_in_an_s3_store(s3_url, tmp_path):
+    place = Workplace(tmp_path)
+    spec = place.write_spec(store=f"{s3_url}/end-to-end", local=ROUGH)
+    done = place.run("launch", spec, "--yes")
+    assert done.returncode == 0, done.stderr
+    status = place.document("status", "small")
+    assert status["state"] == "SUCCEEDED"
+    assert status["num_preemptions"] == 1
+    assert status["replay"]["max_abs_diff"] == 0
+    assert place.document("checkpoints", "verify", "small")["problems"] == []
+    assert place.run("delete", "small", "--confirm", "small").returncode == 0
+    place.wait_until_quiet()
 
 
 def _step(workplace) -> int:

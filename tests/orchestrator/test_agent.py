@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from checkpoints.errors import StoreUnreachable
 from checkpoints.layout import STEPS, heartbeat_key
 from checkpoints.store import open_store
@@ -10,9 +11,8 @@ from orchestrator.agent.lease import OwnerLease
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
 from orchestrator.ledger.measurements import MeasurementReader, steps_of
-from train.spool import Flush, Spool, Uploaded, spool_path, uploaded_path
-
 from tests.orchestrator.histories import at, make_step
+from train.spool import Flush, Spool, Uploaded, spool_path, uploaded_path
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.attempts import EndReason
 from orchestrator.cost import bill, launch_usd, on_demand_usd, scale_of
 from orchestrator.goodput import Bucket, account
 from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored, FinalState, RunEnded
 from orchestrator.ledger.fold import fold
 from orchestrator.policy.decide import StopReason
-from train.spool import PhaseName
-
 from tests.orchestrator.histories import (
     Ledger,
     at,
@@ -25,6 +24,7 @@ from tests.orchestrator.histories import (
     measured_phase,
     measured_step,
 )
+from train.spool import PhaseName
 
 RECORD = make_record()  # 1 wall second is 1 market minute
 
@@ -45,7 +45,8 @@ def test_running_node_is_billed_until_now():
 def test_launch_without_capacity_costs_nothing():
     ledger = Ledger()
     ledger.launch("one", 0, until=50, reason=EndReason.NO_CAPACITY)
-    assert bill(fold(RECORD, ledger.entries), at(60)).total == Decimal("0.000010")  # its facts' PUTs
+    parts = bill(fold(RECORD, ledger.entries), at(60))
+    assert parts.total == parts.requests == Decimal("0.000010")  # its facts' PUTs
 
 
 def test_deleted_checkpoint_stops_costing():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkpoints.store import open_store
 from click.testing import CliRunner
+
+from checkpoints.store import open_store
 from orchestrator import cli as cli_module
 from orchestrator.attempts import EndReason
 from orchestrator.home import run_home
@@ -18,14 +19,13 @@ from orchestrator.ledger.facts import FinalState, RunEnded
 from orchestrator.ledger.record import create_record
 from orchestrator.policy.decide import StopReason
 from orchestrator.runs import remember_run
-from train.spool import PhaseName
-
 from tests.orchestrator.histories import (
     Ledger,
     make_record,
     measured_phase,
     measured_step,
 )
+from train.spool import PhaseName
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

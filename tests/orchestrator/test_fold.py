@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.attempts import EndReason
 from orchestrator.errors import RecordUnreadable
 from orchestrator.ledger.facts import (
@@ -20,7 +21,6 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.fold import fold
 from orchestrator.policy.decide import StopReason
-
 from tests.orchestrator.histories import Ledger, at, make_record
 
 RECORD = make_record()

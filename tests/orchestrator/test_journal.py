@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from checkpoints.errors import StoreUnreachable
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.clock import SystemClock

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+
 from checkpoints.layout import manifest_key, shard_key
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason
@@ -18,7 +19,6 @@ from orchestrator.ledger.facts import LaunchEnded, LaunchStarted, QuotedOffer, T
 from orchestrator.ledger.fold import fold
 from orchestrator.offers import Market
 from orchestrator.spec import ScriptedPreemption
-
 from tests.orchestrator.histories import START, Ledger, at, make_offer, make_record
 
 RECORD = make_record()

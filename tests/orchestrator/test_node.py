@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+
 from orchestrator.agent.processes import kill_tree
 from orchestrator.cloud.local import node as local_node
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.attempts import EndReason, RetryBudget, charged_to
 from orchestrator.offers import Market, MarketPreference, Offer
 from orchestrator.policy.decide import (
@@ -26,7 +27,6 @@ from orchestrator.policy.decide import (
     Wait,
     decide,
 )
-
 from tests.orchestrator.histories import START, make_offer
 
 EAST = make_offer("us-east-1", usd="8")

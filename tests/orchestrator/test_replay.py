@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from orchestrator.replay import compare_replayed
-
 from tests.orchestrator.histories import measured_step
 
 

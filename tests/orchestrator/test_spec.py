@@ -9,15 +9,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.errors import SpecError
 from orchestrator.offers import Market, MarketPreference, list_offers
-from orchestrator.spec import (
-    apply_overrides,
-    format_duration,
-    load_spec,
-    parse_duration,
-    parse_spec,
-)
+from orchestrator.spec import format_duration, parse_duration, parse_spec
+from orchestrator.spec_file import apply_overrides, load_spec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 MINIMAL = {

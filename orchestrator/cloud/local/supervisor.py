@@ -10,11 +10,10 @@ import logging
 import os
 import secrets
 import socket
-import statistics
 from datetime import datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
+from checkpoints.errors import StoreUnreachable
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
@@ -28,7 +27,6 @@ from orchestrator.cloud.local.preemptions import (
     ScriptedPreemptions,
     find_unfinished_checkpoint,
 )
-from orchestrator.cost import bill, node_rate
 from orchestrator.ledger.facts import (
     DecisionMade,
     FinalState,
@@ -45,24 +43,22 @@ from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.requests import Request, RequestKind, ask
-from orchestrator.offers import Offer
 from orchestrator.policy.decide import (
     Decision,
-    History,
     Keep,
     Launch,
-    LaunchRecord,
-    Limits,
     Stop,
     StopReason,
     Wait,
-    decide,
 )
+from orchestrator.policy.situation import situation
 from train.spool import Notice
 
 _log = logging.getLogger(__name__)
 
 TICK = timedelta(seconds=0.2)
+# Well below the agents' lease, and few enough PUTs to be cheap on S3.
+_BEAT_EVERY = timedelta(seconds=2)
 # A save of a small model lasts a tenth of a second: the script must look this often to be in time.
 _CHECKPOINT_LOOK = timedelta(seconds=0.005)
 _LOOKS_PER_TICK = 100
@@ -85,101 +81,65 @@ class Supervisor:
         self._ledger = LedgerReader(store)
         self._measurements = MeasurementReader(store)
         self._market = MarketTime(origin=record.created_at, scale=record.spec.time_scale)
-        self._offers = tuple(quoted.to_offer() for quoted in record.offers)
         self._source = _preemption_source(record)
         self._node: LocalNode | None = None
         self._taking_back: tuple[Preemption, datetime] | None = None
         self._stopping_since: datetime | None = None
         self._last_wait: str | None = None
+        self._beat_at: datetime | None = None
+        self._is_usurped = False
 
-    def run(self) -> FinalState:
-        """Supervise until the run is over."""
+    def run(self) -> FinalState | None:
+        """Supervise until the run is over; None when another owner has taken the run over."""
         self._beat()
         self._clean_up_after_predecessor()
-        while True:
-            state = self._state()
-            if state.ended is not None:
-                return state.ended.state
-            self._beat()
-            self._watch_node(state)
-            ended = self._act(decide(*self._question(self._state())))
+        while not self._is_usurped:
+            try:
+                ended = self._tick()
+            except StoreUnreachable as error:
+                # The node trains on; facts that could not be written wait in the journal.
+                _log.warning("the store does not answer, trying again: %s", error)
+                ended = None
             if ended is not None:
                 return ended
             self._clock.sleep(TICK)
+        _log.warning("a later attempt of another owner runs this; leaving it alone")
+        return None
+
+    def _tick(self) -> FinalState | None:
+        """Look, act once, and return the final state when the run is over."""
+        self._journal.flush()
+        self._beat()
+        state = self._state()
+        if state.ended is not None:
+            return state.ended.state
+        self._watch_node(state)
+        return None if self._is_usurped else self._act(self._decide())
 
     def _state(self) -> RunState:
         return fold(self._record, self._ledger.read())
 
     def _beat(self) -> None:
+        now = self._clock.now()
+        if self._beat_at is not None and now - self._beat_at < _BEAT_EVERY:
+            return
+        self._beat_at = now
         beat(
             self._store,
             Heartbeat(
                 writer=self._journal.writer,
-                at=self._clock.now(),
+                at=now,
                 host=socket.gethostname(),
                 pid=os.getpid(),
             ),
         )
 
     def _clean_up_after_predecessor(self) -> None:
-        """Destroy nodes whose supervisor died, and say so of every launch that it left open."""
+        """Destroy nodes whose supervisor died; `_watch_node` ends their launches in the ledger."""
         destroy_leftovers(self._nodes)
-        for launch in self._state().launches:
-            if launch.ended_at is None:
-                self._journal.record(
-                    LaunchEnded(
-                        launch=launch.launch,
-                        reason=EndReason.NODE_LOST,
-                        terminated_by=TerminatedBy.US,
-                        detail="its supervisor died",
-                    )
-                )
-        self._journal.flush()
 
-    def _question(self, state: RunState) -> tuple[History, tuple[Offer, ...], Limits, datetime]:
-        """Return what `decide` is to be asked, in market time."""
-        now = self._clock.now()
-        limits = state.spec.limits
-        current = state.current_launch
-        is_billed = current is not None and current.ready_at is not None
-        history = History(
-            launches=tuple(
-                self._as_seen_by_policy(launch)
-                for launch in state.launches
-                if launch.started_at >= state.launched_at
-            ),
-            usd=bill(state, now).total,
-            usd_per_hour=node_rate(current) if current is not None and is_billed else Decimal(0),
-            work_left=self._work_left(state),
-            is_complete=any(one.reason is EndReason.SUCCEEDED for one in state.launches),
-            stop_requested=state.is_stop_requested,
-        )
-        deadline_at = None
-        if limits.deadline is not None:
-            deadline_at = self._record.created_at + limits.deadline
-        return (
-            history,
-            self._offers,
-            Limits(budget_usd=limits.budget_usd, deadline_at=deadline_at, market=limits.market),
-            self._market.at(now),
-        )
-
-    def _as_seen_by_policy(self, launch: LaunchView) -> LaunchRecord:
-        ended_at = launch.ended_at
-        return LaunchRecord(
-            offer=launch.offer,
-            started_at=self._market.at(launch.started_at),
-            ended_at=None if ended_at is None else self._market.at(ended_at),
-            reason=launch.reason,
-        )
-
-    def _work_left(self, state: RunState) -> timedelta | None:
-        """Return the market time of the steps to go, None before any was measured."""
-        seconds = [step.seconds for _, step in steps_of(self._measurements.read())]
-        if not seconds:
-            return None
-        num_left = self._record.num_steps - state.last_commit_step
-        return timedelta(seconds=statistics.median(seconds) * num_left * self._market.scale)
+    def _decide(self) -> Decision:
+        return situation(self._state(), self._measurements.read(), self._clock.now()).decide()
 
     def _act(self, decision: Decision) -> FinalState | None:
         match decision:
@@ -252,7 +212,12 @@ class Supervisor:
 
     def _watch_node(self, state: RunState) -> None:
         launch = state.current_launch
-        if self._node is None or launch is None:
+        if launch is None:
+            return
+        if self._node is None:
+            # Left open by a supervisor that died, or by a store that failed while we launched.
+            lost = EndReason.NODE_LOST
+            self._end_launch(launch.launch, lost, TerminatedBy.US, "its supervisor lost it")
             return
         status = self._node.poll()
         if status is not None:
@@ -308,6 +273,8 @@ class Supervisor:
         """Turn the agent's exit into the end of the launch."""
         detail = self._taking_back[0].detail if self._taking_back is not None else None
         reason = reason_for_exit(status)
+        # We run one node at a time, so the later attempt that fenced it is not ours.
+        self._is_usurped = reason is EndReason.FENCED
         by = TerminatedBy.ITSELF
         if status == AgentExit.PREEMPTED and self._taking_back is not None:
             by = TerminatedBy.CLOUD

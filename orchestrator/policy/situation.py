@@ -1,0 +1,88 @@
+"""What a policy may know of a run: facts and measurements turned into the question of `decide`.
+
+Every backend asks through here, so that the local supervisor and a cloud's controller decide alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from orchestrator.attempts import EndReason
+from orchestrator.clock import MarketTime
+from orchestrator.cost import bill, node_rate
+from orchestrator.ledger.fold import LaunchView, RunState
+from orchestrator.ledger.measurements import Measured, steps_of
+from orchestrator.offers import Offer
+from orchestrator.policy.decide import Decision, History, LaunchRecord, Limits, decide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """One question to the policy, in market time."""
+
+    history: History
+    offers: tuple[Offer, ...]
+    limits: Limits
+    now: datetime
+
+    def decide(self) -> Decision:
+        """Return the policy's answer."""
+        return decide(self.history, self.offers, self.limits, self.now)
+
+
+def market_time(state: RunState) -> MarketTime:
+    """Return how the run's market time relates to the wall's."""
+    return MarketTime(origin=state.record.created_at, scale=state.record.spec.time_scale)
+
+
+def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> Situation:
+    """Return what is known at the wall instant `now`."""
+    market, limits, current = market_time(state), state.spec.limits, state.current_launch
+    is_billed = current is not None and current.ready_at is not None
+    history = History(
+        launches=tuple(
+            _as_record(launch, market)
+            for launch in state.launches
+            if launch.started_at >= state.launched_at
+        ),
+        usd=bill(state, now).total,
+        usd_per_hour=node_rate(current) if current is not None and is_billed else Decimal(0),
+        work_left=_work_left(state, measured, market),
+        is_complete=any(one.reason is EndReason.SUCCEEDED for one in state.launches),
+        stop_requested=state.is_stop_requested,
+    )
+    deadline = limits.deadline
+    return Situation(
+        history=history,
+        offers=tuple(quoted.to_offer() for quoted in state.record.offers),
+        limits=Limits(
+            budget_usd=limits.budget_usd,
+            deadline_at=None if deadline is None else state.record.created_at + deadline,
+            market=limits.market,
+        ),
+        now=market.at(now),
+    )
+
+
+def _as_record(launch: LaunchView, market: MarketTime) -> LaunchRecord:
+    return LaunchRecord(
+        offer=launch.offer,
+        started_at=market.at(launch.started_at),
+        ended_at=None if launch.ended_at is None else market.at(launch.ended_at),
+        reason=launch.reason,
+    )
+
+
+def _work_left(
+    state: RunState, measured: Sequence[Measured], market: MarketTime
+) -> timedelta | None:
+    """Return the market time that the steps to go will take, None before any was measured."""
+    seconds = [step.seconds for _, step in steps_of(measured)]
+    if not seconds:
+        return None
+    num_left = state.record.num_steps - state.last_commit_step
+    return timedelta(seconds=statistics.median(seconds) * num_left * market.scale)
