@@ -1,0 +1,68 @@
+"""All that a run's page says, as one value: whatever serves pages fills the same templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.dashboard.breakdown import Breakdown, build_cost, build_places, build_seconds
+from orchestrator.dashboard.curves import Plot, build_loss, build_spend
+from orchestrator.dashboard.sources import gather
+from orchestrator.dashboard.summary import Header, Indicator, build_header, build_indicators
+from orchestrator.dashboard.tables import (
+    Table,
+    build_attempts,
+    build_checkpoints,
+    build_decisions,
+    build_launch_seconds,
+    build_losses,
+    build_preemptions,
+    build_provenance,
+    build_replays,
+)
+from orchestrator.dashboard.timeline import Timeline, build_timeline
+from orchestrator.view import RunView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One run at one instant."""
+
+    header: Header
+    indicators: tuple[Indicator, ...]
+    cost: Breakdown
+    places: Breakdown
+    seconds: Breakdown
+    timeline: Timeline
+    launch_seconds: Table
+    attempts: Table
+    loss: Plot | None
+    losses: Table
+    replays: Table
+    spend: Plot | None
+    preemptions: Table
+    checkpoints: Table
+    decisions: Table
+    provenance: Table
+
+
+def build_page(view: RunView) -> Page:
+    """Return the page's content; the same view gives the same page."""
+    sources = gather(view)
+    return Page(
+        header=build_header(sources),
+        indicators=build_indicators(sources),
+        cost=build_cost(sources),
+        places=build_places(sources),
+        seconds=build_seconds(sources),
+        timeline=build_timeline(sources),
+        launch_seconds=build_launch_seconds(sources),
+        attempts=build_attempts(sources),
+        loss=build_loss(sources),
+        losses=build_losses(sources),
+        replays=build_replays(sources),
+        spend=build_spend(sources),
+        preemptions=build_preemptions(sources),
+        checkpoints=build_checkpoints(sources),
+        decisions=build_decisions(sources),
+        provenance=build_provenance(sources),
+    )

@@ -1,0 +1,283 @@
+"""The page's tables: rows of text, ready to lay out; the first cell names its row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.dashboard.formats import (
+    NOTHING,
+    write_bytes,
+    write_duration,
+    write_instant,
+    write_number,
+    write_seconds,
+    write_usd,
+    write_words,
+)
+from orchestrator.dashboard.sources import LaunchSummary, Sources
+from orchestrator.goodput import Bucket
+from orchestrator.ledger.measurements import latest_by_step, steps_of
+from train.spool import Commit, Step
+
+# A page stays readable and small; the run folder holds the rest.
+_MOST_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column's heading; numbers align right."""
+
+    name: str
+    is_number: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table; `empty` is what to say when it has no rows."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    empty: str
+    note: str | None = None
+
+
+def _columns(*names: str) -> tuple[Column, ...]:
+    """Return columns; a name that begins with # holds numbers."""
+    return tuple(Column(name=name.lstrip("#"), is_number=name.startswith("#")) for name in names)
+
+
+def build_attempts(sources: Sources) -> Table:
+    """Return every launch with where, when, how far and why it ended."""
+    return Table(
+        caption="Every launch in order, with its end",
+        columns=_columns(
+            "Attempt",
+            "Zone",
+            "#$ per hour",
+            "Launched",
+            "#Ran",
+            "#From step",
+            "#To step",
+            "#Cost",
+            "End",
+            "Detail",
+        ),
+        rows=tuple(_attempt_row(sources, summary) for summary in sources.launches[-_MOST_ROWS:]),
+        empty="Nothing has been launched yet: the first decision is still to come.",
+        note=_cut_note(len(sources.launches)),
+    )
+
+
+def build_preemptions(sources: Sources) -> Table:
+    """Return what each preemption cost."""
+    lost = [summary for summary in sources.launches if summary.is_lost]
+    return Table(
+        caption="What each preemption cost",
+        columns=_columns(
+            "Attempt",
+            "At",
+            "Notice",
+            "#Checkpoint age, steps",
+            "#Steps lost",
+            "#Time lost",
+            "#Cost of the attempt",
+            "Detail",
+        ),
+        rows=tuple(_preemption_row(summary) for summary in lost),
+        empty="No node has been taken back or lost.",
+        note="Time lost is wall time of steps that were trained again, and of what the node did "
+        "after its last report; coming back is counted as start-up and restore.",
+    )
+
+
+def build_checkpoints(sources: Sources) -> Table:
+    """Return the committed checkpoints, newest first."""
+    records = (one.record for one in sources.view.measured)
+    saves = {record.manifest: record for record in records if isinstance(record, Commit)}
+    commits = sorted(sources.view.state.commits, key=lambda one: (-one.step, -one.attempt))
+    rows = []
+    for index, commit in enumerate(commits):
+        save = saves.get(commit.manifest)
+        deleted = f"deleted {commit.deleted_at:%H:%M:%S}" if commit.deleted_at is not None else None
+        rows.append(
+            (
+                f"{commit.step:,}",
+                str(commit.attempt),
+                write_instant(save.at if save is not None else commit.at),
+                write_bytes(commit.num_bytes),
+                NOTHING if save is None else write_seconds(save.seconds),
+                deleted or ("kept, newest" if index == 0 else "kept"),
+            )
+        )
+    return Table(
+        caption="Committed checkpoints, newest first",
+        columns=_columns("Step", "#Attempt", "Committed", "#Size", "#Save took", "State"),
+        rows=tuple(rows[:_MOST_ROWS]),
+        empty="Nothing has been committed: without a checkpoint the next attempt begins at step 0.",
+        note=_cut_note(len(rows)),
+    )
+
+
+def build_decisions(sources: Sources) -> Table:
+    """Return what was decided and why, in order."""
+    state = sources.view.state
+    rows: list[tuple[str, ...]] = []
+    for at, decision in state.decisions:
+        until = f" Until {write_instant(decision.until)}." if decision.until is not None else ""
+        rows.append((write_instant(at), decision.action, f"{decision.why}{until}"))
+    if state.ended is not None:
+        action = f"end: {state.ended.state.value}"
+        rows.append((write_instant(state.ended_at), action, state.ended.why))
+    return Table(
+        caption="What was decided, and why",
+        columns=_columns("Time", "Action", "Why"),
+        rows=tuple(rows[-_MOST_ROWS:]),
+        empty="Nothing has been decided yet.",
+        note=_cut_note(len(rows)),
+    )
+
+
+def build_replays(sources: Sources) -> Table:
+    """Return each replayed value beside the first recorded one, differing ones first."""
+    first: dict[int, tuple[int, Step]] = {}
+    rows = []
+    for attempt, step in steps_of(sources.view.measured):
+        origin, recorded = first.setdefault(step.step, (attempt, step))
+        if recorded is step:
+            continue
+        differs = (recorded.loss, recorded.grad_norm) != (step.loss, step.grad_norm)
+        row = (
+            f"{step.step:,}",
+            f"{origin} → {attempt}",
+            repr(recorded.loss),
+            repr(step.loss),
+            "differs" if differs else "equal",
+        )
+        rows.append((not differs, row))
+    rows.sort(key=lambda pair: pair[0])
+    return Table(
+        caption="Replayed steps beside their recorded values",
+        columns=_columns(
+            "Step", "#Attempts", "#Loss recorded", "#Loss again", "Loss and gradient norm"
+        ),
+        rows=tuple(row for _, row in rows[:_MOST_ROWS]),
+        empty="No step has been trained twice.",
+        note=_cut_note(len(rows)),
+    )
+
+
+def build_losses(sources: Sources) -> Table:
+    """Return the loss curve as rows, evenly spaced if there are many."""
+    latest = latest_by_step(sources.view.measured)
+    numbers = sorted(latest)
+    stride = max(1, -(-len(numbers) // _MOST_ROWS))
+    shown = [number for number in numbers if number % stride == 0 or number == numbers[-1]]
+    return Table(
+        caption="Loss of the final history",
+        columns=_columns("Step", "#Loss", "#Gradient norm", "#Learning rate", "#Tokens"),
+        rows=tuple(
+            (
+                f"{number:,}",
+                f"{latest[number].loss:.6f}",
+                f"{latest[number].grad_norm:.6f}",
+                f"{latest[number].learning_rate:.3g}",
+                f"{latest[number].num_tokens:,}",
+            )
+            for number in shown
+        ),
+        empty="No step has been reported yet.",
+        note=None if stride == 1 else f"Every {stride}th step is shown.",
+    )
+
+
+def build_launch_seconds(sources: Sources) -> Table:
+    """Return the timeline as rows: each launch's time by what it was spent on."""
+    return Table(
+        caption="Seconds of each launch by what they were spent on",
+        columns=_columns("Attempt", *(f"#{write_words(bucket.value)}" for bucket in Bucket)),
+        rows=tuple(
+            (
+                summary.label,
+                *(
+                    write_duration(summary.seconds[bucket])
+                    if bucket in summary.seconds
+                    else NOTHING
+                    for bucket in Bucket
+                ),
+            )
+            for summary in sources.launches
+        ),
+        empty="Nothing has been launched yet.",
+    )
+
+
+def build_provenance(sources: Sources) -> Table:
+    """Return what the page's numbers rest on."""
+    record, state = sources.view.record, sources.view.state
+    scale = write_number(sources.status["time_scale"])
+    nature = f"simulated: 1 s counts as {scale} s" if record.simulated else "real cloud nodes"
+    heard_at = max((one.at for one in sources.view.heartbeats), default=None)
+    return Table(
+        caption="What these numbers rest on",
+        columns=_columns("What", "Value"),
+        rows=(
+            ("Run id", record.run_id),
+            ("Prices", record.prices_source),
+            ("Nature", nature),
+            ("Code version", record.code_version),
+            (
+                "Schema versions",
+                f"run record {record.schema_version}, reports {sources.cost['schema_version']}",
+            ),
+            ("Ledger", f"{state.num_entries:,} fact{'' if state.num_entries == 1 else 's'}"),
+            ("Measurements", f"{len(sources.view.measured):,} records"),
+            ("Last sign of life", f"{write_instant(heard_at)}"),
+            ("Store", sources.status["store"]),
+        ),
+        empty="",
+    )
+
+
+def _attempt_row(sources: Sources, summary: LaunchSummary) -> tuple[str, ...]:
+    launch = summary.launch
+    until = launch.ended_at if launch.ended_at is not None else sources.view.as_of
+    details = [text for text in (launch.detail, summary.error) if text]
+    return (
+        NOTHING if launch.attempt is None else str(launch.attempt),
+        f"{launch.offer.cloud} {launch.offer.zone} {write_words(launch.offer.market.value)}",
+        f"{launch.offer.usd_per_hour * launch.num_nodes:,.4f}",
+        f"{launch.started_at:%m-%d %H:%M:%S}",
+        write_duration(until - launch.started_at),
+        NOTHING if launch.resumed_step is None else f"{launch.resumed_step:,}",
+        NOTHING if summary.last_step is None else f"{summary.last_step:,}",
+        write_usd(summary.usd),
+        summary.end,
+        "; ".join(details) or NOTHING,
+    )
+
+
+def _preemption_row(summary: LaunchSummary) -> tuple[str, ...]:
+    launch = summary.launch
+    notice = "none"
+    if launch.notice_at is not None and launch.ended_at is not None:
+        notice = f"{write_duration(launch.ended_at - launch.notice_at)} before"
+    lost = summary.seconds.get(Bucket.LOST_WORK)
+    return (
+        NOTHING if launch.attempt is None else str(launch.attempt),
+        write_instant(launch.ended_at),
+        notice,
+        _count(summary.num_uncommitted_steps),
+        _count(summary.num_lost_steps),
+        "0.0 s" if lost is None else write_duration(lost),
+        write_usd(summary.usd),
+        launch.detail or NOTHING,
+    )
+
+
+def _count(number: int | None) -> str:
+    return NOTHING if number is None else f"{number:,}"
+
+
+def _cut_note(num_rows: int) -> str | None:
+    return f"{_MOST_ROWS} of {num_rows:,} rows are shown." if num_rows > _MOST_ROWS else None
