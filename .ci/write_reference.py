@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from orchestrator.cli import cli
-from orchestrator.spec import RunSpec
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+
+from orchestrator.cli import cli
+from orchestrator.spec import RunSpec
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 EXIT_CODES = """

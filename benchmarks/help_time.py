@@ -18,7 +18,7 @@ BARE_CLICK = "import click; click.Group('x').main(['--help'], standalone_mode=Fa
 
 
 def main() -> None:
-    """Time the commands in turn, so that the machine's drift hits all of them, and print medians."""
+    """Time the commands in turn, so that the machine's drift hits all of them; print medians."""
     orchestrate = Path(sys.executable).with_name("orchestrate")
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from orchestrator.cli import cli
 
 ROOT = Path(__file__).parents[2]
