@@ -69,21 +69,24 @@ class LedgerReader:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._by_key: dict[str, list[Entry]] = {}
+        self._read_keys: set[str] = set()
+        self._entries: dict[tuple[str, int], Entry] = {}
+        self._ordered: list[Entry] = []
 
     def read(self) -> list[Entry]:
         """Return every entry that is there now, each once, in the order all readers agree on."""
         for listed in self._store.list(EVENTS):
-            if listed.key in self._by_key:
-                continue
-            try:
-                data = self._store.get(listed.key).data
-            except ObjectMissing:
-                continue  # deleted meanwhile, with its run
-            self._by_key[listed.key] = parse_entries(data, listed.key)
-        unique = {
-            (entry.writer, entry.number): entry
-            for entries in self._by_key.values()
-            for entry in entries
-        }
-        return sorted(unique.values(), key=lambda entry: entry.order)
+            if listed.key not in self._read_keys:
+                self._read_object(listed.key)
+        if len(self._ordered) != len(self._entries):
+            self._ordered = sorted(self._entries.values(), key=lambda entry: entry.order)
+        return self._ordered
+
+    def _read_object(self, key: str) -> None:
+        try:
+            data = self._store.get(key).data
+        except ObjectMissing:
+            return  # deleted meanwhile, with its run
+        for entry in parse_entries(data, key):
+            self._entries[entry.writer, entry.number] = entry
+        self._read_keys.add(key)

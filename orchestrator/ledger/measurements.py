@@ -30,18 +30,17 @@ class MeasurementReader:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._by_key: dict[str, list[Measured]] = {}
-
-    @property
-    def num_objects(self) -> int:
-        """Objects read so far."""
-        return len(self._by_key)
+        self._ordered: list[Measured] = []
 
     def read(self) -> list[Measured]:
         """Return every record, in the order of attempts and of writing."""
-        for entry in self._store.list(STEPS):
-            if entry.key not in self._by_key:
-                self._by_key[entry.key] = _parse(entry.key, self._store.get(entry.key).data)
-        return [measured for key in sorted(self._by_key) for measured in self._by_key[key]]
+        fresh = [entry.key for entry in self._store.list(STEPS) if entry.key not in self._by_key]
+        for key in fresh:
+            self._by_key[key] = _parse(key, self._store.get(key).data)
+        if fresh:
+            in_order = sorted(self._by_key)
+            self._ordered = [measured for key in in_order for measured in self._by_key[key]]
+        return self._ordered
 
 
 def steps_of(measured: Sequence[Measured]) -> list[tuple[int, Step]]:

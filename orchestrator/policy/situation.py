@@ -20,6 +20,10 @@ from orchestrator.offers import Offer
 from orchestrator.policy.decide import Decision, History, LaunchRecord, Limits, decide
 
 
+# Enough steps for a median; the whole history would be read again at every decision.
+_RECENT_RECORDS = 500
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """One question to the policy, in market time."""
@@ -81,7 +85,7 @@ def _work_left(
     state: RunState, measured: Sequence[Measured], market: MarketTime
 ) -> timedelta | None:
     """Return the market time that the steps to go will take, None before any was measured."""
-    seconds = [step.seconds for _, step in steps_of(measured)]
+    seconds = [step.seconds for _, step in steps_of(measured[-_RECENT_RECORDS:])]
     if not seconds:
         return None
     num_left = state.record.num_steps - state.last_commit_step
