@@ -16,7 +16,7 @@ from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, say, show_duration, store_option
 from orchestrator.cli.watch import describe_progress
 from orchestrator.clock import SystemClock
-from orchestrator.errors import OrchestratorError, UsageError
+from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
 from orchestrator.report import RunStateName, cost_document, state_name, status_document
 from orchestrator.runs import KnownRun, find_run, list_runs
 from orchestrator.view import RunView, RunViewer
@@ -86,7 +86,7 @@ def logs(run: str, attempt: int | None, store: str | None, *, follow: bool) -> N
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", required=False)
 @click.option(
     "--export",
     "path",
@@ -95,19 +95,20 @@ def logs(run: str, attempt: int | None, store: str | None, *, follow: bool) -> N
     help="Write one self-contained HTML page.",
 )
 @store_option
-def dashboard(run: str, path: Path, store: str | None) -> None:
-    """Write the page of RUN: cost, attempts over time, loss across preemptions."""
+def dashboard(run: str | None, path: Path, store: str | None) -> None:
+    """Write the page of RUN, or of the run launched last: cost, attempts over time, loss."""
     # jinja2 is an extra, and costs 60 ms.
     from orchestrator.dashboard.page import render_page
 
-    page = render_page(_look(find_run(run, store)))
+    view = _latest(list_runs(store)) if run is None else _look(find_run(run, store))
+    page = render_page(view)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"Cannot write {path}: {error.strerror}.", "Choose another path."
         ) from error
-    say(f"Wrote {path} ({path.stat().st_size // 1024} kB).")
+    say(f"Wrote the page of {view.record.run} to {path} ({path.stat().st_size // 1024} kB).")
 
 
 def render_status(view: RunView) -> str:
@@ -194,6 +195,13 @@ def _moment(instant: str) -> str:
 
 def _look(known: KnownRun) -> RunView:
     return RunViewer(known.open()).look(SystemClock().now())
+
+
+def _latest(runs: list[KnownRun]) -> RunView:
+    views = [view for view in _look_at_all(runs) if isinstance(view, RunView)]
+    if not views:
+        raise UnknownRun("There is no run yet.", "Start one: orchestrate launch SPEC")
+    return max(views, key=lambda view: view.record.created_at)
 
 
 def _look_at_all(runs: list[KnownRun]) -> list[RunView | tuple[KnownRun, str]]:
