@@ -11,8 +11,9 @@ from pathlib import Path
 from checkpoints.store import ObjectStore, open_store
 from orchestrator import __version__
 from orchestrator.clock import Clock
-from orchestrator.cloud.local.launcher import home_of, is_supervised, start_supervisor
+from orchestrator.cloud.local.launcher import is_supervised, start_supervisor
 from orchestrator.errors import UsageError
+from orchestrator.home import run_home
 from orchestrator.inputs import stage_inputs
 from orchestrator.ledger.facts import FinalState, QuotedOffer, RunLaunched
 from orchestrator.ledger.fold import RunState, fold
@@ -76,7 +77,7 @@ def current_state(store: ObjectStore, record: RunRecord) -> RunState:
 def _supervise(
     store: ObjectStore, record: RunRecord, spec: RunSpec, clock: Clock, *, is_new: bool
 ) -> Launched:
-    home = home_of(record.spec.store, record.run)
+    home = run_home(record.spec.store, record.run)
     remember_run(home, record.run, record.spec.store)
     state = current_state(store, record)
     is_over = state.ended is not None and state.ended.state is FinalState.SUCCEEDED

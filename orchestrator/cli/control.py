@@ -11,8 +11,9 @@ import click
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import confirm, say, store_option, yes_option
 from orchestrator.clock import SystemClock
-from orchestrator.cloud.local.launcher import home_of, is_supervised
+from orchestrator.cloud.local.launcher import is_supervised
 from orchestrator.errors import GaveUp, UsageError
+from orchestrator.home import run_home
 from orchestrator.ledger.facts import FinalState, RunEnded, StopRequested
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.requests import Request, RequestKind, ask
@@ -41,7 +42,7 @@ def stop(run: str, store: str | None, *, yes: bool, detach: bool) -> None:
         return
     confirm(f"Stop {run} at step {view.step}?", yes=yes)
     _request_stop(folder, clock)
-    if not is_supervised(home_of(known.store_url, run)) and _is_silent(view):
+    if not is_supervised(run_home(known.store_url, run)) and _is_silent(view):
         _end_without_supervisor(folder, clock)
     if detach:
         say(f"Asked {run} to stop. See orchestrate status {run}")
@@ -121,6 +122,6 @@ def _delete_all(folder: ObjectStore, known: KnownRun) -> None:
     keys = [entry.key for entry in folder.list("")]
     folder.delete([key for key in keys if key != "run.json"])
     folder.delete(["run.json"])
-    home = home_of(known.store_url, known.run)
+    home = run_home(known.store_url, known.run)
     forget_run(home)
     shutil.rmtree(home, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,10 +39,6 @@ class RunRecord(BaseModel):
         spec = self.spec.model_dump(mode="json", exclude=set(AMENDABLE))
         inputs = sorted((file.name, file.sha256) for file in self.inputs)
         return {"spec": spec, "num_steps": self.num_steps, "inputs": inputs}
-
-    def created(self) -> datetime:
-        """Return the instant of the first launch."""
-        return self.created_at
 
 
 def read_record(store: ObjectStore) -> RunRecord | None:

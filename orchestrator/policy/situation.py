@@ -19,7 +19,6 @@ from orchestrator.ledger.measurements import Measured, steps_of
 from orchestrator.offers import Offer
 from orchestrator.policy.decide import Decision, History, LaunchRecord, Limits, decide
 
-
 # Enough steps for a median; the whole history would be read again at every decision.
 _RECENT_RECORDS = 500
 

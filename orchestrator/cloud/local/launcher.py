@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from checkpoints.store import ObjectStore
-from orchestrator.home import run_home
 
 LOCK_NAME = "supervisor.lock"
 LOG_NAME = "supervisor.log"
@@ -45,8 +44,3 @@ def start_supervisor(store: ObjectStore, home: Path) -> Path:
             start_new_session=True,
         )
     return log
-
-
-def home_of(store_url: str, run: str) -> Path:
-    """Return this machine's folder for a run."""
-    return run_home(store_url, run)
