@@ -1,4 +1,4 @@
-"""How launches and attempts end, and which retry budget each end draws on."""
+"""How launches, attempts and runs end, and which retry budget each end draws on."""
 
 from __future__ import annotations
 
@@ -46,6 +46,16 @@ def charged_to(reason: EndReason) -> RetryBudget:
             return RetryBudget.NONE
         case _:
             assert_never(reason)
+
+
+class StopReason(str, Enum):
+    """Why no further launch follows."""
+
+    DONE = "done"
+    REQUESTED = "requested"
+    BUDGET = "budget"
+    TOO_MANY_PREEMPTIONS = "too_many_preemptions"
+    TOO_MANY_FAILURES = "too_many_failures"
 
 
 class AgentExit:

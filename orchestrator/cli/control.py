@@ -9,6 +9,7 @@ import time
 import click
 
 from checkpoints.store import ObjectStore
+from orchestrator.attempts import StopReason
 from orchestrator.cli.common import confirm, say, store_option, yes_option
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.local.launcher import is_supervised
@@ -17,7 +18,6 @@ from orchestrator.home import run_home
 from orchestrator.ledger.facts import FinalState, RunEnded, StopRequested
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.requests import Request, RequestKind, ask
-from orchestrator.policy.decide import StopReason
 from orchestrator.report import RunStateName, state_name
 from orchestrator.runs import KnownRun, find_run, forget_run
 from orchestrator.view import RunView, RunViewer

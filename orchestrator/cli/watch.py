@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from orchestrator.attempts import StopReason
 from orchestrator.cli.common import say, show_duration
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import LOG_NAME, is_supervised
 from orchestrator.errors import Detached, GaveUp, OrchestratorError, TrainingFailed
 from orchestrator.launch import Launched
 from orchestrator.ledger.measurements import steps_of
-from orchestrator.policy.decide import StopReason
 from orchestrator.report import status_document
 from orchestrator.view import RunView, RunViewer
 

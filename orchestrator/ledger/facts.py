@@ -20,10 +20,9 @@ from pydantic import (
     ValidationError,
 )
 
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.errors import RecordUnreadable
 from orchestrator.offers import Market, Offer
-from orchestrator.policy.decide import StopReason
 
 SCHEMA_VERSION = 1
 

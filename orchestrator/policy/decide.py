@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import Enum
 
-from orchestrator.attempts import EndReason, RetryBudget, charged_to
+from orchestrator.attempts import EndReason, RetryBudget, StopReason, charged_to
 from orchestrator.offers import Market, MarketPreference, Offer
 
 # A zone without capacity is not asked again for this long; half of the observed outages of
@@ -56,16 +55,6 @@ class Limits:
     budget_usd: Decimal
     deadline_at: datetime | None
     market: MarketPreference
-
-
-class StopReason(str, Enum):
-    """Why no further launch follows."""
-
-    DONE = "done"
-    REQUESTED = "requested"
-    BUDGET = "budget"
-    TOO_MANY_PREEMPTIONS = "too_many_preemptions"
-    TOO_MANY_FAILURES = "too_many_failures"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

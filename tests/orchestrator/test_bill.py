@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.cost import bill, launch_usd, on_demand_usd, scale_of
 from orchestrator.goodput import Bucket, account
 from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored, FinalState, RunEnded
 from orchestrator.ledger.fold import fold
-from orchestrator.policy.decide import StopReason
 from tests.orchestrator.histories import (
     Ledger,
     at,

@@ -13,11 +13,10 @@ from click.testing import CliRunner
 
 from checkpoints.store import open_store
 from orchestrator import cli as cli_module
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.home import run_home
 from orchestrator.ledger.facts import FinalState, RunEnded
 from orchestrator.ledger.record import create_record
-from orchestrator.policy.decide import StopReason
 from orchestrator.runs import remember_run
 from tests.orchestrator.histories import (
     Ledger,

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.dashboard.charts import (
     Interval,
     dominant_segments,
@@ -34,7 +34,6 @@ from orchestrator.ledger.facts import (
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.heartbeat import Heartbeat
 from orchestrator.ledger.measurements import Measured
-from orchestrator.policy.decide import StopReason
 from orchestrator.report import cost_document
 from orchestrator.view import RunView
 from tests.orchestrator.histories import (

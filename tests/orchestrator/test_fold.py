@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.errors import RecordUnreadable
 from orchestrator.ledger.facts import (
     CheckpointDeleted,
@@ -20,7 +20,6 @@ from orchestrator.ledger.facts import (
     parse_entries,
 )
 from orchestrator.ledger.fold import fold
-from orchestrator.policy.decide import StopReason
 from tests.orchestrator.histories import Ledger, at, make_record
 
 RECORD = make_record()

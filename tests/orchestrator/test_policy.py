@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.attempts import EndReason, RetryBudget, charged_to
+from orchestrator.attempts import EndReason, RetryBudget, StopReason, charged_to
 from orchestrator.offers import Market, MarketPreference, Offer
 from orchestrator.policy.decide import (
     MAX_FAILURES,
@@ -23,7 +23,6 @@ from orchestrator.policy.decide import (
     LaunchRecord,
     Limits,
     Stop,
-    StopReason,
     Wait,
     decide,
 )

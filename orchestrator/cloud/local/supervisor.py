@@ -16,7 +16,7 @@ from pathlib import Path
 from checkpoints.errors import StoreUnreachable
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
-from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
+from orchestrator.attempts import AgentExit, EndReason, StopReason, reason_for_exit
 from orchestrator.clock import Clock, MarketTime
 from orchestrator.cloud.local.market import SyntheticMarket
 from orchestrator.cloud.local.node import LocalNode, destroy_leftovers, scratch_folder, start_node
@@ -48,7 +48,6 @@ from orchestrator.policy.decide import (
     Keep,
     Launch,
     Stop,
-    StopReason,
     Wait,
 )
 from orchestrator.policy.situation import situation
