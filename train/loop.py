@@ -265,7 +265,7 @@ def _save_or_explain(
     seconds = report.committed(
         result.manifest_key,
         num_bytes=result.num_bytes,
-        num_objects=ranks.world_size + 1,  # a shard of each rank, and the manifest
+        num_objects=ranks.world_size,
         started_at=started_at,
     )
     clock.note_save(time.monotonic(), seconds)

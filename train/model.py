@@ -94,7 +94,8 @@ def _parameters_on_meta(*, enabled: bool) -> Iterator[None]:
     register = nn.Module.register_parameter
 
     def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None:
+        # One that is on meta already is tied to another: a copy would untie them.
+        if param is not None and not param.is_meta:
             param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
         register(self, name, param)
 

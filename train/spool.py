@@ -157,6 +157,8 @@ class Outcome(_Record):
 
     outcome: OutcomeKind
     step: Count
+    at: UtcDatetime = Field(default_factory=lambda: datetime.now(timezone.utc))
+    """When it ended: of several ranks that failed, the first one knows why."""
     error: str | None = None
 
 

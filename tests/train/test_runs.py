@@ -55,6 +55,8 @@ MODEL = {
     "num_key_value_heads": 2,
     "vocab_size": 500,
     "max_position_embeddings": 256,
+    # One tensor under two names; the model of examples/ has two tensors.
+    "tie_word_embeddings": True,
     # One that 2 ranks cannot split evenly, and one that needs a generator.
     "attention_dropout": 0.1,
 }
