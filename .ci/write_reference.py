@@ -48,7 +48,14 @@ def render() -> str:
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name, max_content_width=96, terminal_width=96)
+    context = click.Context(
+        command,
+        info_name=name,
+        max_content_width=96,
+        terminal_width=96,
+        # As the program itself has it; click keeps the first help option that it made.
+        help_option_names=["-h", "--help"],
+    )
     yield f"### `{name}`\n```\n{command.get_help(context)}\n```"
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):

@@ -54,6 +54,9 @@ _memory_stores: dict[str, MemoryStore] = {}
 _memory_lock = threading.Lock()
 
 
+_INSTANCE_METADATA = "169.254.169.254"
+
+
 class RemoteStore:
     """Objects below a prefix of an obstore client; versions are ETags."""
 
@@ -160,6 +163,12 @@ class RemoteStore:
                 "Check the credentials (aws sts get-caller-identity) and the bucket's policy.",
             ) from error
         except BaseError as error:
+            if _INSTANCE_METADATA in str(error):
+                # The last place where credentials are looked for, outside of EC2 in vain.
+                raise StoreRefused(
+                    f"{self._url} cannot be used: no AWS credentials were found",
+                    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+                ) from error
             raise StoreUnreachable(
                 f"{self._url} did not answer for {key}: {_first_line(error)}",
                 "Check the network, AWS_ENDPOINT_URL and AWS_REGION; then run it again.",

@@ -54,6 +54,7 @@ class StopReason(str, Enum):
     DONE = "done"
     REQUESTED = "requested"
     BUDGET = "budget"
+    NO_CAPACITY = "no_capacity"
     TOO_MANY_PREEMPTIONS = "too_many_preemptions"
     TOO_MANY_FAILURES = "too_many_failures"
 

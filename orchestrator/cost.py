@@ -5,7 +5,8 @@ Amounts are Decimal USD, each part rounded to a millionth, so that parts add up 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -24,6 +25,8 @@ SAME_CLOUD_EGRESS_USD_PER_GB = Decimal("0.02")
 CROSS_CLOUD_EGRESS_USD_PER_GB = Decimal("0.09")
 # Objects that a commit writes besides its shards: the manifest and HEAD.
 _OBJECTS_PER_COMMIT = 2
+# Half of all sums fit at once, so this many tries never fail in practice.
+_MOST_MICRO_USD = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +48,40 @@ class Parts:
 
 def bill(state: RunState, as_of: datetime) -> Parts:
     """Return what the run has cost until `as_of`; after its end only what it cost until then."""
-    until = min(as_of, state.ended_at) if state.ended_at is not None else as_of
+    until = billed_until(state, as_of)
     scale = scale_of(state)
-    return Parts(
-        compute=sum((launch_usd(launch, until, scale) for launch in state.launches), Decimal(0)),
-        storage=_storage_usd(state, until, scale),
-        requests=_requests_usd(state),
-        egress=_egress_usd(state),
-        # Local runs are supervised by this machine; a cloud controller's price comes with it.
-        controller=Decimal(0),
-        # Nodes that never came up are not billed by any cloud in the table.
-        failed_launches=Decimal(0),
+    return _settled(
+        Parts(
+            compute=sum(
+                (launch_usd(launch, until, scale) for launch in state.launches), Decimal(0)
+            ),
+            storage=_storage_usd(state, until, scale),
+            requests=_requests_usd(state),
+            egress=_egress_usd(state),
+            # Local runs are supervised by this machine; a cloud controller's price comes with it.
+            controller=Decimal(0),
+            # Nodes that never came up are not billed by any cloud in the table.
+            failed_launches=Decimal(0),
+        )
     )
+
+
+def billed_until(state: RunState, as_of: datetime) -> datetime:
+    """Return until when anything is billed: `as_of`, or the run's end if that was before."""
+    return as_of if state.ended_at is None else min(as_of, state.ended_at)
+
+
+def _settled(parts: Parts) -> Parts:
+    """Round requests up by millionths until the parts add up in binary floating point as well.
+
+    Requests are an estimate from above; readers of JSON who add floats get the total to the bit.
+    """
+    for extra in range(_MOST_MICRO_USD):
+        settled = replace(parts, requests=parts.requests + extra * _MICRO_USD)
+        amounts = [float(getattr(settled, part.name)) for part in fields(settled)]
+        if sum(amounts) == math.fsum(amounts) == float(settled.total):
+            return settled
+    return parts
 
 
 def scale_of(state: RunState) -> Decimal:
@@ -119,7 +144,7 @@ def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
 
 
 def _requests_usd(state: RunState) -> Decimal:
-    """Count each fact as one PUT although they are batched: an upper bound."""
+    """Count a PUT per fact, shard, manifest and HEAD; heartbeats and listings are left out."""
     puts = state.num_entries + sum(
         commit.num_objects + _OBJECTS_PER_COMMIT for commit in state.commits
     )

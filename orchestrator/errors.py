@@ -65,6 +65,26 @@ class RecordUnreadable(UsageError):
     """A record in the run folder cannot be read by this version."""
 
 
+def unreadable(what: str, data: bytes, error: Exception, schema_version: int) -> RecordUnreadable:
+    """Say whether a record is of a newer version or damaged; they ask for different things."""
+    # 10 ms that only a broken record pays.
+    import json
+
+    try:
+        found = json.loads(data.splitlines()[0])["schema_version"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        found = None
+    if isinstance(found, int) and found > schema_version:
+        return RecordUnreadable(
+            f"{what} has schema_version {found}.",
+            f"Upgrade: this version reads up to {schema_version}.",
+        )
+    detail = " ".join(str(error).split())[:120]
+    return RecordUnreadable(
+        f"{what} is damaged: {detail}", "Restore it from a copy of the store, or delete the run."
+    )
+
+
 class CloudRefused(OrchestratorError):
     """A cloud said no: credentials, permissions or quota."""
 

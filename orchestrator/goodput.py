@@ -38,6 +38,9 @@ _PHASE_BUCKETS = {
 }
 
 
+_GRID = timedelta(seconds=1 / 64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """A stretch of wall time that went to one bucket."""
@@ -99,22 +102,35 @@ class Goodput:
         return _share(self.seconds()[Bucket.PRODUCTIVE], self.billed)
 
 
-def account(state: RunState, measured: Sequence[Measured], as_of: datetime) -> Goodput:
-    """Partition the time from the first launch of the run to its end, or to `as_of`."""
+def account(
+    state: RunState,
+    measured: Sequence[Measured],
+    as_of: datetime,
+    nodes_until: datetime | None = None,
+) -> Goodput:
+    """Partition the time from the first launch of the run to its end, or to `as_of`.
+
+    Nodes of which nobody has heard since `nodes_until` count as gone from then on. Instants are
+    rounded to 1/64 s, so that sums are exact as decimals and in binary floating point alike.
+    """
     start = state.record.created_at
-    end = max(start, state.ended_at if state.ended_at is not None else as_of)
+    end = _snap(max(start, state.ended_at if state.ended_at is not None else as_of), start)
+    nodes_end = end if nodes_until is None else min(end, nodes_until)
     kept_until = _last_kept_step_by_attempt(state)
     records = _records_by_attempt(measured)
     wanted: list[Span] = []
     for launch in state.launches:
         wanted += _spans_of_launch(
-            launch, records.get(launch.attempt or 0, []), kept_until.get(launch.attempt or 0), end
+            launch,
+            records.get(launch.attempt or 0, []),
+            kept_until.get(launch.attempt or 0),
+            nodes_end,
         )
     billed = sum(
         (
-            (launch.ended_at or end) - launch.ready_at
+            (launch.ended_at or nodes_end) - launch.ready_at
             for launch in state.launches
-            if launch.ready_at is not None and launch.ready_at <= (launch.ended_at or end)
+            if launch.ready_at is not None and launch.ready_at <= (launch.ended_at or nodes_end)
         ),
         timedelta(),
     )
@@ -192,7 +208,8 @@ def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Sp
     """Cut overlaps, clip to the run and call the rest waiting, so that nothing counts twice."""
     cursor = start
     for span in sorted(wanted, key=lambda span: (span.start, span.end)):
-        span_start, span_end = max(span.start, cursor), min(span.end, end)
+        span_start = max(_snap(span.start, start), cursor)
+        span_end = min(_snap(span.end, start), end)
         if span_end <= span_start:
             continue
         if span_start > cursor:
@@ -201,6 +218,10 @@ def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Sp
         cursor = span_end
     if cursor < end:
         yield Span(launch=None, bucket=Bucket.WAITING, start=cursor, end=end)
+
+
+def _snap(instant: datetime, origin: datetime) -> datetime:
+    return origin + round((instant - origin) / _GRID) * _GRID
 
 
 def _share(part: timedelta, whole: timedelta) -> float:

@@ -6,11 +6,27 @@ import hashlib
 import os
 from pathlib import Path
 
+from orchestrator.errors import UsageError
+
 
 def home() -> Path:
     """Return the state folder: $ORCHESTRATE_HOME, else ~/.local/share/orchestrate."""
     chosen = os.environ.get("ORCHESTRATE_HOME")
     return Path(chosen).resolve() if chosen else Path.home() / ".local" / "share" / "orchestrate"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of this machine's state.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot make {folder}: {error.strerror}.", "Set ORCHESTRATE_HOME to a folder of yours."
+        ) from error
 
 
 def run_home(store_url: str, run: str) -> Path:

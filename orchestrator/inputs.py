@@ -22,7 +22,7 @@ from checkpoints.layout import input_key
 from checkpoints.store import ObjectStore
 from orchestrator import __version__
 from orchestrator.errors import InputError, MissingDependency
-from orchestrator.home import home
+from orchestrator.home import home, make_folder
 from orchestrator.spec import RunSpec
 
 # Reading in blocks of this size keeps memory flat for weights of many GB.
@@ -108,7 +108,7 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise InputError(
                 f"The staged input {key} is damaged: its sha256 differs.",
-                "Launch again from the machine that has the data; it is staged anew.",
+                f"Delete {key} from {store.url} and launch again where the data is.",
             )
         (folder / file.name).write_bytes(content)
 
@@ -121,7 +121,8 @@ def _check_sources(spec: RunSpec) -> None:
             "Download it and give the path.",
         )
     if not data.is_file():
-        raise InputError(f"data.train {data} does not exist.", "Check the path in the spec.")
+        what = "is not a file" if data.exists() else "does not exist"
+        raise InputError(f"data.train {data} {what}.", "Check the path in the spec.")
     if not base.is_dir():
         raise InputError(
             f"model.base {base} is not a folder.", "Give a folder that holds config.json."
@@ -139,7 +140,7 @@ def _cache_key(spec: RunSpec) -> str:
 
 
 def _prepare_into(folder: Path, spec: RunSpec) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         output = Path(scratch) / "out"
         summary = _run_preparation(spec, output, cwd=scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from dataclasses import dataclass
@@ -12,16 +13,27 @@ from checkpoints.store import ObjectStore, open_store
 from orchestrator import __version__
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import is_supervised, start_supervisor
-from orchestrator.errors import UsageError
+from orchestrator.errors import SpecError, UsageError
 from orchestrator.home import run_home
 from orchestrator.inputs import stage_inputs
-from orchestrator.ledger.facts import FinalState, QuotedOffer, RunLaunched
+from orchestrator.ledger.facts import AmendedBy, FinalState, QuotedOffer, RunAmended, RunLaunched
 from orchestrator.ledger.fold import RunState, fold
 from orchestrator.ledger.heartbeat import read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
-from orchestrator.ledger.record import RunRecord, create_record, read_record
+from orchestrator.ledger.record import (
+    RunRecord,
+    create_record,
+    read_record,
+    require_same_run,
+)
 from orchestrator.ledger.requests import clear_requests
-from orchestrator.offers import PRICES_AS_OF, PRICES_SOURCE
+from orchestrator.offers import (
+    PRICES_AS_OF,
+    PRICES_SOURCE,
+    MarketPreference,
+    Offer,
+    list_offers,
+)
 from orchestrator.plan import LaunchPlan
 from orchestrator.runs import remember_run
 from orchestrator.spec import AMENDABLE, RunSpec
@@ -54,19 +66,24 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
         raise UsageError(
             f"Launching on {', '.join(spec.infra)} needs the SkyPilot backend, which this version "
             "does not have yet.",
-            "Price it with orchestrate plan, or run it here with --set infra=local.",
+            "Price it with orchestrate plan; examples/quickstart.yaml runs on this machine.",
         )
     store = open_store(f"{spec.store}/{spec.name}")
-    is_new = read_record(store) is None
-    if is_new:
-        stage_inputs(plan.inputs, store)
-    record = create_record(store, _new_record(plan, clock))
-    return _supervise(store, record, spec, clock, is_new=is_new)
+    existing, wanted = read_record(store), _new_record(plan, clock)
+    if existing is not None:
+        require_same_run(store, existing, wanted)
+    # Content-addressed, so staging again only restores what has gone missing.
+    stage_inputs(plan.inputs, store)
+    record = create_record(store, wanted)
+    baseline = current_state(store, record).file_spec
+    amendment = _amendment(baseline, spec, AmendedBy.SPEC_FILE)
+    return _supervise(store, record, amendment, clock, is_new=existing is None)
 
 
 def relaunch(store: ObjectStore, record: RunRecord, spec: RunSpec, clock: Clock) -> Launched:
     """Go on with a run from its run folder alone, under the limits of `spec`."""
-    return _supervise(store, record, spec, clock, is_new=False)
+    amendment = _amendment(current_state(store, record).spec, spec, AmendedBy.RESUME)
+    return _supervise(store, record, amendment, clock, is_new=False)
 
 
 def current_state(store: ObjectStore, record: RunRecord) -> RunState:
@@ -75,31 +92,38 @@ def current_state(store: ObjectStore, record: RunRecord) -> RunState:
 
 
 def _supervise(
-    store: ObjectStore, record: RunRecord, spec: RunSpec, clock: Clock, *, is_new: bool
+    store: ObjectStore,
+    record: RunRecord,
+    amendment: RunAmended | None,
+    clock: Clock,
+    *,
+    is_new: bool,
 ) -> Launched:
     home = run_home(record.spec.store, record.run)
     remember_run(home, record.run, record.spec.store)
     state = current_state(store, record)
     is_over = state.ended is not None and state.ended.state is FinalState.SUCCEEDED
     if not is_over:
-        _go_on(store, state, spec, home, clock)
+        _go_on(store, state, amendment, home, clock)
     return Launched(store=store, record=record, home=home, is_new=is_new, is_over=is_over)
 
 
-def _go_on(store: ObjectStore, state: RunState, spec: RunSpec, home: Path, clock: Clock) -> None:
-    amended = _amendments(state, spec)
-    supervised = is_supervised(home) or _is_run_elsewhere(store, clock)
-    if supervised and not amended:
+def _go_on(
+    store: ObjectStore, state: RunState, amendment: RunAmended | None, home: Path, clock: Clock
+) -> None:
+    journal = Journal(store, "cli", clock)
+    if amendment is not None:
+        journal.note(amendment)
+    if state.ended is not None:
+        _wait_for_predecessor(home, clock)
+    elif is_supervised(home) or is_run_elsewhere(store, clock):
         return
-    if not supervised:
-        clear_requests(store)
-    launched = RunLaunched(host=socket.gethostname(), amended=amended)
-    Journal(store, "cli", clock).note(launched)
-    if not supervised:
-        start_supervisor(store, home)
+    clear_requests(store)
+    journal.note(RunLaunched(host=socket.gethostname()))
+    start_supervisor(store, home)
 
 
-def _is_run_elsewhere(store: ObjectStore, clock: Clock) -> bool:
+def is_run_elsewhere(store: ObjectStore, clock: Clock) -> bool:
     """Say whether another machine supervises the run: a second one would only fence the first."""
     return any(
         heartbeat.writer.startswith("supervisor-")
@@ -109,10 +133,32 @@ def _is_run_elsewhere(store: ObjectStore, clock: Clock) -> bool:
     )
 
 
-def _amendments(state: RunState, spec: RunSpec) -> dict[str, object]:
-    """Return the sections that may change on a relaunch and do."""
-    before, after = state.spec.model_dump(mode="json"), spec.model_dump(mode="json")
-    return {key: after[key] for key in sorted(AMENDABLE) if before[key] != after[key]}
+def _wait_for_predecessor(home: Path, clock: Clock) -> None:
+    """Let a supervisor that has written the run's end give up its lock."""
+    for _ in range(50):
+        if not is_supervised(home):
+            return
+        clock.sleep(timedelta(seconds=0.1))
+
+
+def _amendment(before: RunSpec, after: RunSpec, by: AmendedBy) -> RunAmended | None:
+    """Return the sections that may change on a relaunch and do.
+
+    Raises:
+        SpecError: the run would move between this machine and a cloud.
+    """
+    if before.is_local != after.is_local:
+        raise SpecError(
+            f"infra: {after.infra} differs in kind from the run's {before.infra}.",
+            "Launch it under another name.",
+        )
+    changed = [key for key in sorted(AMENDABLE) if getattr(before, key) != getattr(after, key)]
+    document = after.model_dump(mode="json")
+    if not changed:
+        return None
+    return RunAmended(
+        host=socket.gethostname(), by=by, sections={key: document[key] for key in changed}
+    )
 
 
 def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
@@ -126,9 +172,23 @@ def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
         code_version=__version__,
         spec=spec,
         num_steps=plan.num_steps,
-        offers=tuple(QuotedOffer.quote(offer) for offer in plan.offers),
+        offers=tuple(QuotedOffer.quote(offer) for offer in _all_offers(spec)),
         prices_source=f"{PRICES_SOURCE} ({PRICES_AS_OF})",
         home_place=plan.offers[0].place,
         inputs=plan.inputs.files,
         simulated=spec.is_local,
+        threads_per_rank=_threads_per_rank(spec),
     )
+
+
+def _all_offers(spec: RunSpec) -> tuple[Offer, ...]:
+    """Quote both markets: limits.market may change later, and the policy keeps to it."""
+    return list_offers(spec.nodes.accelerators, spec.clouds, MarketPreference.SPOT_WITH_FALLBACK)
+
+
+def _threads_per_rank(spec: RunSpec) -> int:
+    """Fix the number of threads for all attempts: sums over other numbers of threads differ."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen.isdigit() and int(chosen) > 0:
+        return int(chosen)
+    return max(1, (os.cpu_count() or 1) // spec.local_options.ranks)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
+from orchestrator.errors import SpecError
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.offers import Offer, list_offers
 from orchestrator.spec import RunSpec
@@ -60,6 +61,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
     num_steps = spec.train.num_steps
     if inputs is not None:
         num_steps = resolve_num_steps(spec.train, inputs.summary.num_samples)
+        _require_possible_script(spec, num_steps)
     return LaunchPlan(
         spec=spec,
         offers=offers,
@@ -67,6 +69,16 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         inputs=inputs,
         estimate=None if spec.is_local else _estimate(spec, offers[0]),
     )
+
+
+def _require_possible_script(spec: RunSpec, num_steps: int) -> None:
+    for scripted in spec.local_options.preemptions or ():
+        if scripted.after_step is not None and scripted.after_step >= num_steps:
+            raise SpecError(
+                f"local.preemptions: after_step {scripted.after_step} never comes: the run has "
+                f"{num_steps} steps.",
+                "Preempt earlier, or train longer.",
+            )
 
 
 def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:

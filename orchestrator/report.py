@@ -95,7 +95,8 @@ def cost_document(view: RunView) -> dict[str, Any]:
     """Return the document of `cost RUN --json`."""
     parts, goodput = view.parts(), view.goodput()
     on_demand = on_demand_usd(view.state, goodput.productive_by_launch(), goodput.first_startup())
-    savings = 1 - parts.total / on_demand if on_demand else None
+    trained = goodput.seconds()[Bucket.PRODUCTIVE] > timedelta()
+    savings = 1 - parts.total / on_demand if on_demand and trained else None
     return {
         "schema_version": SCHEMA_VERSION,
         "run": view.record.run,
@@ -158,8 +159,17 @@ def _attempt_document(view: RunView, launch: LaunchView, scale: Decimal) -> dict
         "detail": launch.detail,
         "had_notice": launch.notice_at is not None,
         "resumed_step": launch.resumed_step,
-        "usd": _usd(launch_usd(launch, view.as_of, scale)),
+        "usd": _usd(launch_usd(launch, view.billed_until, scale)),
     }
+
+
+def missed_by(view: RunView) -> timedelta | None:
+    """Return by how much wall time the deadline is missed (so far), None if it is not."""
+    deadline_at = _deadline_at(view.state)
+    if deadline_at is None:
+        return None
+    late = (view.state.ended_at or view.as_of) - deadline_at
+    return late if late > timedelta() else None
 
 
 def _deadline_at(state: RunState) -> datetime | None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.errors import UnknownRun
-from orchestrator.home import home
-from orchestrator.spec import resolve_store, suggest
+from orchestrator.home import home, make_folder
+from orchestrator.spec import RUN_NAME, resolve_store, suggest
 
 _KNOWN_NAME = "known.json"
 _RUN_RECORD = re.compile(r"([^/]+)/run\.json")
@@ -36,9 +36,13 @@ class KnownRun:
 
 
 def remember_run(run_home: Path, run: str, store_url: str) -> None:
-    """Note where a run is."""
-    run_home.mkdir(parents=True, exist_ok=True)
+    """Note where a run is.
+
+    Raises:
+        UsageError: this machine's state folder cannot be written.
+    """
     known = _Known(run=run, store=store_url).model_dump_json()
+    make_folder(run_home)
     (run_home / _KNOWN_NAME).write_text(known)
 
 
@@ -69,6 +73,9 @@ def find_run(run: str, store: str | None) -> KnownRun:
     Raises:
         UnknownRun: no such run, or the name stands for several.
     """
+    if re.fullmatch(RUN_NAME, run) is None:
+        # A name is also a folder: one with slashes or dots would reach out of the store.
+        raise UnknownRun(f"{run!r} is not a run's name.", "Names: a-z, 0-9 and dashes.")
     if store is not None:
         return KnownRun(run=run, store_url=resolve_store(store))
     known = list_runs(None)

@@ -13,6 +13,7 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -29,6 +30,7 @@ from orchestrator.offers import MarketPreference
 from train.config import CheckpointOptions, DataOptions, ModelOptions, TrainOptions
 
 SCHEMA_VERSION = 1
+RUN_NAME = "[a-z0-9][a-z0-9-]{0,47}"
 CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -108,7 +110,7 @@ class TrackingSpec(_Section):
 class ScriptedPreemption(_Section):
     """One preemption of a local run, in the order given."""
 
-    after_step: int | None = Field(default=None, ge=0)
+    after_step: int | None = Field(default=None, ge=1)
     """Preempt once this step has been reported."""
     during: Literal["checkpoint"] | None = None
     """Preempt while a checkpoint's objects are being written."""
@@ -138,7 +140,7 @@ class LocalSpec(_Section):
 class RunSpec(_Section):
     """One run, as the user describes it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")
+    name: str = Field(pattern=f"^{RUN_NAME}$")
     """Name of the run: lower-case letters, digits and dashes, 48 at most."""
     store: str = Field(min_length=1)
     """Where run folders live: s3://bucket/prefix, file:///path, or a path."""
@@ -232,4 +234,9 @@ def resolve_store(store: str) -> str:
             f"store: unknown scheme {scheme}:// in {store!r}.",
             "Write s3://bucket/prefix, file:///path, or a path.",
         )
+    parts = urlsplit(store)
+    if scheme == "s3" and not parts.netloc:
+        raise SpecError(f"store: {store!r} names no bucket.", "Write s3://bucket/prefix.")
+    if scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise SpecError(f"store: {store!r} is not absolute.", "Write file:///path, or a path.")
     return store.rstrip("/")

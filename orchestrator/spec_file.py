@@ -15,6 +15,17 @@ from orchestrator.spec import RunSpec, resolve_store, suggest
 MAX_SPEC_BYTES = 1_000_000
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, but a key given twice is an error: PyYAML would keep the last silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.YAMLError(f"the key {min(twice)} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     """Read the spec at `path`, apply `key.path=value` overrides, resolve paths, validate.
 
@@ -61,7 +72,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if size > MAX_SPEC_BYTES:
         raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise SpecError(f"The spec {path} is not YAML: {detail}", "Correct it there.") from error

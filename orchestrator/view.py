@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from checkpoints.store import ObjectStore
-from orchestrator.cost import Parts, bill
+from orchestrator.cost import Parts, bill, billed_until
 from orchestrator.errors import UnknownRun
 from orchestrator.goodput import Goodput, account
 from orchestrator.ledger.fold import RunState, fold
@@ -15,6 +15,9 @@ from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.replay import Replay, compare_replayed
+
+# A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
+SILENT_NODE_STOPS_AFTER = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +46,20 @@ class RunView:
         ]
         return max([*reported, latest.resumed_step or 0])
 
+    @property
+    def billed_until(self) -> datetime:
+        """Return until when nodes are billed: they stop themselves when their owner is silent."""
+        until = billed_until(self.state, self.as_of)
+        heard_at = max((one.at for one in self.heartbeats), default=None)
+        return until if heard_at is None else min(until, heard_at + SILENT_NODE_STOPS_AFTER)
+
     def parts(self) -> Parts:
         """Return what the run has cost."""
-        return bill(self.state, self.as_of)
+        return bill(self.state, self.billed_until)
 
     def goodput(self) -> Goodput:
         """Return where the time went."""
-        return account(self.state, self.measured, self.as_of)
+        return account(self.state, self.measured, self.as_of, self.billed_until)
 
     def replay(self) -> Replay:
         """Return how replayed steps compare with their recorded values."""

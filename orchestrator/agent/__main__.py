@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
+from checkpoints.errors import StoreUnreachable
 from checkpoints.store import open_store
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
+from orchestrator.attempts import AgentExit
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UnknownRun
 from orchestrator.ledger.fold import fold
@@ -24,9 +27,27 @@ def main(config_file: Path) -> int:
     record = read_record(store)
     if record is None:
         raise UnknownRun(f"{config.store} holds no run.", "Start it with orchestrate launch.")
-    spec = fold(record, LedgerReader(store).read()).spec
-    return Agent(config, store, record, spec, SystemClock()).run()
+    state = fold(record, LedgerReader(store).read())
+    return Agent(config, store, state, SystemClock()).run()
+
+
+def _run_and_exit(config_file: Path) -> None:
+    """Exit at once with the agent's status: W&B's exit handlers may wait for ever on a dead host.
+
+    A store that cannot be reached is the node's trouble, not the training's: the attempt counts as
+    preempted and the next one tries elsewhere.
+    """
+    try:
+        status = main(config_file)
+    except StoreUnreachable:
+        logging.getLogger(__name__).exception("the store cannot be reached")
+        status = AgentExit.PREEMPTED
+    except Exception:
+        logging.getLogger(__name__).exception("the agent failed")
+        status = AgentExit.FAILED
+    logging.shutdown()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    _run_and_exit(Path(sys.argv[1]))

@@ -14,10 +14,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from checkpoints.errors import CheckpointError, StoreError
+from checkpoints.errors import CheckpointError, ObjectMissing, RecordInvalid, StoreError
 from checkpoints.fence import claim_attempt
 from checkpoints.inspect import read_manifest
-from checkpoints.layout import log_key
+from checkpoints.layout import CHECKPOINTS, log_key
 from checkpoints.manifest import Claim
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
@@ -37,12 +37,11 @@ from orchestrator.ledger.facts import (
     CheckpointRestored,
     NoticeReceived,
 )
+from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
-from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.requests import RequestKind, read_requests
-from orchestrator.spec import RunSpec
 from train.config import TrainConfig
 from train.spool import (
     Commit,
@@ -61,25 +60,22 @@ from train.spool import (
 _log = logging.getLogger(__name__)
 # How long the trainer may take to save and leave when asked to, unless the node goes before.
 _LEAVE_SECONDS = 120.0
+# Looks at the owner's heartbeat per lease: each is a GET that somebody pays for.
+_LEASE_LOOKS = 10
 
 
 class Agent:
     """Runs one attempt; `run` returns the exit status that says how it ended."""
 
     def __init__(
-        self,
-        config: AgentConfig,
-        store: ObjectStore,
-        record: RunRecord,
-        spec: RunSpec,
-        clock: Clock,
+        self, config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock
     ) -> None:
         self._config = config
         self._store = store
-        self._record = record
-        self._spec = spec
+        self._state = state
+        self._record = state.record
+        self._spec = state.spec
         self._clock = clock
-        self._journal = Journal(store, "agent", clock)
         self._spool_dir = config.scratch / "spool"
         self._notice_file = config.scratch / "notice.json"
         self._log_file = config.scratch / "train.log"
@@ -92,8 +88,9 @@ class Agent:
         claim = self._claim()
         self._step = claim.step
         try:
+            self._record_inherited(claim)
             fetch_inputs(self._record.inputs, self._store, self._config.scratch / "inputs")
-        except OrchestratorError as error:
+        except (OrchestratorError, RecordInvalid, ObjectMissing) as error:
             self._end(claim, AgentExit.FAILED, error.what)
             return AgentExit.FAILED
         tracker = self._start_tracker(claim)
@@ -103,6 +100,7 @@ class Agent:
         trainer = start_torchrun(
             self._write_train_config(claim),
             ranks=self._config.ranks,
+            threads_per_rank=self._record.threads_per_rank,
             scratch=self._config.scratch,
             log=self._log_file,
         )
@@ -117,12 +115,13 @@ class Agent:
     def _claim(self) -> Claim:
         claim = claim_attempt(
             self._store,
-            claimed_by=self._journal.writer,
+            claimed_by=self._config.launch,
             claimed_at=self._clock.now(),
             world_size=self._config.ranks,
             offer={"launch": self._config.launch, "zone": self._config.offer.zone},
         )
-        self._journal.record(
+        self._journal = Journal(self._store, f"agent-{claim.attempt:06d}", self._clock)
+        self._journal.note(
             AttemptStarted(
                 attempt=claim.attempt,
                 launch=self._config.launch,
@@ -132,23 +131,27 @@ class Agent:
                 host=socket.gethostname(),
             )
         )
-        if claim.parent is not None:
-            self._record_inherited(claim.parent)
-        self._journal.flush()
         return claim
 
-    def _record_inherited(self, manifest_key: str) -> None:
-        """Say again what we resume from: the agent that saw it commit may have died before."""
-        manifest = read_manifest(self._store, manifest_key)
-        self._journal.record(
-            CheckpointCommitted(
-                attempt=manifest.attempt,
-                step=manifest.step,
-                manifest=manifest_key,
-                num_bytes=sum(stored.size for stored in manifest.objects),
-                num_objects=len(manifest.objects),
+    def _record_inherited(self, claim: Claim) -> None:
+        """Say what the agent before us saw but may not have lived to say: commit and deletions."""
+        if claim.parent is not None:
+            manifest = read_manifest(self._store, claim.parent)
+            self._journal.record(
+                CheckpointCommitted(
+                    attempt=manifest.attempt,
+                    step=manifest.step,
+                    manifest=claim.parent,
+                    num_bytes=manifest.num_bytes,
+                    num_objects=len(manifest.objects),
+                )
             )
-        )
+        present = {entry.key for entry in self._store.list(CHECKPOINTS)}
+        for commit in self._state.commits:
+            if commit.deleted_at is None and commit.manifest not in present:
+                prefix = commit.manifest.rpartition("/")[0]
+                self._journal.record(CheckpointDeleted(checkpoint=prefix))
+        self._journal.flush()
 
     def _write_train_config(self, claim: Claim) -> Path:
         config = TrainConfig(
@@ -194,7 +197,7 @@ class Agent:
         lease = None
         if config.owner is not None:
             lease = OwnerLease(self._store, config.owner, config.lease_seconds, now)
-        heard_at = uploaded_at = now
+        heard_at = uploaded_at = lease_at = now
         while trainer.poll() is None:
             time.sleep(config.poll_seconds)
             now = time.monotonic()
@@ -205,8 +208,10 @@ class Agent:
                 uploaded_at = now
                 self._obey_requests()
             self._pass_on_notice(claim)
-            if lease is not None and lease.is_lost(now):
-                self._ask_to_leave(AgentExit.PREEMPTED, "the owner's heartbeat stands still")
+            if lease is not None and now - lease_at >= config.lease_seconds / _LEASE_LOOKS:
+                lease_at = now
+                if lease.is_lost(now):
+                    self._ask_to_leave(AgentExit.PREEMPTED, "the owner's heartbeat stands still")
             if self._kill_at is not None and now >= self._kill_at:
                 kill_tree(trainer)
             if now - heard_at > config.hang_seconds:
@@ -273,6 +278,8 @@ class Agent:
             _log.warning("cannot look for requests: %s", error)
             return
         for request in requests:
+            if request.at < self._state.launched_at:
+                continue  # meant for an earlier launch of the run
             status = AgentExit.STOPPED if request.kind is RequestKind.STOP else AgentExit.PREEMPTED
             self._ask_to_leave(status, f"{request.kind.value} was requested by {request.by}")
 
@@ -305,12 +312,14 @@ class Agent:
             return AgentExit.DONE, None
         if self._leaving is not None:
             return self._leaving, None
+        failed = [one for one in outcomes if one is not None and one.error]
         silent = [rank for rank, outcome in enumerate(outcomes) if outcome is None]
+        if failed:
+            # The first one knows why; those after it complain of the connection that it took.
+            return AgentExit.FAILED, min(failed, key=lambda outcome: outcome.at).error
         if silent:
-            # Its peers complain too, but only of the connection that it took with it.
             return AgentExit.FAILED, f"rank {silent[0]} died without a word; see its log"
-        errors = [outcome.error for outcome in outcomes if outcome is not None and outcome.error]
-        return AgentExit.FAILED, errors[0] if errors else None
+        return AgentExit.FAILED, None
 
     def _end(self, claim: Claim, status: int, error: str | None) -> None:
         self._journal.record(
@@ -331,8 +340,12 @@ class Agent:
         if tracker is None:
             return
         offline = tracker.finish()
-        if offline is not None:
+        if offline is None:
+            return
+        try:
             self._store.put(log_key(claim.attempt, offline.name), offline.read_bytes())
+        except StoreError as error:
+            _log.warning("the offline W&B run was not kept: %s", error)
 
 
 def _all_are(outcomes: list[Outcome | None], kind: OutcomeKind) -> bool:

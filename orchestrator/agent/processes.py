@@ -13,7 +13,7 @@ _KILL_WAIT_S = 10.0
 
 
 def start_torchrun(
-    config_file: Path, *, ranks: int, scratch: Path, log: Path
+    config_file: Path, *, ranks: int, threads_per_rank: int, scratch: Path, log: Path
 ) -> subprocess.Popen[bytes]:
     """Start `torchrun -m train CONFIG` in `scratch`, its output in `log`.
 
@@ -29,8 +29,7 @@ def start_torchrun(
         **os.environ,
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
-        # Else torchrun prints a warning and chooses this value itself.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_threads_per_rank(ranks))),
+        "OMP_NUM_THREADS": str(threads_per_rank),
     }
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -57,7 +56,3 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
             continue
     process.wait(timeout=_KILL_WAIT_S)
     psutil.wait_procs([member for member in family if member.pid != process.pid], _KILL_WAIT_S)
-
-
-def _threads_per_rank(ranks: int) -> int:
-    return max(1, (os.cpu_count() or 1) // ranks)

@@ -11,18 +11,22 @@ import logging
 import netrc
 import os
 import queue
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from train.spool import Evaluated, Record, Step
 
 _log = logging.getLogger(__name__)
 _INIT_TIMEOUT_S = 30
-_FINISH_TIMEOUT_S = 60.0
-# Steps that may wait for W&B; beyond this the oldest in W&B's way are dropped, the ledger has them.
+# The node is billed meanwhile; what W&B lacks then, the next attempt or `wandb sync` sends.
+_FINISH_TIMEOUT_S = 15.0
+_CONNECT_TIMEOUT_S = 5.0
+# Records that may wait for W&B; those beyond are not sent, the run folder has them.
 _QUEUE_SIZE = 100_000
 
 
@@ -44,7 +48,7 @@ class WandbTracker:
     def __init__(self, tracked: TrackedRun, history: Sequence[Step]) -> None:
         self._tracked = tracked
         self._history = history
-        self._queue: queue.Queue[Record | dict[str, float] | None] = queue.Queue(_QUEUE_SIZE)
+        self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE_SIZE)
         self._thread = threading.Thread(target=self._run, name="wandb", daemon=True)
         self._thread.start()
 
@@ -54,10 +58,6 @@ class WandbTracker:
             if isinstance(record, (Step, Evaluated)):
                 self._offer(record)
 
-    def summarize(self, summary: dict[str, float]) -> None:
-        """Set summary values such as cost/total_usd."""
-        self._offer(summary)
-
     def finish(self) -> Path | None:
         """Close the run; return the file of an offline run, None where W&B has everything."""
         self._offer(None)
@@ -65,7 +65,7 @@ class WandbTracker:
         files = sorted(self._tracked.directory.glob("wandb/offline-run-*/run-*.wandb"))
         return files[-1] if files else None
 
-    def _offer(self, item: Record | dict[str, float] | None) -> None:
+    def _offer(self, item: Record | None) -> None:
         try:
             self._queue.put_nowait(item)
         except queue.Full:
@@ -89,8 +89,6 @@ class WandbTracker:
                 high_water = _log_step(run, item, high_water)
             elif isinstance(item, Evaluated):
                 run.summary["eval/loss"] = item.loss
-            elif isinstance(item, dict):
-                run.summary.update(item)
         run.finish()
 
 
@@ -109,12 +107,23 @@ def _open_run(tracked: TrackedRun) -> Any:  # noqa: ANN401  # wandb.Run, whose m
         dir=str(tracked.directory),
         settings=wandb.Settings(init_timeout=_INIT_TIMEOUT_S, console="off", silent=True),
     )
-    if _has_key():
-        try:
-            return open_run(resume="allow", mode="online")
-        except wandb.Error:
-            _log.exception("W&B does not answer; recording offline")
+    if "WANDB_MODE" in os.environ:
+        return open_run(resume="allow")
+    # wandb.init waits much longer than its init_timeout for a server that is not there.
+    if _has_key() and _is_reachable():
+        return open_run(resume="allow", mode="online")
     return open_run(mode="offline")
+
+
+def _is_reachable() -> bool:
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname or "", port), _CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        _log.warning("W&B cannot be reached, recording offline: %s", error)
+        return False
+    return True
 
 
 def _has_key() -> bool:

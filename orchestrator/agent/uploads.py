@@ -20,6 +20,7 @@ class SpoolUploader:
         self._offset = 0
         self._num_objects = 0
         self._pending: list[Record] = []
+        self._unsure: bytes | None = None
         self.wants_upload = False
         """The trainer waits for what it wrote to be uploaded."""
 
@@ -37,12 +38,14 @@ class SpoolUploader:
         Raises:
             StoreError: nothing is lost, and the next call tries again.
         """
-        if self._pending:
-            lines = b"\n".join(record.model_dump_json().encode() for record in self._pending)
-            # One writer per attempt, and the same bytes on a retry: overwriting is harmless.
-            self._store.put(steps_key(self._attempt, self._num_objects), lines)
+        while self._pending or self._unsure is not None:
+            if self._unsure is None:
+                # Frozen until its put is known to have succeeded: a retry writes the same bytes.
+                lines = (record.model_dump_json().encode() for record in self._pending)
+                self._unsure, self._pending = b"\n".join(lines), []
+            self._store.put(steps_key(self._attempt, self._num_objects), self._unsure)
             self._num_objects += 1
-            self._pending = []
+            self._unsure = None
         if self._offset:
             write_uploaded(self._spool_dir, self._offset)
         self.wants_upload = False
@@ -57,14 +60,17 @@ class LogUploader:
         self._path = path
         self._offset = 0
         self._num_objects = 0
+        self._unsure = b""
 
     def upload(self) -> None:
         """Store what has been added; raises StoreError, and the next call tries again."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            added = file.read()
-        if not added:
+        if not self._unsure:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                self._unsure = file.read()
+        if not self._unsure:
             return
-        self._store.put(log_key(self._attempt, f"{self._num_objects:08d}.log"), added)
-        self._offset += len(added)
+        self._store.put(log_key(self._attempt, f"{self._num_objects:08d}.log"), self._unsure)
+        self._offset += len(self._unsure)
         self._num_objects += 1
+        self._unsure = b""

@@ -62,11 +62,16 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every foreseen error is two lines on stderr and its exit code."""
     try:
-        cli.main(standalone_mode=False)
+        # Without standalone mode click returns what a command gave to Context.exit.
+        sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        sys.exit(130)
+        click.echo("Nothing was done.", err=True)
+        click.echo("Answer y to go on, or add --yes.", err=True)
+        sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        click.echo(error.format_message(), err=True)
+        context = getattr(error, "ctx", None)
+        click.echo(f"See: {context.command_path if context else 'orchestrate'} --help", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) is gone; say nothing at interpreter exit either.

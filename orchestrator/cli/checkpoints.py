@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from checkpoints.errors import ObjectMissing, RecordInvalid
 from checkpoints.export import export_weights
 from checkpoints.fence import read_head
 from checkpoints.inspect import compare, read_manifest
@@ -37,10 +40,12 @@ def checkpoints() -> None:
 @json_option
 def list_(run: str, store: str | None, *, as_json: bool) -> None:
     """List the committed checkpoints of RUN; the one that HEAD names is the last."""
-    folder = find_run(run, store).open()
+    folder = _open_run(run, store)
     head = read_head(folder)
     current = head[0].manifest if head is not None else None
     rows = [_row(manifest, current) for manifest in _manifests(folder)]
+    if rows and not any(row["is_head"] for row in rows):
+        say(f"HEAD names {current}, which is not among them: nothing can be resumed from.")
     if as_json:
         print_json({"schema_version": 1, "run": run, "head": current, "checkpoints": rows})
         return
@@ -64,7 +69,7 @@ def verify(
     context: click.Context, run: str, against: str | None, store: str | None, *, as_json: bool
 ) -> None:
     """Read every byte of RUN's last checkpoint and check it; with --against, compare weights."""
-    folder = find_run(run, store).open()
+    folder = _open_run(run, store)
     manifest = _head_manifest(folder, run)
     problems = verify_bytes(folder, manifest)
     document: dict[str, Any] = {
@@ -96,24 +101,40 @@ def verify(
 @store_option
 def export(run: str, output: Path, store: str | None) -> None:
     """Write RUN's last checkpoint as a Hugging Face folder (safetensors, config, tokenizer)."""
-    folder = find_run(run, store).open()
+    folder = _open_run(run, store)
     manifest = _head_manifest(folder, run)
-    if (output / "config.json").exists():
-        raise UsageError(f"{output} holds a model already.", "Choose another folder.")
-    names = export_weights(folder, manifest, prefix=_WEIGHTS, folder=output)
     record = read_record(folder)
     assert record is not None
-    _copy_model_files(folder, record, output)
+    if (output / "config.json").exists():
+        raise UsageError(f"{output} holds a model already.", "Choose another folder.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        partial = Path(scratch) / "model"
+        names = export_weights(folder, manifest, prefix=_WEIGHTS, folder=partial)
+        _copy_model_files(folder, record, partial)
+        # All or nothing: a damaged checkpoint leaves no half of a model behind.
+        output.mkdir(exist_ok=True)
+        for path in partial.iterdir():
+            path.rename(output / path.name)
     say(f"Wrote step {manifest.step} to {output}: {', '.join(names)}.")
 
 
-def _manifests(folder: ObjectStore) -> list[Manifest]:
-    keys = [
-        entry.key
-        for entry in folder.list(CHECKPOINTS)
-        if entry.key.endswith("/manifest.json") and parse_checkpoint_prefix(entry.key) is not None
-    ]
-    return [read_manifest(folder, key) for key in keys]
+def _open_run(run: str, store: str | None) -> ObjectStore:
+    folder = find_run(run, store).open()
+    if read_record(folder) is None:
+        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
+    return folder
+
+
+def _manifests(folder: ObjectStore) -> Iterator[Manifest]:
+    """Yield the manifests that can be read; a damaged one is named and does not hide the rest."""
+    for entry in folder.list(CHECKPOINTS):
+        if not entry.key.endswith("/manifest.json") or not parse_checkpoint_prefix(entry.key):
+            continue
+        try:
+            yield read_manifest(folder, entry.key)
+        except (RecordInvalid, ObjectMissing) as error:
+            say(f"{entry.key} cannot be used: {error.what}")
 
 
 def _row(manifest: Manifest, current: str | None) -> dict[str, Any]:

@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from orchestrator.view import RunView
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,6 +68,11 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: add --yes.")
     click.confirm(question, abort=True, err=True)
+
+
+def show_usd(view: RunView) -> str:
+    """Write what a run has cost, and that it was simulated where it was."""
+    return f"${view.parts().total:.2f}{' (simulated)' if view.record.simulated else ''}"
 
 
 def show_duration(duration: timedelta) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from datetime import datetime
+from urllib.parse import unquote, urlsplit
 
 import click
 
 from checkpoints.store import ObjectStore
-from orchestrator.attempts import StopReason
-from orchestrator.cli.common import confirm, say, store_option, yes_option
+from orchestrator.attempts import EndReason, StopReason
+from orchestrator.cli.common import confirm, say, show_usd, store_option, yes_option
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.local.launcher import is_supervised
 from orchestrator.errors import GaveUp, UsageError
 from orchestrator.home import run_home
-from orchestrator.ledger.facts import FinalState, RunEnded, StopRequested
+from orchestrator.ledger.facts import (
+    FinalState,
+    LaunchEnded,
+    RunEnded,
+    StopRequested,
+    TerminatedBy,
+)
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.requests import Request, RequestKind, ask
 from orchestrator.report import RunStateName, state_name
@@ -41,9 +49,9 @@ def stop(run: str, store: str | None, *, yes: bool, detach: bool) -> None:
         say(f"{run} has ended already: {view.state.ended.state.value}.")
         return
     confirm(f"Stop {run} at step {view.step}?", yes=yes)
-    _request_stop(folder, clock)
+    _request_stop(folder, clock, view.state.launched_at)
     if not is_supervised(run_home(known.store_url, run)) and _is_silent(view):
-        _end_without_supervisor(folder, clock)
+        _end_without_supervisor(folder, clock, view)
     if detach:
         say(f"Asked {run} to stop. See orchestrate status {run}")
         return
@@ -69,10 +77,10 @@ def delete(run: str, store: str | None, typed: str | None) -> None:
     say(f"Deleted {run}.")
 
 
-def _request_stop(folder: ObjectStore, clock: SystemClock) -> None:
+def _request_stop(folder: ObjectStore, clock: SystemClock, launched_at: datetime) -> None:
     host = socket.gethostname()
     ask(folder, Request(kind=RequestKind.STOP, at=clock.now(), by=host))
-    Journal(folder, "cli", clock).note(StopRequested(host=host))
+    Journal(folder, "cli", clock).note(StopRequested(host=host, launched_at=launched_at))
 
 
 def _is_silent(view: RunView) -> bool:
@@ -80,12 +88,24 @@ def _is_silent(view: RunView) -> bool:
     return state_name(view) in (RunStateName.UNKNOWN, RunStateName.PENDING)
 
 
-def _end_without_supervisor(folder: ObjectStore, clock: SystemClock) -> None:
-    Journal(folder, "cli", clock).note(
+def _end_without_supervisor(folder: ObjectStore, clock: SystemClock, view: RunView) -> None:
+    journal = Journal(folder, "cli", clock)
+    for launch in view.state.open_launches:
+        journal.record(
+            LaunchEnded(
+                launch=launch.launch,
+                reason=EndReason.NODE_LOST,
+                terminated_by=TerminatedBy.US,
+                detail="its supervisor died",
+                gone_at=view.billed_until,
+            )
+        )
+    journal.note(
         RunEnded(
             state=FinalState.STOPPED,
             reason=StopReason.REQUESTED,
             why="a stop was requested, and nobody was running it",
+            launched_at=view.state.launched_at,
         )
     )
 
@@ -98,7 +118,7 @@ def _wait_until_stopped(viewer: RunViewer, clock: SystemClock, run: str) -> None
         if view.state.ended is not None:
             say(
                 f"{run} {view.state.ended.state.value} at step {view.state.last_commit_step}, "
-                f"${view.parts().total:.2f}. Go on: orchestrate resume {run}"
+                f"{show_usd(view)}. Go on: orchestrate resume {run}"
             )
             return
         time.sleep(_LOOK_EVERY_S)
@@ -122,6 +142,9 @@ def _delete_all(folder: ObjectStore, known: KnownRun) -> None:
     keys = [entry.key for entry in folder.list("")]
     folder.delete([key for key in keys if key != "run.json"])
     folder.delete(["run.json"])
+    if known.store_url.startswith("file:"):
+        # The folder itself, with the store's own lock and what killed writers left half written.
+        shutil.rmtree(unquote(urlsplit(folder.url).path), ignore_errors=True)
     home = run_home(known.store_url, known.run)
     forget_run(home)
     shutil.rmtree(home, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from orchestrator.cli.common import (
     print_json,
     say,
     set_option,
+    show_duration,
     store_option,
     yes_option,
 )
@@ -59,7 +61,11 @@ def plan(spec: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
         print_json(plan_document(built))
     else:
         print(render_plan(built))
-        print(f"\nLaunch it: orchestrate launch {spec}")
+        if built.spec.is_local:
+            options = "".join(f" --set {shlex.quote(override)}" for override in overrides)
+            print(f"\nLaunch it: orchestrate launch {spec}{options}")
+        else:
+            print("\nLaunching on clouds comes with the SkyPilot backend; this is its price.")
 
 
 @click.command()
@@ -79,7 +85,8 @@ def resume(
         raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status.")
     spec = _amended_spec(folder, record, overrides)
     spent = bill(current_state(folder, record), clock.now()).total
-    say(f"{run}: ${spent:.2f} spent of ${spec.limits.budget_usd}.")
+    simulated = " (simulated)" if record.simulated else ""
+    say(f"{run}: ${spent:.2f} spent of ${spec.limits.budget_usd}{simulated}.")
     confirm("Go on?", yes=yes)
     _follow(relaunch(folder, record, spec, clock), clock, detach=detach)
 
@@ -131,7 +138,7 @@ def _what(plan: LaunchPlan) -> list[str]:
         lines.append(
             f"Data: {summary.num_conversations} conversations, {summary.num_samples} samples, "
             f"{summary.num_tokens:,} tokens ({summary.num_trained_tokens:,} trained on)"
-            + (f", {len(summary.dropped)} dropped" if summary.dropped else "")
+            + (f", {len(summary.dropped)} dropped or cut" if summary.dropped else "")
         )
     if plan.num_steps is not None:
         lines.append(f"Training: {plan.num_steps} steps of {spec.train.global_batch} sequences")
@@ -139,8 +146,8 @@ def _what(plan: LaunchPlan) -> list[str]:
 
 
 def _where(plan: LaunchPlan) -> list[str]:
-    kind = "simulated " if plan.spec.is_local else ""
-    lines = [f"Offers for {plan.spec.nodes.accelerators} ({kind}market), cheapest first:"]
+    kind = " (simulated)" if plan.spec.is_local else ""
+    lines = [f"Offers for {plan.spec.nodes.accelerators}{kind}, cheapest first:"]
     for number, offer in enumerate(plan.offers[:_SHOWN_OFFERS], start=1):
         lines.append(
             f"  {number}. {offer.cloud:<7}{offer.region:<17}{offer.zone:<19}"
@@ -162,12 +169,10 @@ def _how_much(plan: LaunchPlan) -> list[str]:
         )
     if spec.is_local:
         lines.append(f"Time: 1 wall second counts as {spec.time_scale:g} market seconds")
-    deadline = (
-        "none" if limits.deadline is None else f"{limits.deadline.total_seconds() / 3600:g} h"
-    )
+    deadline = "none" if limits.deadline is None else show_duration(limits.deadline)
     lines.append(
-        f"Price: ${plan.usd_per_hour}/h, at most ${plan.worst_case_usd} (the budget); "
-        f"deadline {deadline}"
+        f"Price{' (simulated)' if spec.is_local else ''}: ${plan.usd_per_hour}/h, "
+        f"at most ${plan.worst_case_usd} (the budget); deadline {deadline}"
     )
     return lines
 

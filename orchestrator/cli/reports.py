@@ -17,7 +17,13 @@ from orchestrator.cli.common import json_option, print_json, say, show_duration,
 from orchestrator.cli.watch import describe_progress
 from orchestrator.clock import SystemClock
 from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
-from orchestrator.report import RunStateName, cost_document, state_name, status_document
+from orchestrator.report import (
+    RunStateName,
+    cost_document,
+    missed_by,
+    state_name,
+    status_document,
+)
 from orchestrator.runs import KnownRun, find_run, list_runs
 from orchestrator.view import RunView, RunViewer
 
@@ -81,6 +87,8 @@ def logs(run: str, attempt: int | None, store: str | None, *, follow: bool) -> N
         if not follow or is_over:
             break
         time.sleep(_FOLLOW_EVERY_S)
+    if not printed and attempt is not None:
+        raise UnknownRun(f"{run} has no log of attempt {attempt}.", f"See orchestrate status {run}")
     if not printed:
         say(f"{run} has no log yet. See orchestrate status {run}")
 
@@ -127,9 +135,13 @@ def render_status(view: RunView) -> str:
         lines.append(
             f"{replay['steps']} replayed steps compared with their recorded values: {verdict}"
         )
-    for name in ("deadline_at", "eta_at"):
-        if document[name] is not None:
-            lines.append(f"{name[:-3]} {_moment(document[name])}")
+    late = missed_by(view)
+    if late is not None:
+        lines.append(f"deadline missed by {show_duration(late)} (wall time)")
+    elif document["deadline_at"] is not None and view.state.ended is None:
+        lines.append(f"deadline {_moment(document['deadline_at'])}")
+    if document["eta_at"] is not None:
+        lines.append(f"done about {_moment(document['eta_at'])}")
     return "\n".join([*lines, "", *_attempt_lines(document["attempts"]), "", _next_command(view)])
 
 
@@ -138,9 +150,10 @@ def render_cost(view: RunView) -> str:
     document = cost_document(view)
     lines = [f"{document['run']} {document['state']}: {_money(document['total_usd'], view)}"]
     if document["savings_fraction"] is not None:
+        saved = document["savings_fraction"]
+        verdict = f"{saved:.0%} saved" if saved >= 0 else f"{-saved:.0%} more than that"
         lines.append(
-            f"On demand, without preemptions: ${document['on_demand_usd']:.2f} "
-            f"({document['savings_fraction']:.0%} saved)"
+            f"On demand, without preemptions: ${document['on_demand_usd']:.2f} ({verdict})"
         )
     lines += ["", *_bars(document["parts"], "${:.4f}"), "", "Where the time went:"]
     lines += _bars(document["seconds"], "{:.1f} s")

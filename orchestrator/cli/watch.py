@@ -10,13 +10,13 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.attempts import StopReason
-from orchestrator.cli.common import say, show_duration
+from orchestrator.cli.common import say, show_duration, show_usd
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import LOG_NAME, is_supervised
-from orchestrator.errors import Detached, GaveUp, OrchestratorError, TrainingFailed
-from orchestrator.launch import Launched
+from orchestrator.errors import Detached, GaveUp, TrainingFailed
+from orchestrator.launch import Launched, is_run_elsewhere
 from orchestrator.ledger.measurements import steps_of
-from orchestrator.report import status_document
+from orchestrator.report import missed_by, status_document
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY = timedelta(seconds=0.5)
@@ -33,7 +33,7 @@ def watch(launched: Launched, clock: Clock) -> None:
     Raises:
         GaveUp, TrainingFailed: it ended before its last step.
         Detached: the user stopped watching.
-        OrchestratorError: its supervisor died.
+        GaveUp: also when its supervisor died.
     """
     name = launched.record.run
     try:
@@ -41,7 +41,7 @@ def watch(launched: Launched, clock: Clock) -> None:
     except KeyboardInterrupt:
         raise Detached(
             f"Stopped watching. {name} goes on, and so does its cost.",
-            f"Watch: orchestrate launch SPEC, or status {name}. Stop: orchestrate stop {name}",
+            f"Watch: orchestrate resume {name} --yes. Stop: orchestrate stop {name}",
         ) from None
     _conclude(view)
 
@@ -74,7 +74,7 @@ def _watch_until_over(launched: Launched, clock: Clock) -> RunView:
         while view.state.ended is None:
             _show(view, teller, live, console)
             clock.sleep(_LOOK_EVERY)
-            if clock.now() - started_at > _START_GRACE and not is_supervised(launched.home):
+            if clock.now() - started_at > _START_GRACE and not _is_supervised(launched, clock):
                 _require_end(viewer.look(clock.now()), launched)
             view = viewer.look(clock.now())
         _show(view, teller, live, console)
@@ -91,37 +91,44 @@ def _show(view: RunView, teller: _Teller, live: Live, console: Console) -> None:
 
 
 def _require_end(view: RunView, launched: Launched) -> None:
-    """Raise if nobody runs the run any more although it is not over."""
-    if view.state.ended is None and not is_supervised(launched.home):
-        raise OrchestratorError(
+    """Raise if the run is not over, although nobody runs it any more."""
+    if view.state.ended is None:
+        raise GaveUp(
             f"The supervisor of {launched.record.run} is gone; see {launched.home / LOG_NAME}.",
             "Run the same command again: it picks the run up where it is.",
         )
+
+
+def _is_supervised(launched: Launched, clock: Clock) -> bool:
+    return is_supervised(launched.home) or is_run_elsewhere(launched.store, clock)
 
 
 def _conclude(view: RunView) -> None:
     ended, name = view.state.ended, view.record.run
     assert ended is not None
     replay = view.replay()
-    usd = view.parts().total
-    simulated = " (simulated)" if view.record.simulated else ""
     took = show_duration(view.goodput().wall)
     say(
         f"{name} {ended.state.value} after {took}: step {view.step}/{view.record.num_steps}, "
-        f"{view.state.num_preemptions} preemptions, ${usd:.2f}{simulated}"
+        f"preempted {view.state.num_preemptions} times, {show_usd(view)}"
     )
+    late = missed_by(view)
+    if late is not None:
+        say(f"The deadline was missed by {show_duration(late)} (wall time).")
     if replay.num_steps:
         verdict = "all equal bit for bit" if not replay.differing else f"{replay.differing} differ"
         say(f"Replayed steps compared with their recorded values: {replay.num_steps}, {verdict}")
     say(f"Next: orchestrate cost {name} · orchestrate dashboard {name} --export {name}.html")
-    _raise_unless_done(ended.reason, ended.why, name)
+    errors = [end.error for end in view.state.attempt_ends if end.error]
+    _raise_unless_done(ended.reason, ended.why, name, errors[-1] if errors else None)
 
 
-def _raise_unless_done(reason: StopReason, why: str, name: str) -> None:
+def _raise_unless_done(reason: StopReason, why: str, name: str, error: str | None) -> None:
     if reason is StopReason.DONE:
         return
     if reason is StopReason.TOO_MANY_FAILURES:
-        raise TrainingFailed(f"{name} failed: {why}.", f"See orchestrate logs {name}")
+        cause = "" if error is None else f" The last one: {error}"
+        raise TrainingFailed(f"{name} failed: {why}.{cause}", f"See orchestrate logs {name}")
     more = " --set limits.budget_usd=..." if reason is StopReason.BUDGET else ""
     raise GaveUp(f"{name} stopped: {why}.", f"Go on: orchestrate resume {name}{more}")
 

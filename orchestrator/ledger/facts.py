@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from orchestrator.attempts import EndReason, StopReason
-from orchestrator.errors import RecordUnreadable
+from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 
 SCHEMA_VERSION = 1
@@ -81,8 +81,22 @@ class RunLaunched(_Fact):
 
     fact: Literal["run_launched"] = "run_launched"
     host: str
-    amended: dict[str, Any] = {}
-    """Sections of the spec that this launch changed: limits, infra, checkpoints, tracking."""
+
+
+class AmendedBy(str, Enum):
+    """Where an amendment comes from: the next launch of the same file must not undo a `--set`."""
+
+    SPEC_FILE = "spec_file"
+    RESUME = "resume"
+
+
+class RunAmended(_Fact):
+    """A user changed sections of the spec that may change: limits, infra, checkpoints, tracking."""
+
+    fact: Literal["run_amended"] = "run_amended"
+    host: str
+    by: AmendedBy
+    sections: dict[str, Any]
 
 
 class DecisionMade(_Fact):
@@ -120,6 +134,8 @@ class LaunchEnded(_Fact):
     terminated_by: TerminatedBy
     detail: str | None = None
     """For a simulated preemption: which one of the script, or the market's."""
+    gone_at: Instant | None = None
+    """When the nodes must have been gone, where nobody was there to see it."""
 
 
 class AttemptStarted(_Fact):
@@ -184,6 +200,8 @@ class StopRequested(_Fact):
 
     fact: Literal["stop_requested"] = "stop_requested"
     host: str
+    launched_at: Instant
+    """Which launch of the run is to stop; a later one goes on, whatever the clocks say."""
 
 
 class RunEnded(_Fact):
@@ -193,10 +211,13 @@ class RunEnded(_Fact):
     state: FinalState
     reason: StopReason
     why: str
+    launched_at: Instant
+    """Which launch of the run this ends."""
 
 
 Fact = (
     RunLaunched
+    | RunAmended
     | DecisionMade
     | LaunchStarted
     | LaunchReady
@@ -239,10 +260,7 @@ def parse_entries(data: bytes, key: str) -> list[Entry]:
     try:
         entries = [_ENTRY.validate_json(line) for line in data.splitlines()]
     except ValidationError as error:
-        raise RecordUnreadable(
-            f"The event object {key} does not parse: {error.errors()[0]['msg']}.",
-            "Read the run with the version that wrote it, or a newer one.",
-        ) from error
+        raise unreadable(f"The event object {key}", data, error, SCHEMA_VERSION) from error
     newer = [entry for entry in entries if entry.schema_version > SCHEMA_VERSION]
     if newer:
         raise RecordUnreadable(

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from orchestrator.attempts import EndReason
 from orchestrator.ledger.facts import (
+    AmendedBy,
     AttemptEnded,
     AttemptStarted,
     CheckpointCommitted,
@@ -19,6 +20,7 @@ from orchestrator.ledger.facts import (
     LaunchReady,
     LaunchStarted,
     NoticeReceived,
+    RunAmended,
     RunEnded,
     RunLaunched,
     StopRequested,
@@ -69,6 +71,8 @@ class RunState:
     record: RunRecord
     spec: RunSpec
     """The spec with every amendment."""
+    file_spec: RunSpec
+    """The spec as the file of the last launch had it."""
     num_entries: int
     launched_at: datetime
     """When the run was launched last; retry budgets count from here."""
@@ -85,8 +89,12 @@ class RunState:
     @property
     def current_launch(self) -> LaunchView | None:
         """The launch that is up or coming up."""
-        open_launches = [launch for launch in self.launches if launch.ended_at is None]
-        return open_launches[-1] if open_launches else None
+        return self.open_launches[-1] if self.open_launches else None
+
+    @property
+    def open_launches(self) -> tuple[LaunchView, ...]:
+        """Launches that have not ended; more than one only where something went wrong."""
+        return tuple(launch for launch in self.launches if launch.ended_at is None)
 
     @property
     def last_commit_step(self) -> int:
@@ -95,9 +103,13 @@ class RunState:
 
     @property
     def num_preemptions(self) -> int:
-        """Nodes that were taken back or lost."""
+        """Nodes that were taken back or lost, other than by us."""
         lost = (EndReason.PREEMPTED, EndReason.NODE_LOST)
-        return sum(1 for launch in self.launches if launch.reason in lost)
+        return sum(
+            1
+            for launch in self.launches
+            if launch.reason in lost and launch.terminated_by is not TerminatedBy.US
+        )
 
 
 @dataclass(slots=True)
@@ -108,10 +120,11 @@ class _Draft:
     decisions: list[tuple[datetime, DecisionMade]] = field(default_factory=list)
     attempt_ends: dict[int, AttemptEnded] = field(default_factory=dict)
     spec_changes: dict[str, object] = field(default_factory=dict)
+    file_changes: dict[str, object] = field(default_factory=dict)
+    deleted_at: dict[str, datetime] = field(default_factory=dict)
     launched_at: datetime | None = None
-    stop_requested_at: datetime | None = None
-    ended_at: datetime | None = None
-    ended: RunEnded | None = None
+    stops: set[datetime] = field(default_factory=set)
+    ends: dict[datetime, tuple[datetime, RunEnded]] = field(default_factory=dict)
 
 
 def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
@@ -128,23 +141,23 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
     for entry in ordered:
         _apply(draft, entry)
     launched_at = draft.launched_at or record.created_at
-    is_over = draft.ended_at is not None and draft.ended_at >= launched_at
+    ended_at, ended = draft.ends.get(launched_at, (None, None))
     return RunState(
         record=record,
         spec=_amend(record.spec, draft.spec_changes),
+        file_spec=_amend(record.spec, draft.file_changes),
         num_entries=len(unique),
         launched_at=launched_at,
         launches=tuple(
             sorted(map(_in_order, draft.launches.values()), key=lambda one: one.started_at)
         ),
-        commits=tuple(sorted(draft.commits.values(), key=lambda one: (one.step, one.attempt))),
+        commits=_with_deletions(draft),
         restores=tuple(draft.restores),
         decisions=tuple(draft.decisions),
         attempt_ends=tuple(draft.attempt_ends[number] for number in sorted(draft.attempt_ends)),
-        is_stop_requested=draft.stop_requested_at is not None
-        and draft.stop_requested_at >= launched_at,
-        ended_at=draft.ended_at if is_over else None,
-        ended=draft.ended if is_over else None,
+        is_stop_requested=launched_at in draft.stops,
+        ended_at=ended_at,
+        ended=ended,
     )
 
 
@@ -167,14 +180,14 @@ def _add_commit(draft: _Draft, at: datetime, body: CheckpointCommitted) -> None:
 
 def _apply(draft: _Draft, entry: Entry) -> None:
     body = entry.body
-    if isinstance(body, (RunLaunched, StopRequested, RunEnded)):
+    if isinstance(body, (RunLaunched, RunAmended, StopRequested, RunEnded)):
         _apply_to_run(draft, entry.at, body)
     elif isinstance(body, (LaunchReady, LaunchEnded, AttemptStarted)):
         _apply_to_launch(draft, entry.at, body)
     elif isinstance(body, NoticeReceived):
         _apply_notice(draft, entry.at, body)
     elif isinstance(body, CheckpointDeleted):
-        _apply_deletion(draft, entry.at, body)
+        draft.deleted_at.setdefault(body.checkpoint, entry.at)
     elif isinstance(body, CheckpointRestored):
         draft.restores.append((body.attempt, body.num_bytes))
     elif isinstance(body, DecisionMade):
@@ -189,22 +202,26 @@ def _apply_notice(draft: _Draft, at: datetime, body: NoticeReceived) -> None:
             draft.launches[launch.launch] = replace(launch, notice_at=at)
 
 
-def _apply_deletion(draft: _Draft, at: datetime, body: CheckpointDeleted) -> None:
-    for key, commit in draft.commits.items():
-        if key.startswith(f"{body.checkpoint}/"):
-            draft.commits[key] = replace(commit, deleted_at=at)
+def _with_deletions(draft: _Draft) -> tuple[CommitView, ...]:
+    return tuple(
+        replace(commit, deleted_at=draft.deleted_at.get(commit.manifest.rpartition("/")[0]))
+        for commit in sorted(draft.commits.values(), key=lambda one: (one.step, one.attempt))
+    )
 
 
 def _apply_to_run(
-    draft: _Draft, at: datetime, body: RunLaunched | StopRequested | RunEnded
+    draft: _Draft, at: datetime, body: RunLaunched | RunAmended | StopRequested | RunEnded
 ) -> None:
     if isinstance(body, RunLaunched):
         draft.launched_at = at
-        draft.spec_changes.update(body.amended)
+    elif isinstance(body, RunAmended):
+        draft.spec_changes.update(body.sections)
+        if body.by is AmendedBy.SPEC_FILE:
+            draft.file_changes.update(body.sections)
     elif isinstance(body, StopRequested):
-        draft.stop_requested_at = at
+        draft.stops.add(body.launched_at)
     else:
-        draft.ended_at, draft.ended = at, body
+        draft.ends[body.launched_at] = (at, body)
 
 
 def _apply_to_launch(
@@ -218,7 +235,7 @@ def _apply_to_launch(
     elif isinstance(body, LaunchEnded):
         launch = replace(
             launch,
-            ended_at=at,
+            ended_at=body.gone_at or at,
             reason=body.reason,
             terminated_by=body.terminated_by,
             detail=body.detail,

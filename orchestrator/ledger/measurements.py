@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from checkpoints.errors import ObjectMissing
 from checkpoints.layout import STEPS
 from checkpoints.store import ObjectStore
-from orchestrator.errors import RecordUnreadable
+from orchestrator.errors import unreadable
 from train.spool import Evaluated, Phase, Record, Step
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
@@ -27,20 +28,34 @@ class Measured:
 class MeasurementReader:
     """Reads steps/ again and again; its objects are immutable, so each is fetched once."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, attempt: int | None = None) -> None:
+        """Read all attempts, or one."""
         self._store = store
+        self._prefix = STEPS if attempt is None else f"{STEPS}{attempt:06d}/"
         self._by_key: dict[str, list[Measured]] = {}
         self._ordered: list[Measured] = []
+        self._last_key = ""
 
-    def read(self) -> list[Measured]:
+    def read(self) -> Sequence[Measured]:
         """Return every record, in the order of attempts and of writing."""
-        fresh = [entry.key for entry in self._store.list(STEPS) if entry.key not in self._by_key]
-        for key in fresh:
-            self._by_key[key] = _parse(key, self._store.get(key).data)
-        if fresh:
-            in_order = sorted(self._by_key)
-            self._ordered = [measured for key in in_order for measured in self._by_key[key]]
+        for entry in self._store.list(self._prefix):
+            if entry.key not in self._by_key:
+                self._read_object(entry.key)
         return self._ordered
+
+    def _read_object(self, key: str) -> None:
+        try:
+            data = self._store.get(key).data
+        except ObjectMissing:
+            return  # deleted meanwhile, with its run
+        self._by_key[key] = _parse(key, data)
+        if key > self._last_key:
+            self._ordered += self._by_key[key]
+            self._last_key = key
+        else:
+            # A zombie of an earlier attempt wrote late: rare, so everything is put in order again.
+            in_order = sorted(self._by_key)
+            self._ordered = [measured for one in in_order for measured in self._by_key[one]]
 
 
 def steps_of(measured: Sequence[Measured]) -> list[tuple[int, Step]]:
@@ -71,7 +86,4 @@ def _parse(key: str, data: bytes) -> list[Measured]:
             for line in data.splitlines()
         ]
     except ValidationError as error:
-        raise RecordUnreadable(
-            f"{key} holds a record that does not parse: {error.errors()[0]['msg']}.",
-            "Read the run with the version that wrote it, or a newer one.",
-        ) from error
+        raise unreadable(key, data, error, schema_version=1) from error

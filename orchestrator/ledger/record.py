@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from checkpoints.errors import ObjectExists, ObjectMissing
 from checkpoints.layout import RUN_KEY
 from checkpoints.store import ObjectStore
-from orchestrator.errors import RecordUnreadable, RunConflict
+from orchestrator.errors import RunConflict, unreadable
 from orchestrator.inputs import InputFile
 from orchestrator.ledger.facts import Instant, QuotedOffer
 from orchestrator.spec import AMENDABLE, RunSpec
+
+SCHEMA_VERSION = 1
 
 
 class RunRecord(BaseModel):
@@ -33,6 +35,8 @@ class RunRecord(BaseModel):
     """Cloud and region that the run's bucket is counted in, for egress."""
     inputs: tuple[InputFile, ...]
     simulated: bool
+    threads_per_rank: int
+    """The same for every attempt, or replayed steps would differ in their last bits."""
 
     def identity(self) -> dict[str, Any]:
         """Return what two launches must share to be the same run."""
@@ -54,10 +58,7 @@ def read_record(store: ObjectStore) -> RunRecord | None:
     try:
         return RunRecord.model_validate_json(data)
     except ValidationError as error:
-        raise RecordUnreadable(
-            f"{store.url}/{RUN_KEY} does not parse: {error.errors()[0]['msg']}.",
-            "Read the run with the version that wrote it, or a newer one.",
-        ) from error
+        raise unreadable(f"{store.url}/{RUN_KEY}", data, error, SCHEMA_VERSION) from error
 
 
 def create_record(store: ObjectStore, record: RunRecord) -> RunRecord:
@@ -71,12 +72,13 @@ def create_record(store: ObjectStore, record: RunRecord) -> RunRecord:
     except ObjectExists:
         existing = read_record(store)
         assert existing is not None
-        _refuse_difference(store, existing, record)
+        require_same_run(store, existing, record)
         return existing
     return record
 
 
-def _refuse_difference(store: ObjectStore, existing: RunRecord, wanted: RunRecord) -> None:
+def require_same_run(store: ObjectStore, existing: RunRecord, wanted: RunRecord) -> None:
+    """Raise RunConflict unless both records describe the same run."""
     before, after = existing.identity(), wanted.identity()
     if before == after:
         return

@@ -18,10 +18,8 @@ from orchestrator.offers import Market, MarketPreference, Offer
 # A zone without capacity is not asked again for this long; half of the observed outages of
 # single A100 nodes last longer, so asking more often only burns API quota.
 RETRY_ZONE_AFTER = timedelta(minutes=10)
-# Provisioning, set-up and restore of a node, until the first new step.
-RESTART = timedelta(minutes=10)
-# Stopping takes a checkpoint: what is spent meanwhile must still fit the budget.
-STOP_MARGIN = timedelta(minutes=3)
+# With nothing but spot allowed and nowhere to be had, the run gives up after this long.
+MAX_WAIT = timedelta(hours=24)
 MAX_PREEMPTIONS = 200
 MAX_FAILURES = 3
 
@@ -50,11 +48,13 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the run may take."""
+    """What the run may take; `stop_margin` and `restart` are what a stop and a new node take."""
 
     budget_usd: Decimal
     deadline_at: datetime | None
     market: MarketPreference
+    stop_margin: timedelta
+    restart: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +97,10 @@ def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datet
         return stop
     if history.launches and history.launches[-1].ended_at is None:
         return Keep(why=f"{history.launches[-1].offer} is up")
-    if (launch := _place_for_deadline(history, offers, limits, now)) is not None:
+    allowed = [offer for offer in offers if limits.market.allows(offer.market)]
+    if (launch := _place_for_deadline(history, allowed, limits, now)) is not None:
         return launch
-    return _cheapest(history, offers, limits, now)
+    return _cheapest(history, allowed, limits, now)
 
 
 def _reason_to_stop(history: History, limits: Limits) -> Stop | None:
@@ -107,7 +108,7 @@ def _reason_to_stop(history: History, limits: Limits) -> Stop | None:
         return Stop(reason=StopReason.DONE, why="the last step is committed")
     if history.stop_requested:
         return Stop(reason=StopReason.REQUESTED, why="a stop was requested")
-    hours = Decimal(STOP_MARGIN / timedelta(hours=1))
+    hours = Decimal(limits.stop_margin / timedelta(hours=1))
     committed = history.usd + history.usd_per_hour * hours
     if committed >= limits.budget_usd:
         return Stop(
@@ -142,7 +143,7 @@ def _place_for_deadline(
     if limits.deadline_at is None or history.work_left is None:
         return None
     left = limits.deadline_at - now
-    needed = history.work_left + 2 * RESTART
+    needed = history.work_left + 2 * limits.restart
     on_demand = [offer for offer in offers if offer.market is Market.ON_DEMAND]
     usable = _not_recently_refused(on_demand, history, now)
     if left > needed or not usable:
@@ -155,27 +156,41 @@ def _place_for_deadline(
 
 def _cheapest(
     history: History, offers: Sequence[Offer], limits: Limits, now: datetime
-) -> Launch | Wait:
-    wanted = _wanted(offers, limits)
+) -> Launch | Wait | Stop:
+    wanted = _wanted(offers, history, limits)
     usable = _not_recently_refused(wanted, history, now)
-    elsewhere = [offer for offer in usable if offer.place != _place_just_lost(history)]
-    for candidates, why in (
-        (elsewhere, "cheapest on offer"),
-        (usable, "no other region has capacity"),
-    ):
+    lost = _place_just_lost(history)
+    elsewhere = [offer for offer in usable if offer.place != lost]
+    first = "cheapest on offer" if lost is None else f"cheapest outside {lost[1]}, just lost"
+    for candidates, why in ((elsewhere, first), (usable, "no other region has capacity")):
         if candidates:
             best = min(candidates, key=_price_order)
             return Launch(offer=best, why=f"{why}: {best} at ${best.usd_per_hour}/h")
+    waiting_since = _without_capacity_since(history)
+    if waiting_since is not None and now - waiting_since > MAX_WAIT:
+        return Stop(
+            reason=StopReason.NO_CAPACITY, why=f"no capacity for {_hours(now - waiting_since)}"
+        )
     refusals = _refusals(history)
     until = min(refusals[offer.zone, offer.market] for offer in wanted) + RETRY_ZONE_AFTER
     return Wait(until=until, why=f"no capacity in {len(wanted)} zones a moment ago")
 
 
-def _wanted(offers: Sequence[Offer], limits: Limits) -> list[Offer]:
-    """Return what greedy asks for: with a deadline it waits for spot while there is slack."""
+def _wanted(offers: Sequence[Offer], history: History, limits: Limits) -> list[Offer]:
+    """Return what greedy asks for: it waits for spot while a deadline is known to have slack."""
     spot = [offer for offer in offers if offer.market is Market.SPOT]
-    waits_for_spot = limits.deadline_at is not None and spot
-    return spot if waits_for_spot else list(offers)
+    knows_slack = limits.deadline_at is not None and history.work_left is not None
+    return spot if knows_slack and spot else list(offers)
+
+
+def _without_capacity_since(history: History) -> datetime | None:
+    """Return when the first refusal came after the last launch that came up."""
+    since = None
+    for launch in reversed(history.launches):
+        if launch.reason is not EndReason.NO_CAPACITY:
+            break
+        since = launch.ended_at
+    return since
 
 
 def _price_order(offer: Offer) -> tuple[bool, Decimal, str]:

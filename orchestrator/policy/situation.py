@@ -19,6 +19,12 @@ from orchestrator.ledger.measurements import Measured, steps_of
 from orchestrator.offers import Offer
 from orchestrator.policy.decide import Decision, History, LaunchRecord, Limits, decide
 
+# In the field: a save and a stop, and provisioning, set-up and restore until the first new step.
+STOP_MARGIN = timedelta(minutes=3)
+RESTART = timedelta(minutes=10)
+# What the same takes here, by the wall clock, where a simulated market runs faster than that.
+WALL_STOP = timedelta(seconds=10)
+WALL_RESTART = timedelta(seconds=12)
 # Enough steps for a median; the whole history would be read again at every decision.
 _RECENT_RECORDS = 500
 
@@ -50,12 +56,12 @@ def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> S
         launches=tuple(
             _as_record(launch, market)
             for launch in state.launches
-            if launch.started_at >= state.launched_at
+            if launch.ended_at is None or launch.started_at >= state.launched_at
         ),
         usd=bill(state, now).total,
         usd_per_hour=node_rate(current) if current is not None and is_billed else Decimal(0),
         work_left=_work_left(state, measured, market),
-        is_complete=any(one.reason is EndReason.SUCCEEDED for one in state.launches),
+        is_complete=_is_complete(state),
         stop_requested=state.is_stop_requested,
     )
     deadline = limits.deadline
@@ -66,9 +72,18 @@ def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> S
             budget_usd=limits.budget_usd,
             deadline_at=None if deadline is None else state.record.created_at + deadline,
             market=limits.market,
+            stop_margin=max(STOP_MARGIN, WALL_STOP * market.scale),
+            restart=max(RESTART, WALL_RESTART * market.scale),
         ),
         now=market.at(now),
     )
+
+
+def _is_complete(state: RunState) -> bool:
+    """Say whether nothing is left to do; the node that committed the last step may have died."""
+    if any(launch.reason is EndReason.SUCCEEDED for launch in state.launches):
+        return True
+    return state.current_launch is None and state.last_commit_step >= state.record.num_steps
 
 
 def _as_record(launch: LaunchView, market: MarketTime) -> LaunchRecord:

@@ -53,6 +53,20 @@ def test_import_contracts_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("package", "exempt"),
+    [("train", {"config", "spool", "errors"}), ("orchestrator", {"cloud"})],
+)
+def test_no_module_is_forgotten_in_the_import_contracts(package, exempt):
+    contracts = (ROOT / "pyproject.toml").read_text().partition("[tool.importlinter]")[2]
+    folder = ROOT / package
+    modules = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    for module in modules - exempt - {"__init__"}:
+        assert f'"{package}.{module}"' in contracts, module
+
+
 def test_nothing_of_ours_is_pickled():
     sources = [*ROOT.glob("checkpoints/**/*.py"), *ROOT.glob("train/**/*.py")]
     sources += ROOT.glob("orchestrator/**/*.py")

@@ -6,9 +6,7 @@ import json
 import os
 import re
 import signal
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -55,14 +53,15 @@ def test_killed_supervisor_is_replaced_and_its_node_goes_with_it(workplace):
     (supervisor,) = workplace.supervisors()
     supervisor.kill()
     _, err = first.communicate(timeout=60)
-    assert first.returncode == 1
+    assert first.returncode == 4
     assert "Run the same command again" in err
     done = workplace.run("launch", spec, "--yes")
     assert done.returncode == 0, done.stderr
     status = workplace.document("status", "small")
     assert status["state"] == "SUCCEEDED"
     assert status["attempts"][0]["end_reason"] == "node_lost"
-    assert status["replay"]["max_abs_diff"] in (0, None)
+    assert status["num_preemptions"] == 0
+    assert not status["replay"]["differing"]
     workplace.wait_until_quiet()
 
 
@@ -108,7 +107,7 @@ def test_budget_stops_the_run_with_a_checkpoint_and_more_budget_goes_on(workplac
     assert "budget_usd" in done.stderr
     status = workplace.document("status", "small")
     assert status["state"] == "STOPPED"
-    assert status["usd"] <= 7
+    assert status["usd"] <= 6
     assert status["last_commit_step"] == status["step"] > 0
     again = workplace.run("launch", spec, "--yes")
     assert again.returncode == 4
@@ -146,7 +145,24 @@ def test_seeded_market_is_survived(workplace):
     assert done.returncode == 0, done.stderr
     status = workplace.document("status", "small")
     assert status["state"] == "SUCCEEDED"
-    assert status["replay"]["max_abs_diff"] in (0, None)
+    assert status["num_preemptions"] > 0
+    assert not status["replay"]["differing"]
+    workplace.wait_until_quiet()
+
+
+def test_more_budget_for_a_running_run_changes_nothing_else(workplace):
+    spec = workplace.write_spec(train={"num_steps": 40, "global_batch": 4, "precision": "fp32"})
+    watcher = workplace.start("launch", spec, "--yes")
+    workplace.wait_for(lambda: _step(workplace) >= 2)
+    more = ("--set", "limits.budget_usd=600", "--detach")
+    assert workplace.run("resume", "small", "--yes", *more).returncode == 0
+    # The same launch again attaches, and does not put the file's budget back.
+    assert workplace.run("launch", spec, "--yes").returncode == 0
+    watcher.communicate(timeout=120)
+    assert watcher.returncode == 0
+    status = workplace.document("status", "small")
+    assert [attempt["attempt"] for attempt in status["attempts"]] == [1]
+    assert status["budget_usd"] == 600
     workplace.wait_until_quiet()
 
 
@@ -156,6 +172,7 @@ def test_quickstart_does_what_the_readme_says(workplace):
     done = workplace.run("launch", quickstart, "--yes", timeout=380)
     took = time.monotonic() - started
     assert done.returncode == 0, done.stderr
+    # The promise of the README, with the store, the market and the kills included.
     assert took < 240
     status = workplace.document("status", "quickstart")
     assert status["state"] == "SUCCEEDED"
@@ -174,13 +191,6 @@ def test_quickstart_does_what_the_readme_says(workplace):
     assert workplace.run("dashboard", "quickstart", "--export", page).returncode == 0
     assert re.search("simulated", page.read_text())
     workplace.wait_until_quiet()
-
-
-def test_trainer_is_ours_even_beside_a_users_train_py(workplace):
-    (workplace.folder / "train.py").write_text("raise SystemExit('the wrong train')")
-    done = workplace.run("launch", workplace.write_spec(), "--yes")
-    assert done.returncode == 0, done.stderr
-    assert Path(sys.executable).exists()
 
 
 def test_run_in_an_s3_store(s3_url, tmp_path):

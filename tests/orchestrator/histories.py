@@ -5,16 +5,20 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.ledger.facts import (
+    AmendedBy,
     AttemptStarted,
     CheckpointCommitted,
     Entry,
     Fact,
+    FinalState,
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
     QuotedOffer,
+    RunAmended,
+    RunEnded,
     RunLaunched,
     TerminatedBy,
 )
@@ -77,6 +81,7 @@ def make_record(**changes: object) -> RunRecord:
         home_place=("aws", "us-east-1"),
         inputs=(),
         simulated=True,
+        threads_per_rank=1,
     )
 
 
@@ -85,13 +90,28 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.launched_at = START
 
     def add(self, seconds: float, body: Fact, writer: str = "supervisor-1") -> None:
         number = sum(1 for entry in self.entries if entry.writer == writer)
         self.entries.append(Entry(writer=writer, number=number, at=at(seconds), body=body))
 
-    def launched(self, seconds: float = 0, **amended: object) -> None:
-        self.add(seconds, RunLaunched(host="laptop", amended=amended), writer="cli-1")
+    def launched(self, seconds: float = 0) -> None:
+        self.add(seconds, RunLaunched(host="laptop"), writer="cli-1")
+        self.launched_at = at(seconds)
+
+    def amended(self, seconds: float, by: AmendedBy = AmendedBy.RESUME, **sections: object) -> None:
+        self.add(seconds, RunAmended(host="laptop", by=by, sections=sections), writer="cli-1")
+
+    def ended(
+        self,
+        seconds: float,
+        state: FinalState = FinalState.SUCCEEDED,
+        reason: StopReason = StopReason.DONE,
+        why: str = "done",
+    ) -> None:
+        body = RunEnded(state=state, reason=reason, why=why, launched_at=self.launched_at)
+        self.add(seconds, body)
 
     def launch(
         self,

@@ -71,7 +71,38 @@ def test_store_that_is_down_for_a_while_costs_no_record(store, tmp_path):
     uploader.upload()
     uploader.upload()
     assert [step.step for _, step in steps_of(MeasurementReader(store).read())] == [1, 2]
-    assert len(store.list(STEPS)) == 1
+
+
+class LosesReplies:
+    """A store whose next put succeeds although it raises."""
+
+    def __init__(self, inner):
+        self.inner, self.loses = inner, True
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def put(self, key, data):
+        self.inner.put(key, data)
+        if self.loses:
+            self.loses = False
+            raise StoreUnreachable("the reply was lost", "Try again.")
+
+
+def test_object_whose_reply_was_lost_is_written_again_as_it_was(store, tmp_path):
+    spool = Spool(spool_path(tmp_path))
+    uploader = SpoolUploader(LosesReplies(store), 1, tmp_path)
+    reader = MeasurementReader(store)
+    spool.append(make_step(1, 1))
+    uploader.collect()
+    with pytest.raises(StoreUnreachable):
+        uploader.upload()
+    assert len(reader.read()) == 1
+    spool.append(make_step(2, 2))
+    uploader.collect()
+    uploader.upload()
+    assert [step.step for _, step in steps_of(reader.read())] == [1, 2]
+    assert len(store.list(STEPS)) == 2
 
 
 def test_log_is_uploaded_piece_by_piece(store, tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.attempts import EndReason, StopReason
+from orchestrator.attempts import EndReason
 from orchestrator.cost import bill, launch_usd, on_demand_usd, scale_of
 from orchestrator.goodput import Bucket, account
-from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored, FinalState, RunEnded
+from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored
 from orchestrator.ledger.fold import fold
 from tests.orchestrator.histories import (
     Ledger,
@@ -91,7 +91,7 @@ def test_steps_trained_again_count_once_as_lost_work():
     ledger.commit(10, attempt=1, step=2)
     ledger.launch("two", 20, until=40, attempt=2, step=2, reason=EndReason.SUCCEEDED)
     ledger.commit(36, attempt=2, step=5)
-    ledger.add(40, RunEnded(state=FinalState.SUCCEEDED, reason=StopReason.DONE, why="done"))
+    ledger.ended(40)
     measured = [
         *(measured_step(1, step, 5 + 2 * step, seconds=2.0) for step in range(1, 6)),
         measured_phase(2, PhaseName.RESTORE, 24, 1.0),

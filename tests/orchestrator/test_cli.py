@@ -13,13 +13,14 @@ from click.testing import CliRunner
 
 from checkpoints.store import open_store
 from orchestrator import cli as cli_module
-from orchestrator.attempts import EndReason, StopReason
+from orchestrator.attempts import EndReason
 from orchestrator.home import run_home
-from orchestrator.ledger.facts import FinalState, RunEnded
+from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.record import create_record
 from orchestrator.runs import remember_run
 from tests.orchestrator.histories import (
     Ledger,
+    at,
     make_record,
     measured_phase,
     measured_step,
@@ -64,7 +65,7 @@ def finished(tmp_path) -> str:
     ledger.commit(12, attempt=1, step=4)
     ledger.launch("two", 21, until=50, attempt=2, step=4, reason=EndReason.SUCCEEDED)
     ledger.commit(49, attempt=2, step=10)
-    ledger.add(50, RunEnded(state=FinalState.SUCCEEDED, reason=StopReason.DONE, why="done"))
+    ledger.ended(50)
     for entry in ledger.entries:
         key = f"events/{entry.writer}/{entry.number:08d}.jsonl"
         folder.create(key, entry.model_dump_json().encode())
@@ -136,6 +137,47 @@ def test_cost_document_adds_up_exactly(orchestrate, finished):
     assert document["simulated"] is True
     attempts = sum(attempt["usd"] for attempt in document["attempts"])
     assert attempts == document["parts"]["compute"]
+
+
+def test_cost_document_adds_up_for_a_reader_of_plain_floats_too(orchestrate, finished):
+    document = json.loads(orchestrate("cost", "demo", "--json")[1])
+    assert sum(document["parts"].values()) == document["total_usd"]
+    assert sum(document["seconds"].values()) == document["wall_seconds"]
+
+
+@pytest.mark.parametrize("name", ["../demo", ".", "demo/../demo", "/etc", "Demo", ""])
+@pytest.mark.parametrize("command", [["status"], ["delete", "--confirm", "../demo"]])
+def test_names_that_reach_out_of_the_store_are_refused(orchestrate, finished, name, command):
+    code, _, err = orchestrate(command[0], name, *command[1:], "--store", f"{finished}/sub")
+    assert code == 2
+    assert "Traceback" not in err
+    assert open_store(f"{finished}/demo").list("")
+
+
+def test_silent_node_is_billed_until_it_must_have_stopped_itself(orchestrate, tmp_path):
+    url = (tmp_path / "store").as_uri()
+    folder = open_store(f"{url}/demo")
+    create_record(folder, make_record(store=url))
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 1, attempt=1)
+    for entry in ledger.entries:
+        key = f"events/{entry.writer}/{entry.number:08d}.jsonl"
+        folder.create(key, entry.model_dump_json().encode())
+    beat(folder, Heartbeat(writer="supervisor-1", at=at(32), host="laptop", pid=1))
+    document = json.loads(orchestrate("cost", "demo", "--store", url, "--json")[1])
+    assert document["state"] == "UNKNOWN"
+    assert document["parts"]["compute"] == pytest.approx(10 * 60 / 60)  # 2 s to 62 s at $10/h
+    assert document["seconds"]["waiting"] > 0
+
+
+def test_declined_launch_says_that_nothing_was_done(orchestrate, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+    code, _, err = orchestrate("launch", write_spec(tmp_path))
+    assert code == 2
+    assert "Nothing was done." in err
+    assert not (tmp_path / "store").exists()
 
 
 def test_people_are_told_what_is_simulated(orchestrate, finished):

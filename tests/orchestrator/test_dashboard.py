@@ -28,7 +28,6 @@ from orchestrator.ledger.facts import (
     FinalState,
     LaunchEnded,
     NoticeReceived,
-    RunEnded,
     TerminatedBy,
 )
 from orchestrator.ledger.fold import fold
@@ -122,7 +121,7 @@ def ended_run(state: FinalState, reason: StopReason, why: str, error: str | None
     ledger.launch("one", 0, until=9, attempt=1, reason=EndReason.TRAINING_FAILED)
     body = AttemptEnded(attempt=1, reason=EndReason.TRAINING_FAILED, step=2, error=error)
     ledger.add(8, body, writer="agent-1")
-    ledger.add(10, RunEnded(state=state, reason=reason, why=why))
+    ledger.ended(10, state, reason, why)
     return make_view(ledger, (measured_step(1, 1, 4), measured_step(1, 2, 5)))
 
 

@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.errors import RecordUnreadable
 from orchestrator.ledger.facts import (
+    AmendedBy,
     CheckpointDeleted,
     Entry,
     FinalState,
+    LaunchEnded,
     NoticeReceived,
-    RunEnded,
     StopRequested,
+    TerminatedBy,
     parse_entries,
 )
 from orchestrator.ledger.fold import fold
+from orchestrator.policy.decide import Keep, Stop
+from orchestrator.policy.situation import situation
 from tests.orchestrator.histories import Ledger, at, make_record
 
 RECORD = make_record()
@@ -33,7 +37,7 @@ def a_life() -> Ledger:
     ledger.launch("two", 21, until=22, reason=EndReason.NO_CAPACITY)
     ledger.launch("three", 23, until=60, attempt=2, step=5, reason=EndReason.SUCCEEDED)
     ledger.commit(50, attempt=2, step=10)
-    ledger.add(61, RunEnded(state=FinalState.SUCCEEDED, reason=StopReason.DONE, why="done"))
+    ledger.ended(61)
     return ledger
 
 
@@ -61,7 +65,8 @@ def test_last_commit_and_end_are_read_off_the_facts():
 
 def test_launching_again_after_the_end_reopens_the_run():
     ledger = a_life()
-    ledger.launched(70, limits={"budget_usd": "500"})
+    ledger.amended(69, limits={"budget_usd": "500"})
+    ledger.launched(70)
     state = fold(RECORD, ledger.entries)
     assert state.ended is None
     assert state.spec.limits.budget_usd == 500
@@ -71,10 +76,68 @@ def test_launching_again_after_the_end_reopens_the_run():
 def test_stop_request_before_the_last_launch_is_over():
     ledger = Ledger()
     ledger.launched(0)
-    ledger.add(5, StopRequested(host="laptop"), writer="cli-2")
+    ledger.add(5, StopRequested(host="laptop", launched_at=at(0)), writer="cli-2")
     assert fold(RECORD, ledger.entries).is_stop_requested
     ledger.launched(10)
     assert not fold(RECORD, ledger.entries).is_stop_requested
+
+
+def test_amending_leaves_the_launch_and_a_requested_stop_as_they_are():
+    ledger = Ledger()
+    ledger.launched(0)
+    ledger.launch("one", 1, attempt=1)
+    ledger.add(5, StopRequested(host="laptop", launched_at=at(0)), writer="cli-2")
+    ledger.amended(6, limits={"budget_usd": "500"})
+    state = fold(RECORD, ledger.entries)
+    assert state.launched_at == at(0)
+    assert state.is_stop_requested
+    assert state.spec.limits.budget_usd == 500
+
+
+def test_what_resume_amends_is_not_taken_for_the_spec_file():
+    ledger = Ledger()
+    ledger.amended(1, by=AmendedBy.SPEC_FILE, limits={"budget_usd": "200"})
+    ledger.amended(2, by=AmendedBy.RESUME, limits={"budget_usd": "500"})
+    state = fold(RECORD, ledger.entries)
+    assert (state.file_spec.limits.budget_usd, state.spec.limits.budget_usd) == (200, 500)
+
+
+def test_end_counts_although_the_clock_was_set_back_since_the_launch():
+    ledger = Ledger()
+    ledger.launched(100)
+    ledger.ended(50)
+    assert fold(RECORD, ledger.entries).ended is not None
+
+
+def test_nodes_that_nobody_saw_go_end_when_they_must_have_been_gone():
+    ledger = Ledger()
+    ledger.launch("one", 0, attempt=1)
+    gone = LaunchEnded(
+        launch="one",
+        reason=EndReason.NODE_LOST,
+        terminated_by=TerminatedBy.US,
+        gone_at=at(40),
+    )
+    ledger.add(9000, gone)
+    assert fold(RECORD, ledger.entries).launches[0].ended_at == at(40)
+
+
+def test_launch_that_is_up_stays_in_sight_when_the_run_is_launched_again():
+    ledger = Ledger()
+    ledger.launched(0)
+    ledger.launch("one", 1, attempt=1)
+    ledger.launched(5)
+    assert isinstance(situation(fold(RECORD, ledger.entries), [], at(6)).decide(), Keep)
+
+
+def test_run_whose_last_step_is_committed_is_done_although_its_node_was_lost():
+    ledger = Ledger()
+    ledger.launched(0)
+    ledger.launch("one", 1, until=20, attempt=1)
+    ledger.commit(19, attempt=1, step=RECORD.num_steps)
+    decision = situation(fold(RECORD, ledger.entries), [], at(21)).decide()
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.DONE
 
 
 def test_commit_reported_by_two_agents_counts_once_at_its_first_instant():

@@ -9,6 +9,11 @@ from checkpoints.store import ObjectStore, open_store
 from orchestrator.clock import SystemClock
 from orchestrator.ledger.facts import StopRequested
 from orchestrator.ledger.journal import Journal, LedgerReader
+from tests.orchestrator.histories import START
+
+
+def fact(host: str) -> StopRequested:
+    return StopRequested(host=host, launched_at=START)
 
 
 class LosesReplies:
@@ -37,25 +42,25 @@ def store(tmp_path) -> ObjectStore:
 def test_facts_are_read_once_each_by_everyone(store):
     one, two = Journal(store, "cli", SystemClock()), Journal(store, "agent", SystemClock())
     reader = LedgerReader(store)
-    one.note(StopRequested(host="a"))
-    two.record(StopRequested(host="b"))
-    two.record(StopRequested(host="c"))
+    one.note(fact("a"))
+    two.record(fact("b"))
+    two.record(fact("c"))
     two.flush()
     two.flush()
     assert sorted(entry.body.host for entry in reader.read()) == ["a", "b", "c"]
-    one.note(StopRequested(host="d"))
+    one.note(fact("d"))
     assert reader.read() == LedgerReader(store).read()
     assert len(reader.read()) == 4
 
 
 def test_lost_reply_neither_loses_nor_doubles_a_fact(store):
     journal = Journal(LosesReplies(store, num_lost=1), "agent", SystemClock())
-    journal.record(StopRequested(host="a"))
+    journal.record(fact("a"))
     with pytest.raises(StoreUnreachable):
         journal.flush()
-    journal.record(StopRequested(host="b"))
+    journal.record(fact("b"))
     journal.flush()
-    journal.note(StopRequested(host="c"))
+    journal.note(fact("c"))
     assert [entry.body.host for entry in LedgerReader(store).read()] == ["a", "b", "c"]
 
 

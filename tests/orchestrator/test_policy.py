@@ -16,6 +16,7 @@ from orchestrator.offers import Market, MarketPreference, Offer
 from orchestrator.policy.decide import (
     MAX_FAILURES,
     MAX_PREEMPTIONS,
+    MAX_WAIT,
     RETRY_ZONE_AFTER,
     History,
     Keep,
@@ -42,7 +43,11 @@ NOTHING_YET = History(
     stop_requested=False,
 )
 LIMITS = Limits(
-    budget_usd=Decimal(100), deadline_at=None, market=MarketPreference.SPOT_WITH_FALLBACK
+    budget_usd=Decimal(100),
+    deadline_at=None,
+    market=MarketPreference.SPOT_WITH_FALLBACK,
+    stop_margin=timedelta(minutes=3),
+    restart=timedelta(minutes=10),
 )
 
 
@@ -105,6 +110,34 @@ def test_zone_without_capacity_is_asked_again_later():
     history = after(ended(EAST, EndReason.NO_CAPACITY))
     decision = decide(history, [EAST], LIMITS, START + RETRY_ZONE_AFTER)
     assert isinstance(decision, Launch)
+
+
+def test_deadline_without_any_measured_step_does_not_wait_for_spot():
+    limits = replace(LIMITS, deadline_at=START + 20 * HOUR)
+    decision = decide(after(ended(EAST, EndReason.NO_CAPACITY)), [EAST, ON_DEMAND], limits, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == ON_DEMAND
+
+
+@pytest.mark.parametrize("market", [Market.SPOT, Market.ON_DEMAND])
+def test_only_the_market_that_the_limits_allow_is_used(market):
+    limits = replace(LIMITS, market=MarketPreference(market.value))
+    decision = decide(NOTHING_YET, [EAST, ON_DEMAND], limits, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer.market is market
+
+
+def test_spot_alone_gives_up_after_a_day_without_capacity():
+    limits = replace(LIMITS, market=MarketPreference.SPOT)
+    refusals = [
+        ended(EAST, EndReason.NO_CAPACITY, START + hour * HOUR) for hour in range(MAX_WAIT // HOUR)
+    ]
+    still = decide(after(*refusals), [EAST], limits, refusals[-1].ended_at)
+    assert isinstance(still, Wait)
+    late = ended(EAST, EndReason.NO_CAPACITY, START + MAX_WAIT + HOUR)
+    decision = decide(after(*refusals, late), [EAST], limits, late.ended_at)
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.NO_CAPACITY
 
 
 def test_close_deadline_goes_on_demand_although_spot_is_cheaper():

@@ -78,6 +78,9 @@ def test_plain_store_path_is_relative_to_the_current_folder(write, tmp_path, mon
         ({"local": {"preemptions": [{}]}}, "after_step or during"),
         ({"local": {"preemptions": [{"after_step": 1, "during": "checkpoint"}]}}, "either"),
         ({"infra": ["aws"], "local": {"ranks": 2}}, "only for infra: local"),
+        ({"store": "s3://"}, "names no bucket"),
+        ({"store": "file://here/x"}, "not absolute"),
+        ({"local": {"preemptions": [{"after_step": 0}]}}, "after_step"),
     ],
 )
 def test_wrong_keys_and_values_are_named(write, changes, message):
@@ -88,7 +91,9 @@ def test_wrong_keys_and_values_are_named(write, changes, message):
     assert "\n" not in error.value.what
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- a\n- list", "a: [", "a: &x [*x, *x]", "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "just words", "- a\n- list", "a: [", "a: &x [*x, *x]", "\0", "a: 1\na: 2"]
+)
 def test_files_that_are_no_spec_are_refused_in_one_line(tmp_path, text):
     path = tmp_path / "spec.yaml"
     path.write_text(text)

@@ -6,6 +6,7 @@ or parent it lost, and the disk is deleted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -51,7 +52,8 @@ class LocalNode:
     def destroy(self) -> None:
         """Kill every process of the node and delete its disk."""
         _kill_marked(self.launch)
-        self._process.wait(timeout=_KILL_WAIT_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_KILL_WAIT_S)
         shutil.rmtree(scratch_folder(self._folder), ignore_errors=True)
 
 

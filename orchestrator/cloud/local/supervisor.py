@@ -10,10 +10,11 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from checkpoints.errors import StoreUnreachable
+from checkpoints.errors import StoreRefused, StoreUnreachable
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.attempts import AgentExit, EndReason, StopReason, reason_for_exit
@@ -38,9 +39,9 @@ from orchestrator.ledger.facts import (
     TerminatedBy,
 )
 from orchestrator.ledger.fold import LaunchView, RunState, fold
-from orchestrator.ledger.heartbeat import Heartbeat, beat
+from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
-from orchestrator.ledger.measurements import MeasurementReader, steps_of
+from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.requests import Request, RequestKind, ask
 from orchestrator.policy.decide import (
@@ -55,14 +56,22 @@ from train.spool import Notice
 
 _log = logging.getLogger(__name__)
 
-TICK = timedelta(seconds=0.2)
+# How often to look; each look at a remote store is a few requests that somebody pays for.
+_FOLDER_TICK = timedelta(seconds=0.2)
+_REMOTE_TICK = timedelta(seconds=2)
+# The last steps of an attempt, for the script and for the median; not all of a week.
+_RECENT_RECORDS = 50
+# A store that refuses for this long (a full disk, credentials that ended) is not coming back.
+_STORE_PATIENCE = timedelta(minutes=10)
 # Well below the agents' lease, and few enough PUTs to be cheap on S3.
 _BEAT_EVERY = timedelta(seconds=2)
 # A save of a small model lasts a tenth of a second: the script must look this often to be in time.
 _CHECKPOINT_LOOK = timedelta(seconds=0.005)
 _LOOKS_PER_TICK = 100
 _LEASE_S = 20.0
-_UPLOAD_S = 0.5
+# The script waits for steps to be reported; otherwise a few objects per minute are enough.
+_SCRIPT_UPLOAD_S = 0.5
+_UPLOAD_S = 2.0
 _POLL_S = 0.1
 # How long a node may take to save when the run is to stop; then it is destroyed.
 _STOP_GRACE = timedelta(seconds=60)
@@ -79,6 +88,10 @@ class Supervisor:
         self._journal = Journal(store, "supervisor", clock)
         self._ledger = LedgerReader(store)
         self._measurements = MeasurementReader(store)
+        self._measured: Sequence[Measured] = ()
+        self._measured_attempt: int | None = None
+        is_folder = store.url.startswith("file:")
+        self._pause = _FOLDER_TICK if is_folder else _REMOTE_TICK
         self._market = MarketTime(origin=record.created_at, scale=record.spec.time_scale)
         self._source = _preemption_source(record)
         self._node: LocalNode | None = None
@@ -90,18 +103,22 @@ class Supervisor:
 
     def run(self) -> FinalState | None:
         """Supervise until the run is over; None when another owner has taken the run over."""
-        self._beat()
-        self._clean_up_after_predecessor()
+        destroy_leftovers(self._nodes)
+        failing_since: datetime | None = None
         while not self._is_usurped:
             try:
                 ended = self._tick()
-            except StoreUnreachable as error:
+                failing_since = None
+            except (StoreUnreachable, StoreRefused) as error:
                 # The node trains on; facts that could not be written wait in the journal.
-                _log.warning("the store does not answer, trying again: %s", error)
+                failing_since = failing_since or self._clock.now()
+                if self._clock.now() - failing_since > _STORE_PATIENCE:
+                    raise
+                _log.warning("the store fails, trying again: %s", error)
                 ended = None
             if ended is not None:
                 return ended
-            self._clock.sleep(TICK)
+            self._clock.sleep(self._pause)
         _log.warning("a later attempt of another owner runs this; leaving it alone")
         return None
 
@@ -112,8 +129,9 @@ class Supervisor:
         state = self._state()
         if state.ended is not None:
             return state.ended.state
+        self._end_strays(state)
         self._watch_node(state)
-        return None if self._is_usurped else self._act(self._decide())
+        return None if self._is_usurped else self._act(self._decide(self._state()))
 
     def _state(self) -> RunState:
         return fold(self._record, self._ledger.read())
@@ -133,14 +151,41 @@ class Supervisor:
             ),
         )
 
-    def _clean_up_after_predecessor(self) -> None:
-        """Destroy nodes whose supervisor died; `_watch_node` ends their launches in the ledger."""
-        destroy_leftovers(self._nodes)
+    def _decide(self, state: RunState) -> Decision:
+        return situation(state, self._measured, self._clock.now()).decide()
 
-    def _decide(self) -> Decision:
-        return situation(self._state(), self._measurements.read(), self._clock.now()).decide()
+    def _end_strays(self, state: RunState) -> None:
+        """End launches that are open in the ledger but not ours, as of their last sign of life.
+
+        A supervisor that died left them, or a store that failed while we launched.
+        """
+        ours = None if self._node is None else self._node.launch
+        strays = [launch for launch in state.open_launches if launch.launch != ours]
+        if not strays:
+            return
+        heard_at = max(
+            (
+                heartbeat.at
+                for heartbeat in read_heartbeats(self._store)
+                if heartbeat.writer != self._journal.writer
+            ),
+            default=self._clock.now(),
+        )
+        for launch in strays:
+            self._journal.record(
+                LaunchEnded(
+                    launch=launch.launch,
+                    reason=EndReason.NODE_LOST,
+                    terminated_by=TerminatedBy.US,
+                    detail="its supervisor died",
+                    gone_at=min(self._clock.now(), heard_at + timedelta(seconds=_LEASE_S)),
+                )
+            )
+        self._journal.flush()
 
     def _act(self, decision: Decision) -> FinalState | None:
+        if not isinstance(decision, Stop):
+            self._stopping_since = None
         match decision:
             case Keep():
                 return None
@@ -172,17 +217,17 @@ class Supervisor:
         _log.info("launched %s: %s", launch, decision.why)
 
     def _agent_config(self, launch: str, offer: QuotedOffer) -> AgentConfig:
-        folder = self._nodes / launch
+        folder, local = self._nodes / launch, self._record.spec.local_options
         return AgentConfig(
             store=self._store.url,
             launch=launch,
             offer=offer,
-            ranks=self._record.spec.local_options.ranks,
+            ranks=local.ranks,
             scratch=scratch_folder(folder),
             metadata=folder / "metadata",
             owner=self._journal.writer,
             lease_seconds=_LEASE_S,
-            upload_seconds=_UPLOAD_S,
+            upload_seconds=_SCRIPT_UPLOAD_S if local.preemptions else _UPLOAD_S,
             poll_seconds=_POLL_S,
         )
 
@@ -204,19 +249,17 @@ class Supervisor:
                 self._destroy(EndReason.STOPPED, TerminatedBy.US, "it did not stop in time")
             return None
         ended = RunEnded(
-            state=_final_state(decision.reason), reason=decision.reason, why=decision.why
+            state=_final_state(decision.reason),
+            reason=decision.reason,
+            why=decision.why,
+            launched_at=self._state().launched_at,
         )
         self._journal.note(ended)
         return ended.state
 
     def _watch_node(self, state: RunState) -> None:
         launch = state.current_launch
-        if launch is None:
-            return
-        if self._node is None:
-            # Left open by a supervisor that died, or by a store that failed while we launched.
-            lost = EndReason.NODE_LOST
-            self._end_launch(launch.launch, lost, TerminatedBy.US, "its supervisor lost it")
+        if self._node is None or launch is None:
             return
         status = self._node.poll()
         if status is not None:
@@ -232,17 +275,21 @@ class Supervisor:
 
     def _last_step(self, launch: LaunchView) -> int | None:
         """Return the last step that the launch's attempt has reported, None before its first."""
-        reported = [
-            step.step
-            for attempt, step in steps_of(self._measurements.read())
-            if attempt == launch.attempt
-        ]
-        return max(reported, default=None)
+        if launch.attempt is None:
+            return None
+        if launch.attempt != self._measured_attempt:
+            self._measured_attempt = launch.attempt
+            self._measurements = MeasurementReader(self._store, launch.attempt)
+        self._measured = self._measurements.read()
+        recent = steps_of(self._measured[-_RECENT_RECORDS:])
+        return recent[-1][1].step if recent else None
 
     def _take_back(self, preemption: Preemption, launch: LaunchView) -> None:
         assert self._node is not None
         if preemption.only_during_checkpoint and not self._is_saving(launch):
             return
+        if preemption.only_during_checkpoint and preemption.notice_seconds > 0:
+            self._node.thaw()
         if preemption.notice_seconds == 0:
             self._destroy(EndReason.PREEMPTED, TerminatedBy.CLOUD, preemption.detail)
             return
@@ -306,7 +353,12 @@ def _final_state(reason: StopReason) -> FinalState:
     match reason:
         case StopReason.DONE:
             return FinalState.SUCCEEDED
-        case StopReason.REQUESTED | StopReason.BUDGET | StopReason.TOO_MANY_PREEMPTIONS:
+        case (
+            StopReason.REQUESTED
+            | StopReason.BUDGET
+            | StopReason.NO_CAPACITY
+            | StopReason.TOO_MANY_PREEMPTIONS
+        ):
             return FinalState.STOPPED
         case StopReason.TOO_MANY_FAILURES:
             return FinalState.FAILED
