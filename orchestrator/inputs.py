@@ -27,6 +27,7 @@ from orchestrator.spec import RunSpec
 
 # Reading in blocks of this size keeps memory flat for weights of many GB.
 _BLOCK_BYTES = 1 << 20
+_FETCH_BYTES = 64 << 20
 SUMMARY_NAME = "prepared.json"
 
 
@@ -104,13 +105,18 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         key = input_key(file.sha256, file.name)
-        content = store.get(key).data
-        if hashlib.sha256(content).hexdigest() != file.sha256:
+        digest = hashlib.sha256()
+        with (folder / file.name).open("wb") as output:
+            for start in range(0, file.size, _FETCH_BYTES):
+                length = min(_FETCH_BYTES, file.size - start)
+                block = store.get_range(key, start, length)
+                digest.update(block)
+                output.write(block)
+        if digest.hexdigest() != file.sha256:
             raise InputError(
                 f"The staged input {key} is damaged: its sha256 differs.",
                 f"Delete {key} from {store.url} and launch again where the data is.",
             )
-        (folder / file.name).write_bytes(content)
 
 
 def _check_sources(spec: RunSpec) -> None:

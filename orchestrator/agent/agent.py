@@ -16,12 +16,14 @@ from pathlib import Path
 
 from checkpoints.errors import CheckpointError, ObjectMissing, RecordInvalid, StoreError
 from checkpoints.fence import claim_attempt
-from checkpoints.inspect import read_manifest
-from checkpoints.layout import CHECKPOINTS, log_key
+from checkpoints.layout import log_key
 from checkpoints.manifest import Claim
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
+from orchestrator.agent.facts import AttemptFacts
 from orchestrator.agent.lease import OwnerLease
+from orchestrator.agent.notice import NoticeWatch
+from orchestrator.agent.outcomes import judge
 from orchestrator.agent.processes import kill_tree, start_torchrun
 from orchestrator.agent.tracking import TrackedRun, WandbTracker
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
@@ -29,32 +31,15 @@ from orchestrator.attempts import AgentExit, reason_for_exit
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError
 from orchestrator.inputs import fetch_inputs
-from orchestrator.ledger.facts import (
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointCommitted,
-    CheckpointDeleted,
-    CheckpointRestored,
-    NoticeReceived,
-)
 from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.heartbeat import Heartbeat, beat
-from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
 from orchestrator.ledger.requests import RequestKind, read_requests
 from train.config import TrainConfig
 from train.spool import (
-    Commit,
-    Deleted,
     Notice,
-    Outcome,
-    OutcomeKind,
-    Record,
-    Resumed,
     Step,
-    read_notice,
     read_outcome,
-    write_notice,
 )
 
 _log = logging.getLogger(__name__)
@@ -79,6 +64,10 @@ class Agent:
         self._spool_dir = config.scratch / "spool"
         self._notice_file = config.scratch / "notice.json"
         self._log_file = config.scratch / "train.log"
+        self._notices = NoticeWatch(
+            config.metadata / "notice.json", self._notice_file, config.poll_seconds
+        )
+        self._is_noticed = False
         self._leaving: int | None = None
         self._kill_at: float | None = None
         self._step = 0
@@ -88,10 +77,10 @@ class Agent:
         claim = self._claim()
         self._step = claim.step
         try:
-            self._record_inherited(claim)
+            self._facts.inherited(self._state.commits)
             fetch_inputs(self._record.inputs, self._store, self._config.scratch / "inputs")
         except (OrchestratorError, RecordInvalid, ObjectMissing) as error:
-            self._end(claim, AgentExit.FAILED, error.what)
+            self._end(AgentExit.FAILED, error.what)
             return AgentExit.FAILED
         tracker = self._start_tracker(claim)
         self._spool = SpoolUploader(self._store, claim.attempt, self._spool_dir)
@@ -105,10 +94,14 @@ class Agent:
             log=self._log_file,
         )
         hung = self._watch(trainer, claim, tracker)
-        status, complaint = (AgentExit.HANG, "no progress") if hung else self._read_outcomes()
-        self._pump(claim, tracker)
+        ranks = range(self._config.ranks)
+        outcomes = [read_outcome(self._spool_dir, rank) for rank in ranks]
+        status, complaint = judge(outcomes, self._leaving)
+        if hung:
+            status, complaint = AgentExit.HANG, "no progress"
+        self._pump(tracker)
         self._upload(claim)
-        self._end(claim, status, complaint)
+        self._end(status, complaint)
         self._close_tracker(claim, tracker)
         return status
 
@@ -120,38 +113,9 @@ class Agent:
             world_size=self._config.ranks,
             offer={"launch": self._config.launch, "zone": self._config.offer.zone},
         )
-        self._journal = Journal(self._store, f"agent-{claim.attempt:06d}", self._clock)
-        self._journal.note(
-            AttemptStarted(
-                attempt=claim.attempt,
-                launch=self._config.launch,
-                world_size=claim.world_size,
-                step=claim.step,
-                manifest=claim.parent,
-                host=socket.gethostname(),
-            )
-        )
+        self._facts = AttemptFacts(self._store, claim, self._clock)
+        self._facts.started(self._config.launch)
         return claim
-
-    def _record_inherited(self, claim: Claim) -> None:
-        """Say what the agent before us saw but may not have lived to say: commit and deletions."""
-        if claim.parent is not None:
-            manifest = read_manifest(self._store, claim.parent)
-            self._journal.record(
-                CheckpointCommitted(
-                    attempt=manifest.attempt,
-                    step=manifest.step,
-                    manifest=claim.parent,
-                    num_bytes=manifest.num_bytes,
-                    num_objects=len(manifest.objects),
-                )
-            )
-        present = {entry.key for entry in self._store.list(CHECKPOINTS)}
-        for commit in self._state.commits:
-            if commit.deleted_at is None and commit.manifest not in present:
-                prefix = commit.manifest.rpartition("/")[0]
-                self._journal.record(CheckpointDeleted(checkpoint=prefix))
-        self._journal.flush()
 
     def _write_train_config(self, claim: Claim) -> Path:
         config = TrainConfig(
@@ -201,13 +165,13 @@ class Agent:
         while trainer.poll() is None:
             time.sleep(config.poll_seconds)
             now = time.monotonic()
-            if self._pump(claim, tracker):
+            if self._pump(tracker):
                 heard_at = now
             if self._spool.wants_upload or now - uploaded_at >= config.upload_seconds:
                 self._upload(claim)
                 uploaded_at = now
                 self._obey_requests()
-            self._pass_on_notice(claim)
+            self._note_notice()
             if lease is not None and now - lease_at >= config.lease_seconds / _LEASE_LOOKS:
                 lease_at = now
                 if lease.is_lost(now):
@@ -219,48 +183,27 @@ class Agent:
                 return True
         return False
 
-    def _pump(self, claim: Claim, tracker: WandbTracker | None) -> int:
+    def _pump(self, tracker: WandbTracker | None) -> int:
         """Read what the trainer has said since; return how many records that were."""
         records = self._spool.collect()
         for record in records:
-            self._note(claim, record)
+            self._facts.measured(record)
+            if isinstance(record, Step):
+                self._step = record.step
         if tracker is not None:
             tracker.log(records)
         return len(records)
-
-    def _note(self, claim: Claim, record: Record) -> None:
-        """Turn what is a fact into one; the rest are measurements."""
-        if isinstance(record, Step):
-            self._step = record.step
-        elif isinstance(record, Commit):
-            self._journal.record(
-                CheckpointCommitted(
-                    attempt=claim.attempt,
-                    step=record.step,
-                    manifest=record.manifest,
-                    num_bytes=record.num_bytes,
-                    num_objects=record.num_objects,
-                )
-            )
-        elif isinstance(record, Deleted):
-            self._journal.record(CheckpointDeleted(checkpoint=record.checkpoint))
-        elif isinstance(record, Resumed) and record.manifest is not None:
-            self._journal.record(
-                CheckpointRestored(
-                    attempt=claim.attempt, step=record.step, num_bytes=record.num_bytes
-                )
-            )
 
     def _upload(self, claim: Claim) -> None:
         """Carry everything to the run folder; a store that fails now is tried again later."""
         try:
             self._spool.upload()
             self._logs.upload()
-            self._journal.flush()
+            self._facts.flush()
             beat(
                 self._store,
                 Heartbeat(
-                    writer=self._journal.writer,
+                    writer=self._facts.writer,
                     at=self._clock.now(),
                     host=socket.gethostname(),
                     pid=os.getpid(),
@@ -283,13 +226,14 @@ class Agent:
             status = AgentExit.STOPPED if request.kind is RequestKind.STOP else AgentExit.PREEMPTED
             self._ask_to_leave(status, f"{request.kind.value} was requested by {request.by}")
 
-    def _pass_on_notice(self, claim: Claim) -> None:
-        notice = read_notice(self._config.metadata / "notice.json")
-        if notice is None or self._leaving is not None:
+    def _note_notice(self) -> None:
+        notice = self._notices.from_cloud
+        if notice is None or self._is_noticed:
             return
-        self._journal.record(NoticeReceived(attempt=claim.attempt, deadline_at=notice.deadline_at))
-        self._leaving = AgentExit.PREEMPTED
-        write_notice(self._notice_file, notice)
+        self._is_noticed = True
+        self._facts.noticed(notice)
+        if self._leaving is None:
+            self._leaving = AgentExit.PREEMPTED
 
     def _ask_to_leave(self, status: int, why: str) -> None:
         """Have the trainer save and end, and kill it if it does not."""
@@ -299,39 +243,12 @@ class Agent:
         self._leaving = status
         self._kill_at = time.monotonic() + _LEAVE_SECONDS
         deadline_at = self._clock.now() + timedelta(seconds=_LEAVE_SECONDS)
-        write_notice(self._notice_file, Notice(deadline_at=deadline_at))
+        self._notices.pass_on(Notice(deadline_at=deadline_at))
 
-    def _read_outcomes(self) -> tuple[int, str | None]:
-        """Return the exit status that the ranks' outcomes amount to, and the first error."""
-        outcomes = [read_outcome(self._spool_dir, rank) for rank in range(self._config.ranks)]
-        if any(
-            outcome is not None and outcome.outcome is OutcomeKind.FENCED for outcome in outcomes
-        ):
-            return AgentExit.FENCED, "a later attempt owns the run"
-        if _all_are(outcomes, OutcomeKind.DONE):
-            return AgentExit.DONE, None
-        if self._leaving is not None:
-            return self._leaving, None
-        failed = [one for one in outcomes if one is not None and one.error]
-        silent = [rank for rank, outcome in enumerate(outcomes) if outcome is None]
-        if failed:
-            # The first one knows why; those after it complain of the connection that it took.
-            return AgentExit.FAILED, min(failed, key=lambda outcome: outcome.at).error
-        if silent:
-            return AgentExit.FAILED, f"rank {silent[0]} died without a word; see its log"
-        return AgentExit.FAILED, None
-
-    def _end(self, claim: Claim, status: int, error: str | None) -> None:
-        self._journal.record(
-            AttemptEnded(
-                attempt=claim.attempt,
-                reason=reason_for_exit(status),
-                step=self._step,
-                error=error,
-            )
-        )
+    def _end(self, status: int, error: str | None) -> None:
+        self._facts.ended(reason_for_exit(status), self._step, error)
         try:
-            self._journal.flush()
+            self._facts.flush()
         except CheckpointError as failure:
             _log.warning("the end of the attempt could not be recorded: %s", failure)
 
@@ -346,7 +263,3 @@ class Agent:
             self._store.put(log_key(claim.attempt, offline.name), offline.read_bytes())
         except StoreError as error:
             _log.warning("the offline W&B run was not kept: %s", error)
-
-
-def _all_are(outcomes: list[Outcome | None], kind: OutcomeKind) -> bool:
-    return all(outcome is not None and outcome.outcome is kind for outcome in outcomes)

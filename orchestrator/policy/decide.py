@@ -20,7 +20,8 @@ from orchestrator.offers import Market, MarketPreference, Offer
 RETRY_ZONE_AFTER = timedelta(minutes=10)
 # With nothing but spot allowed and nowhere to be had, the run gives up after this long.
 MAX_WAIT = timedelta(hours=24)
-MAX_PREEMPTIONS = 200
+# Both count ends in a row without a new checkpoint in between.
+MAX_PREEMPTIONS = 50
 MAX_FAILURES = 3
 
 
@@ -32,6 +33,8 @@ class LaunchRecord:
     started_at: datetime
     ended_at: datetime | None = None
     reason: EndReason | None = None
+    has_progressed: bool = False
+    """It committed a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,22 +121,27 @@ def _reason_to_stop(history: History, limits: Limits) -> Stop | None:
     num_failures = _count(history, RetryBudget.FAILURES)
     if num_failures >= MAX_FAILURES:
         return Stop(
-            reason=StopReason.TOO_MANY_FAILURES, why=f"{num_failures} attempts failed in training"
+            reason=StopReason.TOO_MANY_FAILURES,
+            why=f"{num_failures} attempts in a row failed in training",
         )
     num_preemptions = _count(history, RetryBudget.PREEMPTIONS)
     if num_preemptions >= MAX_PREEMPTIONS:
         return Stop(
-            reason=StopReason.TOO_MANY_PREEMPTIONS, why=f"{num_preemptions} nodes were lost"
+            reason=StopReason.TOO_MANY_PREEMPTIONS,
+            why=f"{num_preemptions} nodes in a row were lost before a checkpoint",
         )
     return None
 
 
 def _count(history: History, budget: RetryBudget) -> int:
-    return sum(
-        1
-        for launch in history.launches
-        if launch.reason is not None and charged_to(launch.reason) is budget
-    )
+    """Count the ends since the last launch that committed something: progress forgives."""
+    count = 0
+    for launch in reversed(history.launches):
+        if launch.reason is not None and charged_to(launch.reason) is budget:
+            count += 1
+        if launch.has_progressed:
+            break
+    return count
 
 
 def _place_for_deadline(

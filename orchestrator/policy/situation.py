@@ -52,9 +52,10 @@ def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> S
     """Return what is known at the wall instant `now`."""
     market, limits, current = market_time(state), state.spec.limits, state.current_launch
     is_billed = current is not None and current.ready_at is not None
+    progressed = {commit.attempt for commit in state.commits}
     history = History(
         launches=tuple(
-            _as_record(launch, market)
+            _as_record(launch, market, has_progressed=launch.attempt in progressed)
             for launch in state.launches
             if launch.ended_at is None or launch.started_at >= state.launched_at
         ),
@@ -86,12 +87,13 @@ def _is_complete(state: RunState) -> bool:
     return state.current_launch is None and state.last_commit_step >= state.record.num_steps
 
 
-def _as_record(launch: LaunchView, market: MarketTime) -> LaunchRecord:
+def _as_record(launch: LaunchView, market: MarketTime, *, has_progressed: bool) -> LaunchRecord:
     return LaunchRecord(
         offer=launch.offer,
         started_at=market.at(launch.started_at),
         ended_at=None if launch.ended_at is None else market.at(launch.ended_at),
         reason=launch.reason,
+        has_progressed=has_progressed,
     )
 
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from checkpoints.errors import StoreUnreachable
 from checkpoints.layout import STEPS, heartbeat_key
 from checkpoints.store import open_store
 from orchestrator.agent.lease import OwnerLease
+from orchestrator.agent.notice import NoticeWatch
+from orchestrator.agent.outcomes import judge
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
 from orchestrator.ledger.measurements import MeasurementReader, steps_of
 from tests.orchestrator.histories import at, make_step
-from train.spool import Flush, Spool, Uploaded, spool_path, uploaded_path
+from train.spool import (
+    Flush,
+    Notice,
+    Outcome,
+    OutcomeKind,
+    Spool,
+    Uploaded,
+    read_notice,
+    spool_path,
+    uploaded_path,
+    write_notice,
+)
 
 
 @pytest.fixture
@@ -117,6 +132,19 @@ def test_log_is_uploaded_piece_by_piece(store, tmp_path):
     assert pieces == [b"first\n", b"second\n"]
 
 
+def test_trainer_learns_the_earliest_of_several_deadlines(tmp_path):
+    source, target = tmp_path / "metadata.json", tmp_path / "notice.json"
+    watch = NoticeWatch(source, target, poll_seconds=0.01)
+    watch.pass_on(Notice(deadline_at=at(120)))
+    watch.pass_on(Notice(deadline_at=at(200)))
+    assert read_notice(target) == Notice(deadline_at=at(120))
+    write_notice(source, Notice(deadline_at=at(30)))
+    give_up_at = time.monotonic() + 10
+    while watch.from_cloud is None and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert read_notice(target) == Notice(deadline_at=at(30))
+
+
 def test_lease_runs_out_only_when_the_heartbeat_stands_still(store):
     store.put(heartbeat_key("boss"), b"1")
     lease = OwnerLease(store, "boss", lease_seconds=10, monotonic_now=0)
@@ -131,6 +159,39 @@ def test_lease_runs_out_when_the_store_cannot_be_reached(store):
     lease = OwnerLease(Down(store), "boss", lease_seconds=10, monotonic_now=0)
     assert not lease.is_lost(10)
     assert lease.is_lost(11)
+
+
+def outcome(kind: OutcomeKind, seconds: float = 0, error: str | None = None) -> Outcome:
+    return Outcome(outcome=kind, step=3, at=at(seconds), error=error)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "leaving", "status", "error"),
+    [
+        ([outcome(OutcomeKind.DONE)] * 2, None, AgentExit.DONE, None),
+        ([outcome(OutcomeKind.SAVED)] * 2, AgentExit.STOPPED, AgentExit.STOPPED, None),
+        ([outcome(OutcomeKind.SAVED), None], AgentExit.PREEMPTED, AgentExit.PREEMPTED, None),
+        ([outcome(OutcomeKind.DONE), None], None, AgentExit.FAILED, "rank 1 died without a word"),
+        (
+            [
+                outcome(OutcomeKind.FAILED, 9, "connection closed by peer"),
+                outcome(OutcomeKind.FAILED, 5, "out of memory"),
+            ],
+            None,
+            AgentExit.FAILED,
+            "out of memory",
+        ),
+        ([outcome(OutcomeKind.FAILED, 5, "bad loss"), None], None, AgentExit.FAILED, "bad loss"),
+        (
+            [outcome(OutcomeKind.FENCED), outcome(OutcomeKind.DONE)],
+            AgentExit.PREEMPTED,
+            AgentExit.FENCED,
+            "a later attempt owns the run",
+        ),
+    ],
+)
+def test_ranks_outcomes_amount_to_one_status_and_the_first_cause(outcomes, leaving, status, error):
+    assert judge(outcomes, leaving) == (status, error)
 
 
 @pytest.mark.parametrize(

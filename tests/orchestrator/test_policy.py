@@ -169,6 +169,12 @@ def test_repeated_training_failures_stop_the_run():
     assert decision.reason is StopReason.TOO_MANY_FAILURES
 
 
+def test_failures_with_progress_in_between_do_not_add_up():
+    failed = ended(EAST, EndReason.TRAINING_FAILED)
+    history = after(*[failed] * (MAX_FAILURES - 1), replace(failed, has_progressed=True), failed)
+    assert isinstance(decide(history, [EAST], LIMITS, START), Launch)
+
+
 def test_endless_preemptions_stop_the_run():
     decision = decide(
         after(*[ended(EAST, EndReason.NODE_LOST)] * MAX_PREEMPTIONS), [EAST], LIMITS, START

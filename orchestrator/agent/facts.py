@@ -1,0 +1,111 @@
+"""What the ledger is told about one attempt."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from checkpoints.inspect import read_manifest
+from checkpoints.layout import CHECKPOINTS
+from checkpoints.manifest import Claim
+from checkpoints.store import ObjectStore
+from orchestrator.attempts import EndReason
+from orchestrator.clock import Clock
+from orchestrator.ledger.facts import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointCommitted,
+    CheckpointDeleted,
+    CheckpointRestored,
+    NoticeReceived,
+)
+from orchestrator.ledger.fold import CommitView
+from orchestrator.ledger.journal import Journal
+from train.spool import Commit, Deleted, Notice, Record, Resumed
+
+
+class AttemptFacts:
+    """Records facts of one attempt; they are durable after `flush`."""
+
+    def __init__(self, store: ObjectStore, claim: Claim, clock: Clock) -> None:
+        self._store = store
+        self._claim = claim
+        self._journal = Journal(store, f"agent-{claim.attempt:06d}", clock)
+
+    @property
+    def writer(self) -> str:
+        """The name that these facts, and the agent's heartbeat, are written under."""
+        return self._journal.writer
+
+    def flush(self) -> None:
+        """Store what is recorded; raises StoreError, and nothing is lost."""
+        self._journal.flush()
+
+    def started(self, launch: str) -> None:
+        """Say that the attempt is claimed, durably."""
+        self._journal.note(
+            AttemptStarted(
+                attempt=self._claim.attempt,
+                launch=launch,
+                world_size=self._claim.world_size,
+                step=self._claim.step,
+                manifest=self._claim.parent,
+                host=socket.gethostname(),
+            )
+        )
+
+    def inherited(self, known: Sequence[CommitView]) -> None:
+        """Say what the agent before us saw but may not have lived to say: commit and deletions.
+
+        Raises:
+            RecordInvalid, ObjectMissing: the checkpoint to resume from has no usable manifest.
+        """
+        if self._claim.parent is not None:
+            manifest = read_manifest(self._store, self._claim.parent)
+            self._journal.record(
+                CheckpointCommitted(
+                    attempt=manifest.attempt,
+                    step=manifest.step,
+                    manifest=self._claim.parent,
+                    num_bytes=manifest.num_bytes,
+                    num_objects=len(manifest.objects),
+                )
+            )
+        present = {entry.key for entry in self._store.list(CHECKPOINTS)}
+        for commit in known:
+            if commit.deleted_at is None and commit.manifest not in present:
+                prefix = commit.manifest.rpartition("/")[0]
+                self._journal.record(CheckpointDeleted(checkpoint=prefix))
+        self._journal.flush()
+
+    def measured(self, record: Record) -> None:
+        """Turn a trainer's record into a fact if it is one; the rest are measurements."""
+        attempt = self._claim.attempt
+        if isinstance(record, Commit):
+            self._journal.record(
+                CheckpointCommitted(
+                    attempt=attempt,
+                    step=record.step,
+                    manifest=record.manifest,
+                    num_bytes=record.num_bytes,
+                    num_objects=record.num_objects,
+                )
+            )
+        elif isinstance(record, Deleted):
+            self._journal.record(CheckpointDeleted(checkpoint=record.checkpoint))
+        elif isinstance(record, Resumed) and record.manifest is not None:
+            restored = CheckpointRestored(
+                attempt=attempt, step=record.step, num_bytes=record.num_bytes
+            )
+            self._journal.record(restored)
+
+    def noticed(self, notice: Notice) -> None:
+        """Say that the node goes away."""
+        received = NoticeReceived(attempt=self._claim.attempt, deadline_at=notice.deadline_at)
+        self._journal.record(received)
+
+    def ended(self, reason: EndReason, step: int, error: str | None) -> None:
+        """Say how the attempt ended."""
+        self._journal.record(
+            AttemptEnded(attempt=self._claim.attempt, reason=reason, step=step, error=error)
+        )
