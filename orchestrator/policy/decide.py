@@ -47,6 +47,12 @@ class History:
     work_left: timedelta | None
     is_complete: bool
     stop_requested: bool
+    num_nodes: int = 1
+
+    @property
+    def is_up(self) -> bool:
+        """Say whether a launch is up or coming up."""
+        return bool(self.launches) and self.launches[-1].ended_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,27 +102,27 @@ Decision = Keep | Launch | Wait | Stop
 
 def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datetime) -> Decision:
     """Return what to do at `now`; never does I/O and never looks at a clock."""
-    if (stop := _reason_to_stop(history, limits)) is not None:
-        return stop
-    if history.launches and history.launches[-1].ended_at is None:
-        return Keep(why=f"{history.launches[-1].offer} is up")
     allowed = [offer for offer in offers if limits.market.allows(offer.market)]
+    if (stop := _reason_to_stop(history, allowed, limits)) is not None:
+        return stop
+    if history.is_up:
+        return Keep(why=f"{history.launches[-1].offer} is up")
     if (launch := _place_for_deadline(history, allowed, limits, now)) is not None:
         return launch
     return _cheapest(history, allowed, limits, now)
 
 
-def _reason_to_stop(history: History, limits: Limits) -> Stop | None:
+def _reason_to_stop(history: History, offers: Sequence[Offer], limits: Limits) -> Stop | None:
     if history.is_complete:
         return Stop(reason=StopReason.DONE, why="the last step is committed")
     if history.stop_requested:
         return Stop(reason=StopReason.REQUESTED, why="a stop was requested")
-    hours = Decimal(limits.stop_margin / timedelta(hours=1))
-    committed = history.usd + history.usd_per_hour * hours
+    committed = history.usd + _unavoidable_usd(history, offers, limits)
     if committed >= limits.budget_usd:
+        what = "saving" if history.is_up else "another node"
         return Stop(
             reason=StopReason.BUDGET,
-            why=f"${history.usd:.2f} spent, and saving takes the rest of ${limits.budget_usd}",
+            why=f"${history.usd:.2f} spent, and {what} takes the rest of ${limits.budget_usd}",
         )
     num_failures = _count(history, RetryBudget.FAILURES)
     if num_failures >= MAX_FAILURES:
@@ -131,6 +137,18 @@ def _reason_to_stop(history: History, limits: Limits) -> Stop | None:
             why=f"{num_preemptions} nodes in a row were lost before a checkpoint",
         )
     return None
+
+
+def _unavoidable_usd(history: History, offers: Sequence[Offer], limits: Limits) -> Decimal:
+    """Return what a stop costs from here, or at the least a start and a stop where nothing runs."""
+    if history.is_up:
+        return history.usd_per_hour * Decimal(limits.stop_margin / timedelta(hours=1))
+    cheapest = min((offer.usd_per_hour for offer in offers), default=Decimal(0))
+    return (
+        cheapest
+        * history.num_nodes
+        * Decimal((limits.restart + limits.stop_margin) / timedelta(hours=1))
+    )
 
 
 def _count(history: History, budget: RetryBudget) -> int:

@@ -64,6 +64,7 @@ def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> S
         work_left=_work_left(state, measured, market),
         is_complete=_is_complete(state),
         stop_requested=state.is_stop_requested,
+        num_nodes=state.record.spec.nodes.count,
     )
     deadline = limits.deadline
     return Situation(

@@ -150,10 +150,21 @@ def test_close_deadline_goes_on_demand_although_spot_is_cheaper():
 
 
 def test_run_stops_before_its_budget_is_exceeded():
-    history = replace(NOTHING_YET, usd=Decimal("99.8"), usd_per_hour=Decimal(8))
-    decision = decide(history, [EAST], LIMITS, START)
+    up = LaunchRecord(offer=EAST, started_at=START)
+    history = replace(after(up), usd=Decimal("99.5"), usd_per_hour=Decimal(8))
+    assert isinstance(decide(history, [EAST], LIMITS, START), Keep)  # 3 min are $0.40
+    decision = decide(replace(history, usd=Decimal("99.7")), [EAST], LIMITS, START)
     assert isinstance(decision, Stop)
     assert decision.reason is StopReason.BUDGET
+
+
+def test_what_is_left_after_a_stop_is_not_spent_on_another_start():
+    stopped = ended(EAST, EndReason.STOPPED)
+    history = replace(after(stopped), usd=Decimal("99.5"))
+    decision = decide(history, [EAST], LIMITS, START)  # 13 min at $8 are $1.73
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.BUDGET
+    assert isinstance(decide(replace(history, usd=Decimal(98)), [EAST], LIMITS, START), Launch)
 
 
 def test_preemption_does_not_use_up_the_failure_budget():
