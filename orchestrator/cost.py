@@ -25,7 +25,7 @@ SAME_CLOUD_EGRESS_USD_PER_GB = Decimal("0.02")
 CROSS_CLOUD_EGRESS_USD_PER_GB = Decimal("0.09")
 # Objects that a commit writes besides its shards: the manifest and HEAD.
 _OBJECTS_PER_COMMIT = 2
-# Half of all sums fit at once, so this many tries never fail in practice.
+# Tries until the float sums agree; without one the decimals are right all the same.
 _MOST_MICRO_USD = 64
 
 

@@ -67,7 +67,7 @@ class RecordUnreadable(UsageError):
 
 def unreadable(what: str, data: bytes, error: Exception, schema_version: int) -> RecordUnreadable:
     """Say whether a record is of a newer version or damaged; they ask for different things."""
-    # 10 ms that only a broken record pays.
+    # 4 ms that only a broken record pays.
     import json
 
     try:

@@ -49,7 +49,6 @@ class Launched:
     store: ObjectStore
     record: RunRecord
     home: Path
-    is_new: bool
     is_over: bool
 
 
@@ -77,13 +76,13 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
     record = create_record(store, wanted)
     baseline = current_state(store, record).file_spec
     amendment = _amendment(baseline, spec, AmendedBy.SPEC_FILE)
-    return _supervise(store, record, amendment, clock, is_new=existing is None)
+    return _supervise(store, record, amendment, clock)
 
 
 def relaunch(store: ObjectStore, record: RunRecord, spec: RunSpec, clock: Clock) -> Launched:
     """Go on with a run from its run folder alone, under the limits of `spec`."""
     amendment = _amendment(current_state(store, record).spec, spec, AmendedBy.RESUME)
-    return _supervise(store, record, amendment, clock, is_new=False)
+    return _supervise(store, record, amendment, clock)
 
 
 def current_state(store: ObjectStore, record: RunRecord) -> RunState:
@@ -96,8 +95,6 @@ def _supervise(
     record: RunRecord,
     amendment: RunAmended | None,
     clock: Clock,
-    *,
-    is_new: bool,
 ) -> Launched:
     home = run_home(record.spec.store, record.run)
     remember_run(home, record.run, record.spec.store)
@@ -105,7 +102,7 @@ def _supervise(
     is_over = state.ended is not None and state.ended.state is FinalState.SUCCEEDED
     if not is_over:
         _go_on(store, state, amendment, home, clock)
-    return Launched(store=store, record=record, home=home, is_new=is_new, is_over=is_over)
+    return Launched(store=store, record=record, home=home, is_over=is_over)
 
 
 def _go_on(

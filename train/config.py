@@ -70,11 +70,6 @@ class Interval:
     steps: int | None = None
     seconds: float | None = None
 
-    @property
-    def is_auto(self) -> bool:
-        """Say whether the trainer chooses the interval itself."""
-        return self.steps is None and self.seconds is None
-
     def __str__(self) -> str:
         if self.steps is not None:
             return f"{self.steps} steps"

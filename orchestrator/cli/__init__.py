@@ -9,7 +9,7 @@ import click
 
 from orchestrator import __version__
 
-# Command -> (module, one-line help); the modules cost up to 0.3 s of imports each.
+# Command -> (module, one-line help); the modules cost up to 0.5 s of imports each.
 _COMMANDS = {
     "launch": ("orchestrator.cli.launch", "Train what a spec describes, or pick it up again."),
     "plan": ("orchestrator.cli.launch", "Show what a launch would do and cost."),
@@ -40,7 +40,7 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
-            # 10 ms that only a mistyped command pays.
+            # 4 ms that only a mistyped command pays.
             import difflib
 
             close = difflib.get_close_matches(args[0], _COMMANDS, n=1)

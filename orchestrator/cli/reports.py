@@ -105,7 +105,7 @@ def logs(run: str, attempt: int | None, store: str | None, *, follow: bool) -> N
 @store_option
 def dashboard(run: str | None, path: Path, store: str | None) -> None:
     """Write the page of RUN, or of the run launched last: cost, attempts over time, loss."""
-    # jinja2 is an extra, and costs 60 ms.
+    # jinja2 is an extra, and costs 70 ms.
     from orchestrator.dashboard.page import render_page
 
     view = _latest(list_runs(store)) if run is None else _look(find_run(run, store))

@@ -5,14 +5,12 @@ Loss curves and timings are measurements; they live in steps/, not here.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,15 +21,12 @@ from pydantic import (
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
+from train.spool import UtcDatetime
 
 SCHEMA_VERSION = 1
 
 
-def _to_utc(instant: datetime) -> datetime:
-    return instant.astimezone(timezone.utc)
-
-
-Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+Instant = UtcDatetime
 
 
 class _Fact(BaseModel):

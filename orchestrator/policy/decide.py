@@ -15,8 +15,8 @@ from decimal import Decimal
 from orchestrator.attempts import EndReason, RetryBudget, StopReason, charged_to
 from orchestrator.offers import Market, MarketPreference, Offer
 
-# A zone without capacity is not asked again for this long; half of the observed outages of
-# single A100 nodes last longer, so asking more often only burns API quota.
+# A zone without capacity is not asked again for this long: a guess between burning API quota and
+# missing capacity. Not measured yet.
 RETRY_ZONE_AFTER = timedelta(minutes=10)
 # With nothing but spot allowed and nowhere to be had, the run gives up after this long.
 MAX_WAIT = timedelta(hours=24)

@@ -16,6 +16,7 @@ from orchestrator.clock import MarketTime
 from orchestrator.cost import bill, node_rate
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.measurements import Measured, steps_of
+from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Offer
 from orchestrator.policy.decide import Decision, History, LaunchRecord, Limits, decide
 
@@ -43,14 +44,14 @@ class Situation:
         return decide(self.history, self.offers, self.limits, self.now)
 
 
-def market_time(state: RunState) -> MarketTime:
+def market_time(record: RunRecord) -> MarketTime:
     """Return how the run's market time relates to the wall's."""
-    return MarketTime(origin=state.record.created_at, scale=state.record.spec.time_scale)
+    return MarketTime(origin=record.created_at, scale=record.spec.time_scale)
 
 
 def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> Situation:
     """Return what is known at the wall instant `now`."""
-    market, limits, current = market_time(state), state.spec.limits, state.current_launch
+    market, limits, current = market_time(state.record), state.spec.limits, state.current_launch
     is_billed = current is not None and current.ready_at is not None
     progressed = {commit.attempt for commit in state.commits}
     history = History(

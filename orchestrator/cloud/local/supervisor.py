@@ -18,7 +18,7 @@ from checkpoints.errors import StoreRefused, StoreUnreachable
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.attempts import AgentExit, EndReason, StopReason, reason_for_exit
-from orchestrator.clock import Clock, MarketTime
+from orchestrator.clock import Clock
 from orchestrator.cloud.local.market import SyntheticMarket
 from orchestrator.cloud.local.node import LocalNode, destroy_leftovers, scratch_folder, start_node
 from orchestrator.cloud.local.preemptions import (
@@ -51,7 +51,7 @@ from orchestrator.policy.decide import (
     Stop,
     Wait,
 )
-from orchestrator.policy.situation import situation
+from orchestrator.policy.situation import market_time, situation
 from train.spool import Notice
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Supervisor:
         self._measured_attempt: int | None = None
         is_folder = store.url.startswith("file:")
         self._pause = _FOLDER_TICK if is_folder else _REMOTE_TICK
-        self._market = MarketTime(origin=record.created_at, scale=record.spec.time_scale)
+        self._market = market_time(record)
         self._source = _preemption_source(record)
         self._node: LocalNode | None = None
         self._taking_back: tuple[Preemption, datetime] | None = None
