@@ -5,6 +5,7 @@ CheckpointError
 │   ├── StoreUnreachable   no answer, or an answer that does not tell whether the write happened
 │   ├── StoreRefused       credentials, permission, read-only or full
 │   ├── UnsupportedStore   the URL's scheme is unknown
+│   ├── UnfitStore         the store does not honour conditional writes
 │   ├── ObjectMissing      no object under this key
 │   ├── ObjectExists       `create` found an object
 │   └── VersionMismatch    `replace` found another version, or none
@@ -42,6 +43,10 @@ class StoreRefused(StoreError):
 
 class UnsupportedStore(StoreError):
     """No store is known for this URL."""
+
+
+class UnfitStore(StoreError):
+    """The store lets two writers win; nothing here would be safe in it."""
 
 
 class ObjectMissing(StoreError):

@@ -61,18 +61,36 @@ def claim_attempt(
         )
         if not _create(store, attempt_key(number), claim.to_json()):
             continue
-        moved = Head(attempt=number, step=claim.step, manifest=claim.parent)
+        moved = Head(
+            attempt=number,
+            step=claim.step,
+            manifest=claim.parent,
+            parent=head.parent if head else None,
+        )
         if _move_head(store, moved, found[1] if found else None):
             return claim
     raise _contended()
 
 
+def parent_of(store: ObjectStore, *, run: str, attempt: int, key: str) -> str | None:
+    """Return what the manifest `key` follows: HEAD's manifest, read as the owner; raise Fenced.
+
+    Of a manifest that is committed already, the one before it.
+    """
+    found = read_head(store)
+    if found is None or found[0].attempt != attempt:
+        raise _fenced(run, attempt, _owner(found))
+    head = found[0]
+    return head.parent if head.manifest == key else head.manifest
+
+
 def commit(store: ObjectStore, manifest: Manifest) -> Head:
     """Make a complete checkpoint the last one and return the new HEAD; raise Fenced.
 
-    Its objects must be stored already. Committing the same manifest again changes nothing.
+    Its objects must be stored already, and its parent be the last one. Committing the same manifest
+    again changes nothing.
     """
-    moved = Head(attempt=manifest.attempt, step=manifest.step, manifest=manifest.key)
+    moved = manifest.head
     is_stored = False
     for _ in range(_MAX_ROUNDS):
         head, version = _owned_head(store, manifest)
@@ -84,14 +102,36 @@ def commit(store: ObjectStore, manifest: Manifest) -> Head:
     raise _contended()
 
 
+def rewind(store: ObjectStore, *, run: str, attempt: int, to: Manifest | None) -> Head:
+    """Give up the last checkpoint for an earlier one of its history; raise Fenced.
+
+    Only for a checkpoint that turned out damaged. `to` None goes back to the run's beginning.
+    """
+    moved = Head(attempt=attempt, step=0, manifest=None)
+    if to is not None:
+        moved = to.head.model_copy(update={"attempt": attempt})
+    for _ in range(_MAX_ROUNDS):
+        found = read_head(store)
+        if found is None or found[0].attempt != attempt:
+            raise _fenced(run, attempt, _owner(found))
+        if found[0] == moved or _move_head(store, moved, found[1]):
+            return moved
+    raise _contended()
+
+
 def _owned_head(store: ObjectStore, manifest: Manifest) -> tuple[Head, str]:
     found = read_head(store)
     if found is None or found[0].attempt != manifest.attempt:
-        owner = f"attempt {found[0].attempt} owns it" if found else "nobody claimed it"
-        raise _fenced(manifest, owner)
-    if found[0].step > manifest.step:
+        raise _fenced(manifest.run, manifest.attempt, _owner(found))
+    head = found[0]
+    if head != manifest.head and head.manifest != manifest.parent:
         raise RecordInvalid(
-            f"Step {manifest.step} cannot follow step {found[0].step}, which is committed",
+            f"{manifest.key} follows {manifest.parent}, but {head.manifest} is the last one",
+            "Resume from the checkpoint that HEAD.json names.",
+        )
+    if head.step > manifest.step:
+        raise RecordInvalid(
+            f"Step {manifest.step} cannot follow step {head.step}, which is committed",
             "Resume from the checkpoint that HEAD.json names.",
         )
     return found
@@ -99,7 +139,8 @@ def _owned_head(store: ObjectStore, manifest: Manifest) -> tuple[Head, str]:
 
 def _create_manifest(store: ObjectStore, manifest: Manifest) -> None:
     if not _create(store, manifest.key, manifest.to_json()):
-        raise _fenced(manifest, f"{manifest.key} holds another checkpoint")
+        why = f"{manifest.key} holds another checkpoint"
+        raise _fenced(manifest.run, manifest.attempt, why)
 
 
 def _create(store: ObjectStore, key: str, data: bytes) -> bool:
@@ -137,9 +178,13 @@ def _holds(store: ObjectStore, key: str, data: bytes) -> bool:
         return False
 
 
-def _fenced(manifest: Manifest, why: str) -> Fenced:
+def _owner(found: tuple[Head, str] | None) -> str:
+    return f"attempt {found[0].attempt} owns it" if found else "nobody claimed it"
+
+
+def _fenced(run: str, attempt: int, why: str) -> Fenced:
     return Fenced(
-        f"Attempt {manifest.attempt} no longer owns run {manifest.run}: {why}",
+        f"Attempt {attempt} no longer owns run {run}: {why}",
         "Stop this attempt; its uncommitted steps are trained again by the owner.",
     )
 

@@ -6,6 +6,7 @@ file lock from the comparison to the rename. A writer killed anywhere leaves old
 
 from __future__ import annotations
 
+import builtins
 import errno
 import fcntl
 import hashlib
@@ -37,6 +38,9 @@ from checkpoints.store import (
 
 # A live writer touches its temporary file with every chunk; after this long its writer is dead.
 _STALE_AFTER_S = 3600.0
+# Stands for the slashes of a key in a temporary file's name; no key has it.
+_SLASH = "%"
+_MAX_NAMED_BYTES = 200
 # `delete` removes emptied folders; a write that loses its folder to that makes it again.
 _PUBLISH_TRIES = 100
 _NO_SUCH_OBJECT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -73,9 +77,13 @@ class FolderStore:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes from `start`."""
-        with _reading(key), self._path(key).open("rb") as file:
-            file.seek(start)
-            data = file.read(length)
+        path = self._path(key)
+        with _reading(key):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                data = _read_at(descriptor, start, length)
+            finally:
+                os.close(descriptor)
         if len(data) < length:
             raise truncated(key, length - len(data))
         return data
@@ -83,13 +91,13 @@ class FolderStore:
     def put(self, key: str, data: Iterable[Buffer] | Buffer) -> None:
         """Stream into a temporary file, then rename it over the key."""
         path = self._path(key)
-        with self._written(data) as temporary:
+        with self._written(key, data) as temporary:
             _publish(path, lambda: temporary.replace(path))
 
     def create(self, key: str, data: bytes) -> str:
         """Link a finished file to the key, which the kernel allows only once."""
         path = self._path(key)
-        with self._written(data) as temporary:
+        with self._written(key, data) as temporary:
             try:
                 _publish(path, lambda: path.hardlink_to(temporary))
             except FileExistsError:
@@ -99,7 +107,7 @@ class FolderStore:
     def replace(self, key: str, data: bytes, version: str) -> str:
         """Compare and rename under the folder's lock."""
         path = self._path(key)
-        with self._written(data) as temporary, self._locked():
+        with self._written(key, data) as temporary, self._locked():
             try:
                 found = _version(self._read(key))
             except ObjectMissing:
@@ -128,6 +136,19 @@ class FolderStore:
             else:
                 _remove_empty(path.parent, self._root)
 
+    def abort_uploads(self, prefix: str, is_stale: Callable[[str], bool]) -> builtins.list[str]:
+        """Remove the temporary files whose writers let go of their locks, as the dead do."""
+        check_prefix(prefix)
+        with _reading(prefix):
+            found = [(_key_of(path), path) for path in _entries(self._temporary)]
+        return sorted(
+            {
+                key
+                for key, path in found
+                if key is not None and key.startswith(prefix) and is_stale(key) and _abandon(path)
+            }
+        )
+
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
@@ -152,17 +173,20 @@ class FolderStore:
         return None
 
     @contextmanager
-    def _written(self, data: Iterable[Buffer] | Buffer) -> Iterator[Path]:
+    def _written(self, key: str, data: Iterable[Buffer] | Buffer) -> Iterator[Path]:
         """Yield a synced temporary file with these bytes; translate what goes wrong meanwhile."""
-        path = self._temporary / f"{os.getpid()}-{secrets.token_hex(8)}"
+        path = self._temporary / _temporary_name(key)
         try:
             _make_folder(self._temporary)
             self._sweep()
-            try:
-                _write(path, data)
-                yield path
-            finally:
-                path.unlink(missing_ok=True)
+            with path.open("xb", buffering=0) as file:
+                try:
+                    # Says that its writer lives; the kernel drops it with the process.
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    _write(file.fileno(), data)
+                    yield path
+                finally:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise _translated(error) from error
 
@@ -178,22 +202,56 @@ class FolderStore:
         if self._is_swept:
             return
         self._is_swept = True
-        for path in self._temporary.iterdir():
+        for path in _entries(self._temporary):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE_AFTER_S:
                     path.unlink()
+
+
+def _read_at(descriptor: int, start: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, start)
+    while len(data) < length:  # one pread() moves at most 2 GiB, and may be interrupted
+        more = os.pread(descriptor, length - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(path: Path, data: Iterable[Buffer] | Buffer) -> None:
+def _temporary_name(key: str) -> str:
+    """Return a new name that tells the key, unless that makes it too long for a file."""
+    name = key.replace("/", _SLASH)
+    unique = secrets.token_hex(8)
+    return f"{unique}-{name}" if len(name.encode()) <= _MAX_NAMED_BYTES else unique
+
+
+def _key_of(temporary: Path) -> str | None:
+    _, _, name = temporary.name.partition("-")
+    return name.replace(_SLASH, "/") or None
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _abandon(path: Path) -> bool:
+    """Remove a temporary file unless its writer lives, here or on another node."""
+    with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+        return True
+    return False
+
+
+def _write(descriptor: int, data: Iterable[Buffer] | Buffer) -> None:
     chunks = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
-    with path.open("xb", buffering=0) as file:
-        for chunk in chunks:
-            _write_all(file.fileno(), chunk)
-        os.fsync(file.fileno())
+    for chunk in chunks:
+        _write_all(descriptor, chunk)
+    os.fsync(descriptor)
 
 
 def _write_all(descriptor: int, chunk: Buffer) -> None:
@@ -257,7 +315,7 @@ def _reading(key: str) -> Iterator[None]:
 
 
 def _translated(error: OSError) -> StoreError:
-    where = f"{error.filename}: {error.strerror}"
+    where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if error.errno in _REFUSED:
         return StoreRefused(f"Cannot use the folder: {where}", _REFUSED[error.errno])
     return StoreUnreachable(f"The folder did not answer: {where}", "Check the disk and try again.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid
 from checkpoints.layout import CHECKPOINTS
-from checkpoints.manifest import Chunk, Manifest, ObjectRecord
+from checkpoints.manifest import Chunk, Manifest
+from checkpoints.reading import Extent, read, split
 from checkpoints.store import ObjectStore
 
-_NEXT_STEP = "Resume from another checkpoint; this one cannot be trusted."
+# Requests in flight; each holds one request's bytes.
+_NUM_READERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ def read_manifest(store: ObjectStore, key: str) -> Manifest:
 
 def read_chunk(store: ObjectStore, chunk: Chunk) -> bytes:
     """Return a chunk's bytes; raise Damaged if they are not what was saved, ObjectMissing."""
-    return _read_checked(store, chunk.object, chunk.start, chunk.length, chunk.crc32)
+    return b"".join(read(store, [extent])[0] for extent in split(_extent(chunk)))
 
 
 def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
@@ -47,19 +49,34 @@ def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
     return b"".join(read_chunk(store, chunk) for chunk in chunks)
 
 
-def verify(store: ObjectStore, manifest: Manifest) -> list[Problem]:
-    """Return everything that is wrong with the checkpoint's objects; reads every byte."""
+def verify(
+    store: ObjectStore, manifest: Manifest, progress: Callable[[int], None] = lambda num_bytes: None
+) -> list[Problem]:
+    """Return everything that is wrong with the checkpoint's objects; reads every byte.
+
+    `progress` is told the number of bytes after each request.
+    """
     sizes = {entry.key: entry.size for entry in store.list(CHECKPOINTS)}
-    problems = []
-    for entry in manifest.objects:
-        if entry.key not in sizes:
-            problems.append(Problem(object=entry.key, what="is missing"))
-        elif sizes[entry.key] != entry.size:
-            what = f"has {sizes[entry.key]} bytes instead of {entry.size}"
-            problems.append(Problem(object=entry.key, what=what))
-        else:
-            problems.extend(_damages(store, manifest, entry))
-    return problems
+    problems = [
+        Problem(object=entry.key, what=what)
+        for entry in manifest.objects
+        if (what := _wrong_size(sizes.get(entry.key), entry.size))
+    ]
+    unusable = {problem.object for problem in problems}
+
+    def damage(part: tuple[str, Extent]) -> Problem | None:
+        name, extent = part
+        try:
+            read(store, [extent])
+        except (Damaged, ObjectMissing) as error:
+            return Problem(object=extent.object, what=f"{name}: {error}")
+        finally:
+            progress(extent.length)
+        return None
+
+    parts = (part for part in _parts(manifest) if part[1].object not in unusable)
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        return problems + [found for found in pool.map(damage, parts) if found]
 
 
 def compare(
@@ -92,24 +109,23 @@ def _is_equal(
     return read_tensor(store_a, manifest_a, name) == read_tensor(store_b, manifest_b, name)
 
 
-def _damages(store: ObjectStore, manifest: Manifest, entry: ObjectRecord) -> Iterator[Problem]:
-    parts = [(0, entry.header_length, entry.header_crc32, "its header")]
+def _wrong_size(size: int | None, expected: int) -> str | None:
+    if size is None:
+        return "is missing"
+    return None if size == expected else f"has {size} bytes instead of {expected}"
+
+
+def _parts(manifest: Manifest) -> Iterator[tuple[str, Extent]]:
+    """Yield every byte of every object, by the name of what holds it."""
+    for entry in manifest.objects:
+        header = Extent(
+            object=entry.key, start=0, length=entry.header_length, crc64=entry.header_crc64
+        )
+        yield from (("its header", extent) for extent in split(header))
     for name, record in manifest.tensors.items():
-        parts += [
-            (chunk.start, chunk.length, chunk.crc32, name)
-            for chunk in record.chunks
-            if chunk.object == entry.key
-        ]
-    for start, length, crc32, name in parts:
-        try:
-            _read_checked(store, entry.key, start, length, crc32)
-        except (Damaged, ObjectMissing) as error:
-            yield Problem(object=entry.key, what=f"{name}: {error}")
+        for chunk in record.chunks:
+            yield from ((name, extent) for extent in split(_extent(chunk)))
 
 
-def _read_checked(store: ObjectStore, key: str, start: int, length: int, crc32: int) -> bytes:
-    data = store.get_range(key, start, length)
-    if zlib.crc32(data) != crc32:
-        where = f"bytes {start} to {start + length}"
-        raise Damaged(f"{key} does not match its checksum in {where}", _NEXT_STEP)
-    return data
+def _extent(chunk: Chunk) -> Extent:
+    return Extent(object=chunk.object, start=chunk.start, length=chunk.length, crc64=chunk.crc64)

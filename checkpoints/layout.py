@@ -12,6 +12,7 @@ EVENTS = "events/"
 HEARTBEATS = "heartbeats/"
 INPUTS = "inputs/"
 LOGS = "logs/"
+PINS = "pins/"
 REQUESTS = "requests/"
 STEPS = "steps/"
 
@@ -42,6 +43,16 @@ def parse_checkpoint_prefix(key: str) -> tuple[int, int] | None:
     """Return (step, attempt) of the checkpoint that `key` names or lies in."""
     match = _CHECKPOINT.match(key)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def pin_key(step: int, attempt: int) -> str:
+    """Return the key of the object whose presence keeps a checkpoint."""
+    return PINS + checkpoint_prefix(step, attempt).removeprefix(CHECKPOINTS)
+
+
+def parse_pin(key: str) -> tuple[int, int] | None:
+    """Return (step, attempt) of the checkpoint that the pin `key` keeps."""
+    return parse_checkpoint_prefix(CHECKPOINTS + key.removeprefix(PINS))
 
 
 def event_key(writer: str, seq: int) -> str:

@@ -1,34 +1,38 @@
-"""Read a checkpoint into tensors that exist already, at any world size and sharding along dim 0."""
+"""Read a checkpoint into tensors that exist already, at any world size and sharding along dim 0.
+
+Reads only the blocks that hold this rank's rows, many at a time, straight into the shards.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from checkpoints.errors import RecordInvalid
-from checkpoints.inspect import read_chunk
 from checkpoints.manifest import Chunk, Manifest, TensorRecord
-from checkpoints.save import DTYPE_NAMES, local_rows, memory_of
+from checkpoints.reading import REQUEST_BYTES, Extent, blocks_around, group, read, split
 from checkpoints.store import ObjectStore
+from checkpoints.tensors import DTYPE_NAMES, flat_bytes, local_rows
 
-# Each reader holds one chunk in memory; more of them gain nothing on one connection pool.
-_NUM_READERS = 4
+# Requests in flight per rank; each holds at most REQUEST_BYTES.
+_NUM_READERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """Rows of a tensor to fill; `first` is the global number of the first one."""
+class _Piece:
+    """An extent, and where its bytes first..end go: into `target` from byte `at` on."""
 
-    rows: Tensor
+    extent: Extent
     first: int
-
-    @property
-    def end(self) -> int:
-        return self.first + (self.rows.shape[0] if self.rows.dim() else 1)
+    end: int
+    target: Tensor
+    at: int
 
 
 def load(
@@ -40,27 +44,101 @@ def load(
 ) -> set[str]:
     """Fill the tensors in place and return the names of `local_tensors` that were never saved.
 
-    Nothing is written before all names, dtypes and shapes are found to fit; every chunk is verified
+    Nothing is written before all names, dtypes and shapes are found to fit; every byte is verified
     before it is used. Raises RecordInvalid, Damaged or ObjectMissing.
     """
     missing = local_tensors.keys() - manifest.tensors.keys()
     wanted = {**tensors, **{n: t for n, t in local_tensors.items() if n not in missing}}
-    jobs = [job for name, tensor in wanted.items() for job in _jobs(manifest, name, tensor)]
-    with ThreadPoolExecutor(_NUM_READERS) as pool:
-        for _ in pool.map(lambda job: _fill(store, *job), jobs):
-            pass
+    records = {name: _fitting_record(manifest, name, tensor) for name, tensor in wanted.items()}
+    pieces: dict[Extent, list[_Piece]] = {}
+    copies: list[tuple[Tensor, Tensor]] = []
+    for name, tensor in wanted.items():
+        rows = local_rows(name, tensor)
+        local = rows.local
+        if not local.is_contiguous():
+            local = local.contiguous()
+            copies.append((rows.local, local))
+        for piece in _pieces(records[name], local, rows.first):
+            pieces.setdefault(piece.extent, []).append(piece)
+    _read_all(store, pieces)
+    for target, filled in copies:
+        target.copy_(filled)
     return missing
 
 
-def _jobs(manifest: Manifest, name: str, tensor: Tensor) -> Iterator[tuple[Chunk, _Target]]:
-    """Yield the chunks that hold any of this rank's rows."""
-    record = _fitting_record(manifest, name, tensor)
-    rows = local_rows(name, tensor, rank=0)
-    target = _Target(rows=rows.local, first=rows.first)
+def _read_all(store: ObjectStore, pieces: dict[Extent, list[_Piece]]) -> None:
+    batches = list(group(sorted(pieces, key=lambda extent: (extent.object, extent.start))))
+    landing = _Landing()
+
+    def fetch(batch: list[Extent]) -> None:
+        for extent, data in zip(batch, read(store, batch), strict=True):
+            for piece in pieces[extent]:
+                landing.copy(data[piece.first : piece.end], piece.target, piece.at)
+
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        try:
+            for _ in pool.map(fetch, batches):
+                pass
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+class _Landing:
+    """Puts bytes into tensors; towards a GPU by way of pinned memory, one buffer per thread."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+
+    def copy(self, data: memoryview, target: Tensor, at: int) -> None:
+        """Copy `data` into the flat bytes of `target` from `at` on."""
+        part = target[at : at + len(data)]
+        source = np.frombuffer(data, np.uint8)
+        if target.device.type == "cpu":
+            np.copyto(part.numpy(), source)
+            return
+        pinned = self._pinned()[: len(data)]
+        np.copyto(pinned.numpy(), source)
+        part.copy_(pinned)
+
+    def _pinned(self) -> Tensor:
+        if not hasattr(self._of_thread, "buffer"):
+            self._of_thread.buffer = torch.empty(
+                REQUEST_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+            )
+        buffer: Tensor = self._of_thread.buffer
+        return buffer
+
+
+def _pieces(record: TensorRecord, local: Tensor, first_row: int) -> Iterator[_Piece]:
+    """Yield what to read for the rows of `local`, of which the first has number `first_row`."""
+    num_rows = local.shape[0] if local.dim() else 1
+    target = flat_bytes(local) if local.numel() else local
     for chunk in record.chunks:
-        first, end = _span(chunk)
-        if chunk.length and first < target.end and target.first < end:
-            yield chunk, target
+        chunk_first, chunk_end = _span(chunk)
+        first, end = max(chunk_first, first_row), min(chunk_end, first_row + num_rows)
+        if not chunk.length or first >= end:
+            continue
+        row_bytes = chunk.length // (chunk_end - chunk_first)
+        whole = Extent(
+            object=chunk.object, start=chunk.start, length=chunk.length, crc64=chunk.crc64
+        )
+        wanted_first, wanted_end = (
+            (first - chunk_first) * row_bytes,
+            (end - chunk_first) * row_bytes,
+        )
+        at = (first - first_row) * row_bytes - wanted_first  # of the chunk's first byte in target
+        for extent in split(blocks_around(whole, wanted_first, wanted_end)):
+            offset = extent.start - chunk.start
+            piece_first = max(wanted_first - offset, 0)
+            piece_end = min(wanted_end - offset, extent.length)
+            yield _Piece(
+                extent=extent,
+                first=piece_first,
+                end=piece_end,
+                target=target,
+                at=at + offset + piece_first,
+            )
 
 
 def _fitting_record(manifest: Manifest, name: str, tensor: Tensor) -> TensorRecord:
@@ -85,26 +163,3 @@ def _span(chunk: Chunk) -> tuple[int, int]:
     if not chunk.shape:
         return 0, 1
     return chunk.offsets[0], chunk.offsets[0] + chunk.shape[0]
-
-
-def _fill(store: ObjectStore, chunk: Chunk, target: _Target) -> None:
-    """Read and verify a chunk, then copy the rows that it shares with the target."""
-    data = memoryview(read_chunk(store, chunk))
-    chunk_first, chunk_end = _span(chunk)
-    first, end = max(chunk_first, target.first), min(chunk_end, target.end)
-    row_bytes = chunk.length // (chunk_end - chunk_first)
-    source = data[(first - chunk_first) * row_bytes : (end - chunk_first) * row_bytes]
-    rows = target.rows
-    if rows.dim():
-        rows = rows[first - target.first : end - target.first]
-    with torch.no_grad():
-        _copy(source, rows)
-
-
-def _copy(source: memoryview, rows: Tensor) -> None:
-    if rows.device.type == "cpu" and rows.is_contiguous():
-        memory_of(rows)[:] = source
-        return
-    staging = torch.empty(rows.shape, dtype=rows.dtype)
-    memory_of(staging)[:] = source
-    rows.copy_(staging)

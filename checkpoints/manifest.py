@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from typing import Annotated, ClassVar
 
 from pydantic import (
@@ -22,10 +21,12 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from checkpoints.checksums import HEX_PER_BLOCK, crc64, num_blocks
 from checkpoints.errors import RecordInvalid
 from checkpoints.layout import manifest_key, parse_checkpoint_prefix
 
-SCHEMA_VERSION = 1
+# 2: CRC64NVME for each block of a chunk, and HEAD's parent.
+SCHEMA_VERSION = 2
 
 # Bytes per element, by safetensors' own names.
 DTYPE_SIZES = {
@@ -35,7 +36,7 @@ DTYPE_SIZES = {
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Crc32 = Annotated[int, Field(ge=0, le=0xFFFFFFFF)]
+Checksums = Annotated[str, Field(pattern=r"^([0-9a-f]{16})*$")]
 Shape = tuple[Count, ...]
 
 
@@ -62,7 +63,7 @@ class _Record(_Part):
         kind = cls.__name__.lower()
         try:
             version = _Version.model_validate_json(data).schema_version
-            if version <= SCHEMA_VERSION:
+            if version == SCHEMA_VERSION:
                 return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
@@ -72,20 +73,26 @@ class _Record(_Part):
                 "It was damaged or edited: use another checkpoint, or restore the object.",
             ) from error
         raise RecordInvalid(
-            f"The {kind} has schema version {version}; this code reads up to {SCHEMA_VERSION}",
-            "Upgrade to the version that wrote it.",
+            f"The {kind} has schema version {version}; this code reads {SCHEMA_VERSION}",
+            "Use the version that wrote it.",
         )
 
 
 class Chunk(_Part):
-    """A block of a tensor's rows, and the bytes of an object that hold it."""
+    """Consecutive rows of a tensor, and the bytes of an object that hold them."""
 
     offsets: Shape
     shape: Shape
     object: str
     start: Count
     length: Count
-    crc32: Crc32
+    crc64: Checksums
+    """CRC64NVME of each BLOCK_BYTES of it, 16 hexadecimal digits each."""
+
+    @model_validator(mode="after")
+    def _every_block_has_a_checksum(self) -> Self:
+        _check_digits(self.crc64, self.length)
+        return self
 
 
 class TensorRecord(_Part):
@@ -133,7 +140,12 @@ class ObjectRecord(_Part):
     key: str
     size: Count
     header_length: Count = 0
-    header_crc32: Crc32 = 0  # of no bytes
+    header_crc64: Checksums = ""
+
+    @model_validator(mode="after")
+    def _every_block_has_a_checksum(self) -> Self:
+        _check_digits(self.header_crc64, self.header_length)
+        return self
 
 
 class Manifest(_Record):
@@ -149,7 +161,12 @@ class Manifest(_Record):
     tensors: dict[str, TensorRecord]
     state: dict[str, JsonValue]
 
-    _TAIL: ClassVar[re.Pattern[bytes]] = re.compile(rb'(.*),"crc32":"([0-9a-f]{8})"}\n', re.DOTALL)
+    _TAIL: ClassVar[re.Pattern[bytes]] = re.compile(rb'(.*),"crc64":"([0-9a-f]{16})"}\n', re.DOTALL)
+
+    @property
+    def head(self) -> Head:
+        """Return the HEAD that commits this checkpoint."""
+        return Head(attempt=self.attempt, step=self.step, manifest=self.key, parent=self.parent)
 
     @property
     def key(self) -> str:
@@ -164,13 +181,13 @@ class Manifest(_Record):
     def to_json(self) -> bytes:
         """Return the record with a checksum of everything before it."""
         body = self.model_dump_json().encode()[:-1]
-        return body + b',"crc32":"%08x"}\n' % zlib.crc32(body)
+        return body + b',"crc64":"%016x"}\n' % crc64(body)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Return the manifest; raise RecordInvalid, also for any changed byte."""
         match = cls._TAIL.fullmatch(data)
-        if match is None or zlib.crc32(match[1]) != int(match[2], 16):
+        if match is None or crc64(match[1]) != int(match[2], 16):
             raise RecordInvalid(
                 "The manifest does not match its own checksum",
                 "It was damaged or edited: use another checkpoint, or restore the object.",
@@ -198,11 +215,13 @@ class Manifest(_Record):
 
 
 class Head(_Record):
-    """The owner of the run and its last committed checkpoint."""
+    """The owner of the run, its last committed checkpoint, and the one before that."""
 
     attempt: Positive
     step: Count
     manifest: str | None
+    parent: str | None = None
+    """Where to go back to if even the manifest is damaged."""
 
     @model_validator(mode="after")
     def _manifest_is_of_this_step(self) -> Self:
@@ -229,6 +248,11 @@ class Claim(_Record):
     world_size: Positive
     offer: dict[str, str]
     nonce: str = ""
+
+
+def _check_digits(crc64s: str, num_bytes: int) -> None:
+    if len(crc64s) != num_blocks(num_bytes) * HEX_PER_BLOCK:
+        raise ValueError(f"{len(crc64s)} digits of checksums for {num_bytes} bytes")
 
 
 def _refuse_non_finite(value: JsonValue) -> None:

@@ -1,15 +1,12 @@
-"""A run folder in S3 or its kin, through obstore, and one in memory for tests."""
+"""A run folder in the bucket of a cloud, through obstore, and one in memory for tests."""
 
 from __future__ import annotations
 
+import builtins
 import itertools
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import (
@@ -19,9 +16,11 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import MemoryStore, S3Store
+from obstore.store import S3Store
 
 from checkpoints.errors import StoreRefused, StoreUnreachable
+from checkpoints.multipart import abort_uploads
+from checkpoints.remote_clients import HINTS, Client
 from checkpoints.store import (
     Buffer,
     ObjectEntry,
@@ -35,34 +34,22 @@ from checkpoints.store import (
 )
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+    from obstore import ObjectMeta, PutResult, UpdateVersion
 
 # S3 takes 10,000 parts: 160 GB per object. Three in flight filled the link in our measurements.
 _PART_BYTES = 16 * 1024 * 1024
 _PARTS_IN_FLIGHT = 3
-# One request must move a part over a slow link; a dead peer is noticed by the connect timeout.
-_CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
-# Retries with jittered exponential backoff, on connection errors and 5xx; credentials outlive it.
-_RETRY: RetryConfig = {
-    "max_retries": 6,
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
-    "retry_timeout": timedelta(seconds=60),
-}
-_DEFAULT_REGION = "us-east-1"
-
-_memory_stores: dict[str, MemoryStore] = {}
-_memory_lock = threading.Lock()
-
-
-_INSTANCE_METADATA = "169.254.169.254"
+_INSTANCE_METADATA = ("169.254.169.254", "metadata.google.internal")
 
 
 class RemoteStore:
-    """Objects below a prefix of an obstore client; versions are ETags."""
+    """Objects below a prefix of a bucket; versions are ETags, on Google Cloud generations."""
 
-    def __init__(self, client: MemoryStore | S3Store, *, url: str, prefix: str) -> None:
+    def __init__(self, client: Client, *, scheme: str, bucket: str, prefix: str) -> None:
         self._client = client
-        self._url = url
+        self._hints = HINTS[scheme]
+        self._has_generations = scheme == "gs"
+        self._url = f"{scheme}://{bucket}/{prefix}" if prefix else f"{scheme}://{bucket}"
         self._prefix = f"{prefix}/" if prefix else ""
 
     @property
@@ -71,25 +58,25 @@ class RemoteStore:
         return self._url
 
     def get(self, key: str) -> StoredObject:
-        """Return the object and its ETag."""
+        """Return the object and its version."""
         with self._calling(key):
             found = obstore.get(self._client, self._path(key))
-            return StoredObject(data=bytes(found.bytes()), version=found.meta["e_tag"] or "")
+            return StoredObject(data=bytes(found.bytes()), version=self._version(found.meta))
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`."""
+    def get_range(self, key: str, start: int, length: int) -> Buffer:
+        """Return `length` bytes from `start`, in the memory that received them."""
         path = self._path(key)
         if not length:
             return b""  # HTTP has no empty range
         with self._calling(key):
             try:
-                data = bytes(obstore.get_range(self._client, path, start=start, length=length))
+                data = memoryview(obstore.get_range(self._client, path, start=start, length=length))
             except BaseError:
                 # A range behind the end is an error of no type of its own.
                 size = obstore.head(self._client, path)["size"]
                 if size > start:
                     raise
-                data = b""
+                data = memoryview(b"")
         if len(data) < length:
             raise truncated(key, length - len(data))
         return data
@@ -111,16 +98,19 @@ class RemoteStore:
         path = self._path(key)
         with self._calling(key):
             try:
-                return obstore.put(self._client, path, data, mode="create")["e_tag"] or ""
+                return self._version(obstore.put(self._client, path, data, mode="create"))
             except (AlreadyExistsError, PreconditionError):
                 raise exists(key) from None
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """Put if the ETag is still this one (If-Match)."""
+        """Put if the version is still this one (If-Match)."""
         path = self._path(key)
+        expected: UpdateVersion = {"e_tag": version}
+        if self._has_generations:
+            expected = {"version": version}
         with self._calling(key):
             try:
-                return obstore.put(self._client, path, data, mode={"e_tag": version})["e_tag"] or ""
+                return self._version(obstore.put(self._client, path, data, mode=expected))
             except (PreconditionError, FileNotFoundError):
                 raise changed(key) from None
 
@@ -147,6 +137,24 @@ class RemoteStore:
             if paths:
                 obstore.delete(self._client, paths)
 
+    def abort_uploads(self, prefix: str, is_stale: Callable[[str], bool]) -> builtins.list[str]:
+        """Abort multipart uploads; those of other clouds end by themselves, or by a bucket's rule.
+
+        Azure drops uncommitted blocks after a week; Google Cloud needs the lifecycle rule
+        AbortIncompleteMultipartUpload.
+        """
+        if not isinstance(self._client, S3Store):
+            return []
+        aborted = abort_uploads(
+            self._client,
+            self._prefix + check_prefix(prefix),
+            lambda path: is_stale(path.removeprefix(self._prefix)),
+        )
+        return sorted({path.removeprefix(self._prefix) for path in aborted})
+
+    def _version(self, written: PutResult | ObjectMeta) -> str:
+        return written["version" if self._has_generations else "e_tag"] or ""
+
     def _path(self, key: str) -> str:
         return self._prefix + check_key(key)
 
@@ -160,50 +168,19 @@ class RemoteStore:
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StoreRefused(
                 f"{self._url} refused access to {key}: {_first_line(error)}",
-                "Check the credentials (aws sts get-caller-identity) and the bucket's policy.",
+                self._hints.access,
             ) from error
         except BaseError as error:
-            if _INSTANCE_METADATA in str(error):
-                # The last place where credentials are looked for, outside of EC2 in vain.
+            if any(address in str(error) for address in _INSTANCE_METADATA):
+                # The last place where credentials are looked for, outside of a cloud in vain.
                 raise StoreRefused(
-                    f"{self._url} cannot be used: no AWS credentials were found",
-                    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+                    f"{self._url} cannot be used: no credentials were found",
+                    self._hints.credentials,
                 ) from error
             raise StoreUnreachable(
                 f"{self._url} did not answer for {key}: {_first_line(error)}",
-                "Check the network, AWS_ENDPOINT_URL and AWS_REGION; then run it again.",
+                self._hints.network,
             ) from error
-
-
-def open_memory(name: str, prefix: str) -> RemoteStore:
-    """Return the store that this process knows by `name`."""
-    with _memory_lock:
-        client = _memory_stores.setdefault(name, MemoryStore())
-    return RemoteStore(client, url=_url("memory", name, prefix), prefix=prefix)
-
-
-def open_s3(bucket: str, prefix: str) -> RemoteStore:
-    """Return the store in a bucket; finds endpoint, region and credentials as AWS' tools do."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    is_plain = endpoint is not None and endpoint.startswith("http://")
-    options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-    if _has_profile():
-        options["credential_provider"] = _profile_credentials()
-    client = S3Store(
-        bucket,
-        region=region or _DEFAULT_REGION,
-        # Hashing the body halved the upload rate; our own checksums cover it.
-        unsigned_payload=True,
-        client_options={**_CLIENT, "allow_http": is_plain},
-        retry_config=_RETRY,
-        **options,
-    )
-    return RemoteStore(client, url=_url("s3", bucket, prefix), prefix=prefix)
-
-
-def _url(scheme: str, name: str, prefix: str) -> str:
-    return f"{scheme}://{name}/{prefix}" if prefix else f"{scheme}://{name}"
 
 
 def _first_line(error: Exception) -> str:
@@ -221,39 +198,3 @@ def _one_buffer_if_small(data: Iterable[Buffer] | Buffer) -> bytes | Buffer | It
         if sum(len(held) for held in first) > _PART_BYTES:
             return itertools.chain(first, chunks)
     return b"".join(first)
-
-
-def _has_profile() -> bool:
-    """Return whether credentials come from a profile, which obstore cannot read by itself."""
-    if "AWS_ACCESS_KEY_ID" in os.environ:
-        return False
-    names = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_PROFILE")
-    files = (Path("~/.aws/credentials"), Path("~/.aws/config"))
-    return any(os.environ.get(name) for name in names) or any(
-        file.expanduser().exists() for file in files
-    )
-
-
-def _profile_credentials() -> Callable[[], dict[str, Any]]:
-    """Return a provider that asks boto3; obstore's own needs Python 3.11."""
-    import boto3  # 0.3 s, needed only here
-
-    session = boto3.Session()
-
-    def provide() -> dict[str, Any]:
-        found = session.get_credentials()
-        if found is None:
-            raise StoreRefused(
-                f"AWS profile {session.profile_name!r} has no credentials",
-                "Run: aws configure, or set AWS_PROFILE.",
-            )
-        now = found.get_frozen_credentials()
-        return {
-            "access_key_id": now.access_key,
-            "secret_access_key": now.secret_key,
-            "token": now.token,
-            # boto3 renews them in time when asked again.
-            "expires_at": datetime.now(timezone.utc) + timedelta(minutes=5),
-        }
-
-    return provide

@@ -6,20 +6,23 @@ Torch-free: tensors come as bytes in host memory.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pydantic import ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from checkpoints.errors import RecordInvalid
+from checkpoints.checksums import BLOCK_BYTES, block_checksums
+from checkpoints.errors import RecordInvalid, SaveFailed
 from checkpoints.manifest import Chunk, ObjectRecord, TensorRecord
 from checkpoints.store import Buffer, ObjectStore
 
-# Pieces that a store can send while the next one's checksum is computed.
-_PIECE_BYTES = 8 * 1024 * 1024
+# Whole blocks that a store can send while the next ones' checksums are computed.
+_PIECE_BYTES = 8 * BLOCK_BYTES
 # safetensors aligns the first tensor, so that readers can map it.
 _ALIGNMENT = 8
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "C64": np.complex64}
+_BF16_EXPONENT = np.uint16(0x7F80)  # numpy knows no bfloat16; all ones are infinity and NaN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,11 @@ class Staged:
     memory: memoryview
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Written(_Record):
     """One rank's chunk of a tensor, with what all ranks must agree on."""
 
     dtype: str
@@ -43,8 +49,7 @@ class Written:
     chunk: Chunk
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(_Record):
     """What one rank wrote."""
 
     object: ObjectRecord
@@ -52,16 +57,22 @@ class Part:
 
 
 def upload(store: ObjectStore, key: str, staged: list[Staged]) -> Part:
-    """Stream the staged rows into one object and return its records."""
+    """Stream the staged rows into one object and return its records.
+
+    Raises SaveFailed for a value that is not finite, before the object exists.
+    """
     header = _header(staged)
-    checksums: list[int] = []
+    checksums: list[str] = []
     store.put(key, _stream(header, staged, checksums))
     tensors, start = {}, len(header)
-    for item, crc32 in zip(staged, checksums, strict=True):
-        tensors[item.name] = _written(item, key, start, crc32)
+    for item, crc64s in zip(staged, checksums, strict=True):
+        tensors[item.name] = _written(item, key, start, crc64s)
         start += len(item.memory)
     written = ObjectRecord(
-        key=key, size=start, header_length=len(header), header_crc32=zlib.crc32(header)
+        key=key,
+        size=start,
+        header_length=len(header),
+        header_crc64=block_checksums(memoryview(header)),
     )
     return Part(object=written, tensors=tensors)
 
@@ -91,26 +102,38 @@ def _header(staged: list[Staged]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _stream(header: bytes, staged: list[Staged], checksums: list[int]) -> Iterator[Buffer]:
-    """Yield the object's bytes; a checksum is taken while its bytes are in the cache anyway."""
+def _stream(header: bytes, staged: list[Staged], checksums: list[str]) -> Iterator[Buffer]:
+    """Yield the object's bytes, checked and checksummed while they are in the cache anyway."""
     yield header
     for item in staged:
-        crc32 = 0
+        digits = []
         for start in range(0, len(item.memory), _PIECE_BYTES):
             piece = item.memory[start : start + _PIECE_BYTES]
-            crc32 = zlib.crc32(piece, crc32)
+            if not _is_finite(piece, item.dtype):
+                raise SaveFailed(
+                    f"{item.name} holds a value that is not finite",
+                    "Lower train.learning_rate or look at the data of the last steps.",
+                )
+            digits.append(block_checksums(piece))
             yield piece
-        checksums.append(crc32)
+        checksums.append("".join(digits))
 
 
-def _written(item: Staged, key: str, start: int, crc32: int) -> Written:
+def _is_finite(piece: memoryview, dtype: str) -> bool:
+    if dtype == "BF16":
+        return bool(((np.frombuffer(piece, np.uint16) & _BF16_EXPONENT) != _BF16_EXPONENT).all())
+    kind = _FLOATS.get(dtype)
+    return kind is None or bool(np.isfinite(np.frombuffer(piece, kind)).all())
+
+
+def _written(item: Staged, key: str, start: int, crc64s: str) -> Written:
     chunk = Chunk(
         offsets=(item.first, *[0] * (len(item.shape) - 1)) if item.shape else (),
         shape=item.rows_shape,
         object=key,
         start=start,
         length=len(item.memory),
-        crc32=crc32,
+        crc64=crc64s,
     )
     return Written(dtype=item.dtype, shape=item.shape, chunk=chunk)
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from checkpoints.errors import Fenced
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from checkpoints.errors import Fenced, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head
+from checkpoints.inspect import read_manifest
 from checkpoints.layout import (
     CHECKPOINTS,
+    PINS,
     checkpoint_prefix,
     manifest_key,
     parse_checkpoint_prefix,
+    parse_pin,
+    pin_key,
 )
 from checkpoints.manifest import Head
 from checkpoints.store import ObjectStore
 
-Checkpoint = tuple[int, int]  # (step, attempt)
+Point = tuple[int, int]  # (step, attempt): what a checkpoint is named by
 
 
-def prune(
-    store: ObjectStore, *, head: Head, keep_last: int, keep_every: int | None, attempt: int
-) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCheckpoint:
+    """The objects under one checkpoint's prefix."""
+
+    point: Point
+    keys: tuple[str, ...]
+    num_bytes: int
+
+    @property
+    def prefix(self) -> str:
+        """The checkpoint's folder, by which the ledger knows it."""
+        return checkpoint_prefix(*self.point)
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether it has a manifest; without one it cannot be resumed from."""
+        return manifest_key(*self.point) in self.keys
+
+
+def prune(store: ObjectStore, *, keep_last: int, keep_every: int | None, attempt: int) -> list[str]:
     """Delete old checkpoints and return their prefixes; call it after a commit, as the owner.
 
-    Kept: what `head` and HEAD name, the last `keep_last`, and every `keep_every` steps. Also goes
-    what lower attempts left behind uncommitted. Raises Fenced if `attempt` no longer owns the run.
+    Kept: what HEAD names and its parent, the last `keep_last`, every `keep_every` steps, and what
+    is pinned. Also goes what lower attempts left behind uncommitted. Raises Fenced if `attempt` no
+    longer owns the run.
     """
     found = read_head(store)
     if found is None or found[0].attempt != attempt:
@@ -30,42 +55,124 @@ def prune(
             f"Attempt {attempt} no longer owns the run and may not delete its checkpoints",
             "Stop this attempt.",
         )
-    keys = _keys_by_checkpoint(store)
-    committed = {point for point in keys if manifest_key(*point) in keys[point]}
+    doomed = removable(store, head=found[0], keep_last=keep_last, keep_every=keep_every)
+    for checkpoint in doomed:
+        remove(store, checkpoint)
+    return [checkpoint.prefix for checkpoint in doomed]
+
+
+def removable(
+    store: ObjectStore, *, head: Head, keep_last: int, keep_every: int | None
+) -> list[StoredCheckpoint]:
+    """Return the checkpoints that no rule keeps, oldest first.
+
+    HEAD is to be read before: whatever is committed meanwhile is newer than all that may go.
+    """
+    stored = list_checkpoints(store)
+    whole = {point for point in stored if stored[point].is_whole}
     doomed = surplus(
-        committed, heads=(head, found[0]), keep_last=keep_last, keep_every=keep_every
-    ) | {point for point in keys.keys() - committed if point[1] < attempt}
-    for point in sorted(doomed):
-        _delete(store, point, keys[point])
-    return [checkpoint_prefix(*point) for point in sorted(doomed)]
+        whole,
+        head=head,
+        recent=_recent(store, head, keep_last),
+        keep_last=keep_last,
+        keep_every=keep_every,
+        pinned=read_pins(store),
+    ) | {point for point in stored.keys() - whole if point[1] < head.attempt}
+    return [stored[point] for point in sorted(doomed)]
 
 
 def surplus(
-    committed: set[Checkpoint], *, heads: tuple[Head, Head], keep_last: int, keep_every: int | None
-) -> set[Checkpoint]:
-    """Return the checkpoints that no rule keeps."""
-    current = heads[1]
-    targets = {parse_checkpoint_prefix(head.manifest) for head in heads if head.manifest}
-    # A manifest beyond HEAD was written by an attempt that lost the run before its commit.
-    history = {point for point in committed if point[0] <= current.step or point in targets}
+    whole: Set[Point],
+    *,
+    head: Head,
+    recent: Sequence[Point],
+    keep_last: int,
+    keep_every: int | None,
+    pinned: Set[Point] = frozenset(),
+) -> set[Point]:
+    """Return those of the checkpoints with a manifest that no rule keeps.
+
+    `recent` is the end of the history. A manifest that is no older and not in it was written by an
+    attempt that lost the run before its commit, or was given up as damaged.
+    """
+    targets = {point_of(key) for key in (head.manifest, head.parent) if key is not None}
+    oldest = min((point[0] for point in recent), default=0)
+    history = {point for point in whole if point in recent or point[0] < oldest}
     kept = set(sorted(history)[-keep_last:])
     if keep_every:
         kept |= {point for point in history if point[0] % keep_every == 0}
-    beyond = {point for point in committed - history if point[1] < current.attempt}
-    return (history - kept - targets) | beyond
+    strays = {point for point in whole - history if point[1] < head.attempt}
+    return ((history - kept) | strays) - targets - pinned
 
 
-def _keys_by_checkpoint(store: ObjectStore) -> dict[Checkpoint, list[str]]:
-    keys: dict[Checkpoint, list[str]] = {}
+def _recent(store: ObjectStore, head: Head, num_points: int) -> list[Point]:
+    """Return the last points of the history, as far back as its manifests can be read."""
+    points: list[Point] = []
+    key = head.manifest
+    while key is not None and len(points) < num_points:
+        points.append(point_of(key))
+        try:
+            key = read_manifest(store, key).parent
+        except (RecordInvalid, ObjectMissing):
+            return points
+    return points
+
+
+def point_of(manifest: str) -> Point:
+    """Return what the checkpoint of a manifest is named by."""
+    found = parse_checkpoint_prefix(manifest)
+    assert found is not None, manifest  # Head and Manifest take no other keys
+    return found
+
+
+def remove(store: ObjectStore, checkpoint: StoredCheckpoint) -> None:
+    """Delete a checkpoint's objects."""
+    manifest = manifest_key(*checkpoint.point)
+    if checkpoint.is_whole:
+        store.delete([manifest])
+    store.delete(key for key in checkpoint.keys if key != manifest)
+
+
+def list_checkpoints(store: ObjectStore) -> dict[Point, StoredCheckpoint]:
+    """Return every checkpoint that has an object in the store, complete or not."""
+    entries: dict[Point, list[tuple[str, int]]] = {}
     for entry in store.list(CHECKPOINTS):
         point = parse_checkpoint_prefix(entry.key)
         if point is not None:
-            keys.setdefault(point, []).append(entry.key)
-    return keys
+            entries.setdefault(point, []).append((entry.key, entry.size))
+    return {
+        point: StoredCheckpoint(
+            point=point,
+            keys=tuple(key for key, _ in found),
+            num_bytes=sum(size for _, size in found),
+        )
+        for point, found in entries.items()
+    }
 
 
-def _delete(store: ObjectStore, point: Checkpoint, keys: list[str]) -> None:
-    manifest = manifest_key(*point)
-    if manifest in keys:
-        store.delete([manifest])
-    store.delete(key for key in keys if key != manifest)
+def is_left_by_lower_attempt(key: str, attempt: int) -> bool:
+    """Say whether an unfinished upload to `key` can never be committed, now that `attempt` runs."""
+    point = parse_checkpoint_prefix(key)
+    return point is not None and point[1] < attempt
+
+
+def read_pins(store: ObjectStore) -> frozenset[Point]:
+    """Return the checkpoints that are never pruned."""
+    points = (parse_pin(entry.key) for entry in store.list(PINS))
+    return frozenset(point for point in points if point is not None)
+
+
+def pin(store: ObjectStore, point: Point) -> None:
+    """Keep a checkpoint until it is unpinned; raise ObjectMissing if it is not there."""
+    store.put(pin_key(*point), b"")
+    try:
+        # Looked for last: a prune that had listed the pins before this one may just have taken it.
+        store.get(manifest_key(*point))
+    except ObjectMissing:
+        unpin(store, point)
+        raise
+
+
+def unpin(store: ObjectStore, point: Point) -> None:
+    """Let a checkpoint be pruned again."""
+    store.delete([pin_key(*point)])

@@ -5,8 +5,9 @@ Conditional writes (`create`, `replace`) are the only synchronisation in the who
 
 from __future__ import annotations
 
+import builtins
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias
@@ -22,6 +23,9 @@ from checkpoints.errors import (
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+# Clouds by the scheme of their URLs.
+CLOUD_SCHEMES = ("s3", "gs", "az")
+_BUCKET_SCHEMES = (*CLOUD_SCHEMES, "s3-local")
 # Characters that some store escapes or forbids; the same keys must work in all of them.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\{}^%`\[\]"<>~#|*?]')
 
@@ -56,8 +60,11 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> StoredObject:
         """Return the whole object; raise ObjectMissing."""
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return exactly `length` bytes; raise ObjectMissing, or Damaged if it ends before."""
+    def get_range(self, key: str, start: int, length: int) -> Buffer:
+        """Return exactly `length` bytes, not copied; raise ObjectMissing, or Damaged if too short.
+
+        Many threads may call it at once.
+        """
 
     def put(self, key: str, data: Iterable[Buffer] | Buffer) -> None:
         """Write or overwrite; readers see the old or the new object. An iterable is streamed."""
@@ -74,24 +81,38 @@ class ObjectStore(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Remove the objects; absent ones are fine."""
 
+    def abort_uploads(self, prefix: str, is_stale: Callable[[str], bool]) -> builtins.list[str]:
+        """Give up what dead writers left of unfinished puts, and return the keys, sorted.
+
+        Only of keys that start with `prefix` and are stale: a live writer's put would fail.
+        """
+
 
 def open_store(url: str) -> ObjectStore:
-    """Return the store rooted at `file:///abs/path`, `s3://bucket/prefix` or `memory://name`."""
+    """Return the store at file:///abs/path, memory://name, or s3, gs or az ://bucket/prefix."""
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         from checkpoints.folder_store import FolderStore
 
         return FolderStore(unquote(parts.path))
-    if parts.scheme in ("s3", "memory") and parts.netloc:
+    if parts.scheme in (*_BUCKET_SCHEMES, "memory") and parts.netloc:
         # Both import this module. obstore's native library adds 9 ms, and a folder needs none.
-        from checkpoints.object_store import open_memory, open_s3
+        from checkpoints.object_store import RemoteStore
+        from checkpoints.remote_clients import open_client
 
-        opened = open_s3 if parts.scheme == "s3" else open_memory
-        return opened(parts.netloc, unquote(parts.path).strip("/"))
+        prefix = unquote(parts.path).strip("/")
+        client = open_client(parts.scheme, parts.netloc)
+        return RemoteStore(client, scheme=parts.scheme, bucket=parts.netloc, prefix=prefix)
     raise UnsupportedStore(
         f"{url!r} names no store that is supported",
-        "Use file:///absolute/path, s3://bucket/prefix or memory://name.",
+        "Use file:///absolute/path, s3://bucket/prefix, gs://bucket/prefix or "
+        "az://container/prefix.",
     )
+
+
+def is_bucket(url: str) -> bool:
+    """Say whether some server keeps the store, and not a file system or this process."""
+    return urlsplit(url).scheme in _BUCKET_SCHEMES
 
 
 def check_key(key: str) -> str:

@@ -134,7 +134,7 @@ def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
         (
             Decimal(commit.num_bytes)
             / _GB
-            * hours(max(timedelta(), (commit.deleted_at or until) - commit.at))
+            * hours(max(timedelta(), min(commit.deleted_at or until, until) - commit.at))
             * scale
             for commit in state.commits
         ),

@@ -7,8 +7,9 @@ preemption count once as productive and otherwise as lost work. The parts add up
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -168,10 +169,7 @@ def _spans_of_launch(
 ) -> Iterator[Span]:
     """Yield spans that cover the launch from its start to its end without a gap."""
     ended_at = min(launch.ended_at or end, end)
-    labelled = sorted(
-        (_label(launch.launch, record, kept_until) for record in records),
-        key=lambda span: span.start,
-    )
+    labelled = _cut_out_stalls(_label(launch.launch, record, kept_until) for record in records)
     first_work = next(
         (span.start for span in labelled if span.bucket in (Bucket.PRODUCTIVE, Bucket.LOST_WORK)),
         ended_at,
@@ -192,6 +190,23 @@ def _spans_of_launch(
         elif was_lost:
             tail = Bucket.LOST_WORK
         yield Span(launch=launch.launch, bucket=tail, start=cursor, end=ended_at)
+
+
+def _cut_out_stalls(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans in order; where a save stalled a step, that time is not the step's."""
+    ordered = sorted(spans, key=lambda span: span.start)
+    stalls = [span for span in ordered if span.bucket is Bucket.CHECKPOINT_STALL]
+    starts, ends = [span.start for span in stalls], [span.end for span in stalls]
+    cut = list(stalls)
+    for span in ordered:
+        if span.bucket is Bucket.CHECKPOINT_STALL:
+            continue
+        start = span.start
+        for stall in stalls[bisect_right(ends, span.start) : bisect_left(starts, span.end)]:
+            cut.append(replace(span, start=start, end=max(start, stall.start)))
+            start = min(stall.end, span.end)
+        cut.append(replace(span, start=start))
+    return sorted(cut, key=lambda span: span.start)
 
 
 def _label(launch: str, record: Step | Phase, kept_until: int | None) -> Span:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from checkpoints.store import ObjectStore, open_store
+from checkpoints.probe import check_conditional_writes
+from checkpoints.store import ObjectStore, is_bucket
 from orchestrator import __version__
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import is_supervised, start_supervisor
@@ -35,7 +36,7 @@ from orchestrator.offers import (
     list_offers,
 )
 from orchestrator.plan import LaunchPlan
-from orchestrator.runs import remember_run
+from orchestrator.runs import open_run_folder, remember_run
 from orchestrator.spec import AMENDABLE, RunSpec
 
 # A supervisor beats every 2 s; one that has been silent for this long is gone.
@@ -57,6 +58,7 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
 
     Raises:
         RunConflict: the store holds a different run of that name.
+        UnfitStore: the store lets two writers win.
         UsageError: this version has no backend for the plan's infra.
     """
     spec = plan.spec
@@ -67,10 +69,12 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
             "does not have yet.",
             "Price it with orchestrate plan; examples/quickstart.yaml runs on this machine.",
         )
-    store = open_store(f"{spec.store}/{spec.name}")
+    store = open_run_folder(spec.store, spec.name)
     existing, wanted = read_record(store), _new_record(plan, clock)
     if existing is not None:
         require_same_run(store, existing, wanted)
+    elif is_bucket(store.url):
+        check_conditional_writes(store)
     # Content-addressed, so staging again only restores what has gone missing.
     stage_inputs(plan.inputs, store)
     record = create_record(store, wanted)

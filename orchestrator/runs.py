@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.errors import UnknownRun
 from orchestrator.home import home, make_folder
-from orchestrator.spec import RUN_NAME, resolve_store, suggest
+from orchestrator.spec import LOCAL_S3, RUN_NAME, resolve_store, suggest
 
 _KNOWN_NAME = "known.json"
 _RUN_RECORD = re.compile(r"([^/]+)/run\.json")
@@ -32,7 +32,12 @@ class KnownRun:
 
     def open(self) -> ObjectStore:
         """Return the run folder."""
-        return open_store(f"{self.store_url}/{self.run}")
+        return open_run_folder(self.store_url, self.run)
+
+
+def open_run_folder(store_url: str, run: str) -> ObjectStore:
+    """Return the folder of a run."""
+    return _open_store(f"{store_url}/{run}")
 
 
 def remember_run(run_home: Path, run: str, store_url: str) -> None:
@@ -55,7 +60,7 @@ def list_runs(store: str | None) -> list[KnownRun]:
     """Return the runs in `store`, or those that this machine has launched or looked at."""
     if store is not None:
         url = resolve_store(store)
-        found = (_RUN_RECORD.fullmatch(entry.key) for entry in open_store(url).list(""))
+        found = (_RUN_RECORD.fullmatch(entry.key) for entry in _open_store(url).list(""))
         return [KnownRun(run=match[1], store_url=url) for match in found if match]
     runs = []
     for path in sorted(home().glob(f"runs/*/{_KNOWN_NAME}")):
@@ -90,3 +95,12 @@ def find_run(run: str, store: str | None) -> KnownRun:
             "Add --store URL, or see orchestrate status.",
         )
     return found[0]
+
+
+def _open_store(url: str) -> ObjectStore:
+    """Open a store whose server may have to be started first, as after a reboot."""
+    if url.startswith(LOCAL_S3):
+        from orchestrator.cloud.local.s3_server import ensure_server  # psutil: 7 ms
+
+        ensure_server()
+    return open_store(url)

@@ -25,12 +25,14 @@ from pydantic import (
     model_validator,
 )
 
+from checkpoints.store import CLOUD_SCHEMES
 from orchestrator.errors import SpecError
 from orchestrator.offers import MarketPreference
 from train.config import CheckpointOptions, DataOptions, ModelOptions, TrainOptions
 
 SCHEMA_VERSION = 1
 RUN_NAME = "[a-z0-9][a-z0-9-]{0,47}"
+LOCAL_S3 = "s3-local://runs"
 CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -143,7 +145,7 @@ class RunSpec(_Section):
     name: str = Field(pattern=f"^{RUN_NAME}$")
     """Name of the run: lower-case letters, digits and dashes, 48 at most."""
     store: str = Field(min_length=1)
-    """Where run folders live: s3://bucket/prefix, file:///path, or a path."""
+    """Where run folders live: s3, gs or az ://bucket/prefix, s3-local, file:///path, or a path."""
     infra: Literal["local"] | tuple[str, ...]
     """local, or the clouds that may be used."""
     nodes: NodesSpec = NodesSpec()
@@ -182,6 +184,8 @@ class RunSpec(_Section):
             raise ValueError("the section local is only for infra: local")
         if self.is_local and self.nodes.count != 1:
             raise ValueError(f"infra: local runs one node, not nodes.count {self.nodes.count}")
+        if not self.is_local and self.store.startswith("s3-local"):
+            raise ValueError("store: s3-local is on this machine, and only for infra: local")
         return self
 
     @property
@@ -226,17 +230,19 @@ def resolve_store(store: str) -> str:
     Raises:
         SpecError: a scheme that no store has.
     """
+    if store.rstrip("/") in ("s3-local", LOCAL_S3):
+        return LOCAL_S3
     if "://" not in store:
         return Path(store).expanduser().resolve().as_uri()
     scheme = store.partition("://")[0]
-    if scheme not in ("file", "s3"):
+    if scheme not in ("file", *CLOUD_SCHEMES):
         raise SpecError(
             f"store: unknown scheme {scheme}:// in {store!r}.",
-            "Write s3://bucket/prefix, file:///path, or a path.",
+            "Write s3://bucket/prefix (or gs://, az://), s3-local, file:///path, or a path.",
         )
     parts = urlsplit(store)
-    if scheme == "s3" and not parts.netloc:
-        raise SpecError(f"store: {store!r} names no bucket.", "Write s3://bucket/prefix.")
+    if scheme in CLOUD_SCHEMES and not parts.netloc:
+        raise SpecError(f"store: {store!r} names no bucket.", f"Write {scheme}://bucket/prefix.")
     if scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
         raise SpecError(f"store: {store!r} is not absolute.", "Write file:///path, or a path.")
     return store.rstrip("/")

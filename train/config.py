@@ -185,6 +185,17 @@ class CheckpointOptions(_Section):
     """Also keep every checkpoint whose step is a multiple of this, in steps."""
 
 
+class RunHazard(_Section):
+    """What preemptions the run has seen before this attempt, for the interval between saves."""
+
+    num_preemptions: int = Field(default=0, ge=0)
+    """Attempts that ended because their nodes were taken back or lost."""
+    exposure_seconds: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """How long each earlier attempt's nodes were up, whatever ended it."""
+    time_scale: float = Field(default=1.0, gt=0)
+    """Seconds of the market per second of the clock; only a simulated market's differ."""
+
+
 class TrainConfig(_Section):
     """All that one attempt's trainer is told; the agent writes it, `python -m train` reads it."""
 
@@ -216,6 +227,8 @@ class TrainConfig(_Section):
     """Process without which the ranks end at once."""
     flush_timeout_s: float = Field(default=10.0, ge=0)
     """Longest wait for the agent's upload before a commit, in seconds."""
+    hazard: RunHazard = RunHazard()
+    """What preemptions the run has seen."""
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -1,7 +1,8 @@
-"""Notices that the node goes away: all ranks agree on them, and on what there is time for."""
+"""What all ranks must see alike: notices that the node goes away, and what becomes of saves."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,9 +13,6 @@ import torch.distributed as dist
 from train.errors import SpoolInvalid
 from train.spool import Notice, read_notice
 
-# A save is begun on a notice only if this many times its last duration is left.
-_SAVE_MARGIN = 1.5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
@@ -22,6 +20,7 @@ class Flags:
 
     is_noticed: bool
     is_save_due: bool
+    is_save_in_flight: bool
 
 
 class Agreement:
@@ -31,24 +30,35 @@ class Agreement:
         self._notice_file = notice_file
         self._group = group
 
-    def flags(self, *, is_save_due: bool) -> Flags:
-        """Agree: a notice that any rank sees is noticed, a save that any rank wants is due."""
-        flags = torch.tensor([self._notice() is not None, is_save_due], dtype=torch.int32)
+    def flags(self, *, is_save_due: bool, is_save_in_flight: bool) -> Flags:
+        """Agree: what any rank sees, wants or still does counts for all."""
+        mine = [self._notice() is not None, is_save_due, is_save_in_flight]
+        flags = torch.tensor(mine, dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        is_noticed, is_save_due = (bool(flag) for flag in flags.tolist())
-        return Flags(is_noticed=is_noticed, is_save_due=is_save_due)
+        is_noticed, is_due, is_in_flight = (bool(flag) for flag in flags.tolist())
+        return Flags(is_noticed=is_noticed, is_save_due=is_due, is_save_in_flight=is_in_flight)
 
-    def has_time_to_save(self, last_save_s: float | None, now: datetime) -> bool:
-        """Agree on rank 0's answer, by the earliest deadline that any rank knows."""
+    def seconds_left(self) -> float:
+        """Return the time until the earliest deadline that any rank knows; negative when over."""
         notice = self._notice()
-        deadline = torch.tensor(
-            [notice.deadline_at.timestamp() if notice else float("inf")], dtype=torch.float64
-        )
-        dist.all_reduce(deadline, op=dist.ReduceOp.MIN, group=self._group)
-        left_s = deadline.item() - now.timestamp()
-        answer = torch.tensor([last_save_s is None or left_s > _SAVE_MARGIN * last_save_s])
-        dist.broadcast(answer, src=0, group=self._group)
-        return bool(answer.item())
+        left_s = math.inf
+        if notice is not None:
+            left_s = (notice.deadline_at - datetime.now(timezone.utc)).total_seconds()
+        earliest = torch.tensor([left_s], dtype=torch.float64)
+        dist.all_reduce(earliest, op=dist.ReduceOp.MIN, group=self._group)
+        return float(earliest.item())
+
+    def from_first(self, *values: int) -> list[int]:
+        """Return rank 0's values on every rank."""
+        agreed = torch.tensor(values, dtype=torch.int64)
+        dist.broadcast(agreed, group=self._group, group_src=0)
+        return [int(value) for value in agreed.tolist()]
+
+    def first_complaint(self, complaint: str | None) -> str | None:
+        """Return the complaint of the lowest rank that has one, on every rank."""
+        complaints: list[str | None] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(complaints, complaint, group=self._group)
+        return next((found for found in complaints if found is not None), None)
 
     def sum(self, value: float) -> float:
         """Add up over all ranks, in double precision."""

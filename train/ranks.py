@@ -16,6 +16,8 @@ class Ranks:
 
     rank: int
     world_size: int
+    local_rank: int
+    num_nodes: int
     device: torch.device
     mesh: DeviceMesh
     agreement_group: dist.ProcessGroup
@@ -30,8 +32,9 @@ class Ranks:
 def join_ranks() -> Ranks:
     """Join the ranks that torchrun started, or be the only one."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
         backend = "nccl"
     else:
@@ -49,10 +52,12 @@ def join_ranks() -> Ranks:
     return Ranks(
         rank=rank,
         world_size=world_size,
+        local_rank=local_rank,
+        num_nodes=world_size // int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))),
         device=device,
         mesh=init_device_mesh(device.type, (world_size,), mesh_dim_names=("shard",)),
         agreement_group=dist.new_group(backend="gloo"),
-        # Its own group: an upload in a thread on the training group deadlocks with FSDP.
+        # Its own group, for the saver's set-up.
         save_group=dist.new_group(backend="gloo"),
     )
 

@@ -10,6 +10,7 @@ import math
 from datetime import datetime, timezone
 from statistics import median
 
+from checkpoints.messages import Committed
 from train import spool as records
 from train.config import TrainConfig
 from train.spool import PhaseName, Spool
@@ -39,14 +40,15 @@ class Report:
                 records.Phase(at=at, name=name, started_at=started_at, seconds=seconds)
             )
 
-    def resumed(self, step: int, num_bytes: int, started_at: datetime) -> None:
+    def resumed(
+        self, step: int, manifest: str | None, num_bytes: int, started_at: datetime
+    ) -> None:
         """Record that the attempt is ready to train on after `step`."""
         self.step = step
         if self._spool is None:
             return
         at = now()
         seconds = seconds_between(started_at, at)
-        manifest = self._config.parent
         self._spool.append(
             records.Resumed(
                 at=at, step=step, manifest=manifest, num_bytes=num_bytes, seconds=seconds
@@ -72,39 +74,36 @@ class Report:
         eta_s = (self._config.num_steps - step.step) * median(self._seconds_of_steps)
         log.info("%s", step_line(step, self._config.num_steps, eta_s))
 
-    def committed(
-        self, manifest: str, *, num_bytes: int, num_objects: int, started_at: datetime
-    ) -> float:
-        """Record a commit that ends now; return its seconds."""
-        at = now()
-        seconds = seconds_between(started_at, at)
-        if self._spool is not None:
-            self._spool.append(
-                records.Commit(
-                    at=at,
-                    step=self.step,
-                    manifest=manifest,
-                    num_bytes=num_bytes,
-                    num_objects=num_objects,
-                    seconds=seconds,
-                )
+    def committed(self, saved: Committed, began_at: datetime) -> None:
+        """Record a commit."""
+        if self._spool is None:
+            return
+        seconds = seconds_between(began_at, saved.at)
+        self._spool.append(
+            records.Commit(
+                at=saved.at,
+                step=saved.step,
+                manifest=saved.manifest,
+                num_bytes=saved.num_bytes,
+                num_objects=saved.num_objects,
+                seconds=seconds,
             )
-            self.phase(PhaseName.CHECKPOINT, started_at)
-            log.info("checkpoint of step %d committed in %.2f s", self.step, seconds)
-        return seconds
+        )
+        for checkpoint in saved.deleted:
+            self._spool.append(records.Deleted(at=now(), checkpoint=checkpoint))
+        log.info("checkpoint of step %d committed after %.2f s", saved.step, seconds)
 
-    def save_failed(self, what: str, started_at: datetime) -> None:
+    def save_failed(self, step: int, what: str) -> None:
         """Record a save that committed nothing."""
         if self._spool is not None:
-            self._spool.append(records.SaveFailed(at=now(), step=self.step, what=what))
-            self.phase(PhaseName.CHECKPOINT, started_at)
-            log.warning("save at step %d failed: %s", self.step, what)
+            self._spool.append(records.SaveFailed(at=now(), step=step, what=what))
+            log.warning("save of step %d failed: %s", step, what)
 
-    def deleted(self, checkpoints: list[str]) -> None:
-        """Record the checkpoints that were pruned."""
+    def damaged(self, manifest: str, what: str) -> None:
+        """Record a checkpoint that cannot be resumed from."""
         if self._spool is not None:
-            for checkpoint in checkpoints:
-                self._spool.append(records.Deleted(at=now(), checkpoint=checkpoint))
+            self._spool.append(records.Damaged(at=now(), manifest=manifest, what=what))
+            log.error("%s is damaged and skipped: %s", manifest, what)
 
     def evaluated(self, loss: float, num_trained_tokens: int, started_at: datetime) -> None:
         """Record the evaluation loss; one that is not finite is only logged."""

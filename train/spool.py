@@ -110,6 +110,14 @@ class Deleted(_Event):
     checkpoint: str
 
 
+class Damaged(_Event):
+    """A committed checkpoint cannot be resumed from; the attempt goes back to the one before it."""
+
+    kind: Literal["damaged"] = "damaged"
+    manifest: str
+    what: str
+
+
 class SaveFailed(_Event):
     """A save failed and nothing was committed; training goes on."""
 
@@ -133,7 +141,7 @@ class Flush(_Event):
     kind: Literal["flush"] = "flush"
 
 
-Record = Resumed | Phase | Step | Commit | Deleted | SaveFailed | Evaluated | Flush
+Record = Resumed | Phase | Step | Commit | Deleted | Damaged | SaveFailed | Evaluated | Flush
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 

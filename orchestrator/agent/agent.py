@@ -10,17 +10,20 @@ import logging
 import os
 import socket
 import subprocess
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 
 from checkpoints.errors import CheckpointError, ObjectMissing, RecordInvalid, StoreError
 from checkpoints.fence import claim_attempt
-from checkpoints.layout import log_key
+from checkpoints.layout import CHECKPOINTS, log_key
 from checkpoints.manifest import Claim
+from checkpoints.retention import is_left_by_lower_attempt
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.facts import AttemptFacts
+from orchestrator.agent.hazard import run_hazard
 from orchestrator.agent.lease import OwnerLease
 from orchestrator.agent.notice import NoticeWatch
 from orchestrator.agent.outcomes import judge
@@ -76,6 +79,10 @@ class Agent:
         """Claim the attempt and see it through."""
         claim = self._claim()
         self._step = claim.step
+        # Beside the start, which it must not delay: nothing that follows depends on it.
+        threading.Thread(
+            target=abort_leftovers, args=(self._store, claim.attempt), name="leftovers", daemon=True
+        ).start()
         try:
             self._facts.inherited(self._state.commits)
             fetch_inputs(self._record.inputs, self._store, self._config.scratch / "inputs")
@@ -131,6 +138,7 @@ class Agent:
             spool_dir=self._spool_dir,
             notice_file=self._notice_file,
             owner_pid=os.getpid(),
+            hazard=run_hazard(self._state),
         )
         path = self._config.scratch / "train.json"
         path.write_text(config.model_dump_json(indent=1))
@@ -263,3 +271,16 @@ class Agent:
             self._store.put(log_key(claim.attempt, offline.name), offline.read_bytes())
         except StoreError as error:
             _log.warning("the offline W&B run was not kept: %s", error)
+
+
+def abort_leftovers(store: ObjectStore, attempt: int) -> None:
+    """Abort uploads that attempts before this one left unfinished; their parts are billed."""
+    try:
+        aborted = store.abort_uploads(
+            CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, attempt)
+        )
+    except StoreError as error:
+        _log.warning("unfinished uploads of earlier attempts were not aborted: %s", error)
+        return
+    if aborted:
+        _log.info("aborted %d unfinished uploads of earlier attempts", len(aborted))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Sequence
 
+from checkpoints.errors import ObjectMissing, RecordInvalid
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import CHECKPOINTS
-from checkpoints.manifest import Claim
+from checkpoints.manifest import Claim, Manifest
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
@@ -15,13 +17,16 @@ from orchestrator.ledger.facts import (
     AttemptEnded,
     AttemptStarted,
     CheckpointCommitted,
+    CheckpointDamaged,
     CheckpointDeleted,
     CheckpointRestored,
     NoticeReceived,
 )
 from orchestrator.ledger.fold import CommitView
 from orchestrator.ledger.journal import Journal
-from train.spool import Commit, Deleted, Notice, Record, Resumed
+from train.spool import Commit, Damaged, Deleted, Notice, Record, Resumed
+
+log = logging.getLogger(__name__)
 
 
 class AttemptFacts:
@@ -55,18 +60,14 @@ class AttemptFacts:
         )
 
     def inherited(self, known: Sequence[CommitView]) -> None:
-        """Say what the agent before us saw but may not have lived to say: commit and deletions.
-
-        Raises:
-            RecordInvalid, ObjectMissing: the checkpoint to resume from has no usable manifest.
-        """
-        if self._claim.parent is not None:
-            manifest = read_manifest(self._store, self._claim.parent)
+        """Say what the agent before us saw but may not have lived to say: commit and deletions."""
+        manifest = self._parent()
+        if manifest is not None:
             self._journal.record(
                 CheckpointCommitted(
                     attempt=manifest.attempt,
                     step=manifest.step,
-                    manifest=self._claim.parent,
+                    manifest=manifest.key,
                     num_bytes=manifest.num_bytes,
                     num_objects=len(manifest.objects),
                 )
@@ -77,6 +78,16 @@ class AttemptFacts:
                 prefix = commit.manifest.rpartition("/")[0]
                 self._journal.record(CheckpointDeleted(checkpoint=prefix))
         self._journal.flush()
+
+    def _parent(self) -> Manifest | None:
+        if self._claim.parent is None:
+            return None
+        try:
+            return read_manifest(self._store, self._claim.parent)
+        except (RecordInvalid, ObjectMissing) as error:
+            # The trainer goes back to an earlier one, and says so.
+            log.warning("%s", error.what)
+            return None
 
     def measured(self, record: Record) -> None:
         """Turn a trainer's record into a fact if it is one; the rest are measurements."""
@@ -93,7 +104,10 @@ class AttemptFacts:
             )
         elif isinstance(record, Deleted):
             self._journal.record(CheckpointDeleted(checkpoint=record.checkpoint))
-        elif isinstance(record, Resumed) and record.manifest is not None:
+        elif isinstance(record, Damaged):
+            damaged = CheckpointDamaged(attempt=attempt, manifest=record.manifest, what=record.what)
+            self._journal.record(damaged)
+        elif isinstance(record, Resumed) and self._claim.parent is not None:
             restored = CheckpointRestored(
                 attempt=attempt, step=record.step, num_bytes=record.num_bytes
             )

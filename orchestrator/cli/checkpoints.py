@@ -1,9 +1,8 @@
-"""`orchestrate checkpoints list|verify|export`."""
+"""`orchestrate checkpoints list|verify|export`; what is kept is decided in retention.py."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ from checkpoints.export import export_weights
 from checkpoints.fence import read_head
 from checkpoints.inspect import compare, read_manifest
 from checkpoints.inspect import verify as verify_bytes
-from checkpoints.layout import CHECKPOINTS, parse_checkpoint_prefix
-from checkpoints.manifest import Manifest
+from checkpoints.layout import CHECKPOINTS, manifest_key, parse_checkpoint_prefix
+from checkpoints.manifest import Head, Manifest
+from checkpoints.retention import Point, read_pins
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, say, store_option
+from orchestrator.cli.retention import find_step, open_run, pin, prune, show_size, unpin
 from orchestrator.errors import RecordUnreadable, UnknownRun, UsageError
 from orchestrator.inputs import fetch_inputs
-from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.ledger.record import RunRecord
 from orchestrator.runs import find_run
 
 # What a checkpoint holds besides the weights differs between runs that compute the same model.
@@ -31,7 +32,12 @@ _MODEL_FILES = ("config.json", "generation_config.json")
 
 @click.group()
 def checkpoints() -> None:
-    """List, verify and export the checkpoints of a run."""
+    """List, verify, prune, pin and export the checkpoints of a run."""
+
+
+checkpoints.add_command(prune)
+checkpoints.add_command(pin)
+checkpoints.add_command(unpin)
 
 
 @checkpoints.command("list")
@@ -39,54 +45,64 @@ def checkpoints() -> None:
 @store_option
 @json_option
 def list_(run: str, store: str | None, *, as_json: bool) -> None:
-    """List the committed checkpoints of RUN; the one that HEAD names is the last."""
-    folder = _open_run(run, store)
-    head = read_head(folder)
-    current = head[0].manifest if head is not None else None
-    rows = [_row(manifest, current) for manifest in _manifests(folder)]
+    """List the committed checkpoints of RUN by step; HEAD is what the run resumes from."""
+    folder, _ = open_run(run, store)
+    found = read_head(folder)
+    head = None if found is None else found[0]
+    manifests, unusable = _read_manifests(folder)
+    for key, what in unusable.items():
+        say(f"{key} cannot be used: {what}")
+    pins = read_pins(folder)
+    rows = [_row(manifest, head, pins) for manifest in manifests]
     if rows and not any(row["is_head"] for row in rows):
-        say(f"HEAD names {current}, which is not among them: nothing can be resumed from.")
+        say(f"HEAD names {head and head.manifest}, which is not among them.")
     if as_json:
+        current = None if head is None else head.manifest
         print_json({"schema_version": 1, "run": run, "head": current, "checkpoints": rows})
         return
     for row in rows:
-        mark = "  <- HEAD" if row["is_head"] else ""
-        print(
-            f"step {row['step']:<8} attempt {row['attempt']:<4} {row['num_bytes'] / 1e6:>10.1f} MB"
-            f"  {row['created_at']}  {row['manifest']}{mark}"
-        )
+        print(_line(row))
     if not rows:
         say(f"{run} has committed no checkpoint yet.")
 
 
 @checkpoints.command()
 @click.argument("run")
-@click.option("--against", metavar="RUN", help="Also compare the weights with another run's.")
+@click.option("--step", type=click.IntRange(min=0), metavar="N", help="Check this step's instead.")
+@click.option("--all", "is_all", is_flag=True, help="Check every checkpoint.")
+@click.option("--against", metavar="RUN", help="Also compare the weights with another run's last.")
 @store_option
 @json_option
 @click.pass_context
 def verify(
-    context: click.Context, run: str, against: str | None, store: str | None, *, as_json: bool
+    context: click.Context,
+    run: str,
+    step: int | None,
+    against: str | None,
+    store: str | None,
+    *,
+    is_all: bool,
+    as_json: bool,
 ) -> None:
     """Read every byte of RUN's last checkpoint and check it; with --against, compare weights."""
-    folder = _open_run(run, store)
-    manifest = _head_manifest(folder, run)
-    problems = verify_bytes(folder, manifest)
-    document: dict[str, Any] = {
-        "schema_version": 1,
-        "run": run,
-        "step": manifest.step,
-        "manifest": manifest.key,
-        "num_bytes": sum(entry.size for entry in manifest.objects),
-        "problems": [{"object": one.object, "what": one.what} for one in problems],
-    }
-    if against is not None:
-        document["against"] = _compare_with(folder, manifest, against, store)
+    if is_all and (step is not None or against is not None):
+        raise click.UsageError("--all goes with neither --step nor --against.")
+    folder, _ = open_run(run, store)
+    document: dict[str, Any] = {"schema_version": 1, "run": run}
+    if is_all:
+        verdicts = document["checkpoints"] = _verify_all(folder)
+    else:
+        manifest = _manifest_of(folder, run, step)
+        document |= _verify(folder, manifest)
+        verdicts = [document]
+        if against is not None:
+            document["against"] = _compare_with(folder, manifest, against, store)
     if as_json:
         print_json(document)
     else:
-        _print_verdict(document)
-    if problems or document.get("against", {}).get("differing"):
+        for verdict in verdicts:
+            _print_verdict(verdict)
+    if any(verdict["problems"] for verdict in verdicts) or _differs(document):
         context.exit(1)
 
 
@@ -101,10 +117,8 @@ def verify(
 @store_option
 def export(run: str, output: Path, store: str | None) -> None:
     """Write RUN's last checkpoint as a Hugging Face folder (safetensors, config, tokenizer)."""
-    folder = _open_run(run, store)
-    manifest = _head_manifest(folder, run)
-    record = read_record(folder)
-    assert record is not None
+    folder, record = open_run(run, store)
+    manifest = _manifest_of(folder, run, None)
     if (output / "config.json").exists():
         raise UsageError(f"{output} holds a model already.", "Choose another folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -119,48 +133,82 @@ def export(run: str, output: Path, store: str | None) -> None:
     say(f"Wrote step {manifest.step} to {output}: {', '.join(names)}.")
 
 
-def _open_run(run: str, store: str | None) -> ObjectStore:
-    folder = find_run(run, store).open()
-    if read_record(folder) is None:
-        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
-    return folder
-
-
-def _manifests(folder: ObjectStore) -> Iterator[Manifest]:
-    """Yield the manifests that can be read; a damaged one is named and does not hide the rest."""
+def _read_manifests(folder: ObjectStore) -> tuple[list[Manifest], dict[str, str]]:
+    """Return the manifests by step, and what is wrong with each that cannot be read."""
+    manifests, unusable = [], {}
     for entry in folder.list(CHECKPOINTS):
-        if not entry.key.endswith("/manifest.json") or not parse_checkpoint_prefix(entry.key):
+        point = parse_checkpoint_prefix(entry.key)
+        if point is None or entry.key != manifest_key(*point):
             continue
         try:
-            yield read_manifest(folder, entry.key)
+            manifests.append(read_manifest(folder, entry.key))
         except (RecordInvalid, ObjectMissing) as error:
-            say(f"{entry.key} cannot be used: {error.what}")
+            unusable[entry.key] = error.what
+    return sorted(manifests, key=lambda one: (one.step, one.attempt)), unusable
 
 
-def _row(manifest: Manifest, current: str | None) -> dict[str, Any]:
+def _row(manifest: Manifest, head: Head | None, pins: frozenset[Point]) -> dict[str, Any]:
     return {
         "step": manifest.step,
         "attempt": manifest.attempt,
         "manifest": manifest.key,
-        "num_bytes": sum(entry.size for entry in manifest.objects),
+        "num_bytes": manifest.num_bytes,
         "world_size": manifest.world_size,
         "created_at": manifest.created_at.isoformat(timespec="seconds"),
-        "is_head": manifest.key == current,
+        "is_head": head is not None and manifest.key == head.manifest,
+        "is_parent": head is not None and manifest.key == head.parent,
+        "is_pinned": (manifest.step, manifest.attempt) in pins,
     }
 
 
-def _head_manifest(folder: ObjectStore, run: str) -> Manifest:
+def _line(row: dict[str, Any]) -> str:
+    names = {"is_head": "HEAD", "is_parent": "parent", "is_pinned": "pinned"}
+    marks = ", ".join(name for key, name in names.items() if row[key])
+    return (
+        f"step {row['step']:<8} attempt {row['attempt']:<4} {show_size(row['num_bytes']):>10}"
+        f"  {row['created_at']}  {row['manifest']}{f'  <- {marks}' if marks else ''}"
+    )
+
+
+def _manifest_of(folder: ObjectStore, run: str, step: int | None) -> Manifest:
+    """Return the manifest of this step, or the one that HEAD names."""
+    if step is not None:
+        return read_manifest(folder, manifest_key(*find_step(folder, run, step)))
     head = read_head(folder)
     if head is None or head[0].manifest is None:
         raise UnknownRun(f"{run} has committed no checkpoint.", f"See orchestrate status {run}")
     return read_manifest(folder, head[0].manifest)
 
 
+def _verify_all(folder: ObjectStore) -> list[dict[str, Any]]:
+    manifests, unusable = _read_manifests(folder)
+    broken = [
+        {"manifest": key, "num_bytes": 0, "problems": [{"object": key, "what": what}]}
+        for key, what in unusable.items()
+    ]
+    return [_verify(folder, manifest) for manifest in manifests] + broken
+
+
+def _verify(folder: ObjectStore, manifest: Manifest) -> dict[str, Any]:
+    say(f"Reading {manifest.key.rpartition('/')[0]} ({show_size(manifest.num_bytes)}) ...")
+    problems = verify_bytes(folder, manifest)
+    return {
+        "step": manifest.step,
+        "manifest": manifest.key,
+        "num_bytes": manifest.num_bytes,
+        "problems": [{"object": one.object, "what": one.what} for one in problems],
+    }
+
+
+def _differs(document: dict[str, Any]) -> bool:
+    return bool(document.get("against", {}).get("differing"))
+
+
 def _compare_with(
     folder: ObjectStore, manifest: Manifest, other: str, store: str | None
 ) -> dict[str, Any]:
     other_folder = find_run(other, store).open()
-    other_manifest = _head_manifest(other_folder, other)
+    other_manifest = _manifest_of(other_folder, other, None)
     differing = compare(
         folder,
         manifest,
@@ -178,11 +226,10 @@ def _compare_with(
 
 
 def _print_verdict(document: dict[str, Any]) -> None:
-    size = document["num_bytes"] / 1e6
     verdict = (
         f"{len(document['problems'])} problems" if document["problems"] else "every byte is right"
     )
-    print(f"{document['manifest']} ({size:.1f} MB): {verdict}")
+    print(f"{document['manifest']} ({show_size(document['num_bytes'])}): {verdict}")
     for problem in document["problems"]:
         print(f"  {problem['object']} {problem['what']}")
     against = document.get("against")

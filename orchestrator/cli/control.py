@@ -13,6 +13,7 @@ import click
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.cli.common import confirm, say, show_usd, store_option, yes_option
+from orchestrator.cli.retention import abort_uploads
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.local.launcher import is_supervised
 from orchestrator.errors import GaveUp, UsageError
@@ -139,6 +140,7 @@ def _ask_for_name(run: str) -> str:
 
 def _delete_all(folder: ObjectStore, known: KnownRun) -> None:
     """Delete run.json last, so that a delete that was interrupted can be run again."""
+    abort_uploads(folder, "", lambda key: True)
     keys = [entry.key for entry in folder.list("")]
     folder.delete([key for key in keys if key != "run.json"])
     folder.delete(["run.json"])

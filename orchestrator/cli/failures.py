@@ -12,6 +12,7 @@ from checkpoints.errors import (
 from checkpoints.errors import (
     StoreError as StoreFailure,
 )
+from checkpoints.store import CLOUD_SCHEMES
 from orchestrator.errors import (
     CloudRefused,
     OrchestratorError,
@@ -30,7 +31,8 @@ def explain(error: Exception) -> OrchestratorError | None:
 
 
 def _kind(error: CheckpointError) -> type[OrchestratorError]:
-    if isinstance(error, (StoreRefused, StoreUnreachable)) and "s3://" in error.what:
+    is_cloud = any(f"{scheme}://" in error.what for scheme in CLOUD_SCHEMES)
+    if isinstance(error, (StoreRefused, StoreUnreachable)) and is_cloud:
         return CloudRefused
     if isinstance(error, StoreFailure):
         return StoreError

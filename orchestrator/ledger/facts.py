@@ -164,6 +164,15 @@ class CheckpointCommitted(_Fact):
     num_objects: int
 
 
+class CheckpointDamaged(_Fact):
+    """A committed checkpoint could not be resumed from; HEAD went back to the one before it."""
+
+    fact: Literal["checkpoint_damaged"] = "checkpoint_damaged"
+    attempt: int
+    manifest: str
+    what: str
+
+
 class CheckpointRestored(_Fact):
     """An attempt read its state from a checkpoint."""
 
@@ -220,6 +229,7 @@ Fact = (
     | AttemptStarted
     | NoticeReceived
     | CheckpointCommitted
+    | CheckpointDamaged
     | CheckpointRestored
     | CheckpointDeleted
     | AttemptEnded

@@ -12,6 +12,7 @@ from orchestrator.ledger.facts import (
     AttemptEnded,
     AttemptStarted,
     CheckpointCommitted,
+    CheckpointDamaged,
     CheckpointDeleted,
     CheckpointRestored,
     DecisionMade,
@@ -62,6 +63,8 @@ class CommitView:
     num_bytes: int
     num_objects: int
     deleted_at: datetime | None = None
+    damage: str | None = None
+    """What is wrong with it, if an attempt could not resume from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +101,8 @@ class RunState:
 
     @property
     def last_commit_step(self) -> int:
-        """Step of the newest committed checkpoint, 0 if none."""
-        return max((commit.step for commit in self.commits), default=0)
+        """Step of the newest committed checkpoint that is not damaged, 0 if none."""
+        return max((commit.step for commit in self.commits if commit.damage is None), default=0)
 
     @property
     def num_preemptions(self) -> int:
@@ -117,6 +120,8 @@ class _Draft:
     launches: dict[str, LaunchView] = field(default_factory=dict)
     commits: dict[str, CommitView] = field(default_factory=dict)
     restores: list[tuple[int, int]] = field(default_factory=list)
+    restored_steps: dict[int, int] = field(default_factory=dict)
+    damages: dict[str, str] = field(default_factory=dict)
     decisions: list[tuple[datetime, DecisionMade]] = field(default_factory=list)
     attempt_ends: dict[int, AttemptEnded] = field(default_factory=dict)
     spec_changes: dict[str, object] = field(default_factory=dict)
@@ -149,9 +154,12 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         num_entries=len(unique),
         launched_at=launched_at,
         launches=tuple(
-            sorted(map(_in_order, draft.launches.values()), key=lambda one: one.started_at)
+            sorted(
+                (_in_order(_as_restored(draft, launch)) for launch in draft.launches.values()),
+                key=lambda one: one.started_at,
+            )
         ),
-        commits=_with_deletions(draft),
+        commits=_with_fates(draft),
         restores=tuple(draft.restores),
         decisions=tuple(draft.decisions),
         attempt_ends=tuple(draft.attempt_ends[number] for number in sorted(draft.attempt_ends)),
@@ -190,6 +198,9 @@ def _apply(draft: _Draft, entry: Entry) -> None:
         draft.deleted_at.setdefault(body.checkpoint, entry.at)
     elif isinstance(body, CheckpointRestored):
         draft.restores.append((body.attempt, body.num_bytes))
+        draft.restored_steps[body.attempt] = body.step
+    elif isinstance(body, CheckpointDamaged):
+        draft.damages[body.manifest] = body.what
     elif isinstance(body, DecisionMade):
         draft.decisions.append((entry.at, body))
     elif isinstance(body, AttemptEnded):
@@ -202,9 +213,13 @@ def _apply_notice(draft: _Draft, at: datetime, body: NoticeReceived) -> None:
             draft.launches[launch.launch] = replace(launch, notice_at=at)
 
 
-def _with_deletions(draft: _Draft) -> tuple[CommitView, ...]:
+def _with_fates(draft: _Draft) -> tuple[CommitView, ...]:
     return tuple(
-        replace(commit, deleted_at=draft.deleted_at.get(commit.manifest.rpartition("/")[0]))
+        replace(
+            commit,
+            deleted_at=draft.deleted_at.get(commit.manifest.rpartition("/")[0]),
+            damage=draft.damages.get(commit.manifest),
+        )
         for commit in sorted(draft.commits.values(), key=lambda one: (one.step, one.attempt))
     )
 
@@ -249,6 +264,12 @@ def _apply_to_launch(
             world_size=body.world_size,
         )
     draft.launches[body.launch] = launch
+
+
+def _as_restored(draft: _Draft, launch: LaunchView) -> LaunchView:
+    """An attempt resumes where its trainer says, which is earlier than claimed after damage."""
+    step = draft.restored_steps.get(launch.attempt or 0)
+    return launch if step is None else replace(launch, resumed_step=step)
 
 
 def _in_order(launch: LaunchView) -> LaunchView:

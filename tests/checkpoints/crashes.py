@@ -1,6 +1,7 @@
-"""Kill a saver before, within and after each of its store operations, and check what is left.
+"""Kill a process before, within and after each of its store operations, and check what is left.
 
-A script of its own, because it forks: python crashes.py save|claim FOLDER. Prints a line per crash.
+A script of its own, because it forks: python crashes.py save|claim|restore FOLDER. Prints a line
+per crash.
 """
 
 # ruff: noqa: T201 a script prints its results
@@ -9,23 +10,23 @@ import json
 import os
 import signal
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 
-from checkpoints.errors import Fenced
-from checkpoints.fence import claim_attempt, commit, read_head
+from checkpoints.errors import Damaged, Fenced
+from checkpoints.fence import commit, read_head, rewind
 from checkpoints.folder_store import FolderStore
 from checkpoints.inspect import read_manifest, verify
-from checkpoints.layout import attempt_key
+from checkpoints.layout import attempt_key, parse_checkpoint_prefix
 from checkpoints.load import load
 from checkpoints.manifest import Manifest
-from checkpoints.save import save
+from checkpoints.messages import Retention
+from tests.checkpoints.saving import NOW, claim, save_step
 
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
-OLD_STEP, NEW_STEP, NEXT_STEP = 5, 6, 7
+OLDEST_STEP, OLD_STEP, NEW_STEP, NEXT_STEP = 4, 5, 6, 7
 OPERATIONS = ("get", "get_range", "put", "create", "replace", "list", "delete")
+KEEP_TWO = Retention(keep_last=2, keep_every=None)
 
 
 class CrashingStore:
@@ -79,44 +80,50 @@ def tensors_at(step):
     return {"w": torch.full((3, 4), float(step)), "b": torch.arange(5.0) + step}
 
 
-def save_step(store, attempt, step):
-    return save(
-        store,
-        run="r",
-        attempt=attempt,
-        step=step,
-        parent=None,
-        rank=0,
-        world_size=1,
-        group=None,
-        tensors=tensors_at(step),
-        local_tensors={"rng": torch.tensor([step])},
-        state={"step": step},
-        before_commit=lambda: None,
-        created_at=NOW,
+def save(store, attempt, step):
+    local = {"rng": torch.tensor([step])}
+    return save_step(
+        store, attempt, step, tensors_at(step), local_tensors=local, retention=KEEP_TWO
     )
 
 
-def claim(store):
-    return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
-
-
-def check_head(store):
-    """Check that HEAD names a whole checkpoint of its step and return that step."""
+def restore(store, attempt):
+    """Load the last good checkpoint, as the trainer does, and return its step."""
     head, _ = read_head(store)
     manifest = read_manifest(store, head.manifest)
-    assert verify(store, manifest) == []
     targets = {name: torch.zeros_like(tensor) for name, tensor in tensors_at(0).items()}
-    assert load(store, manifest, tensors=targets, local_tensors={}) == set()
+    rng = torch.tensor([0])
+    try:
+        assert load(store, manifest, tensors=targets, local_tensors={"rng": rng}) == set()
+    except Damaged:
+        rewind(store, run="r", attempt=attempt, to=read_manifest(store, manifest.parent))
+        return restore(store, attempt)
     expected = tensors_at(head.step)
+    assert rng.item() == head.step
     assert all(torch.equal(targets[name], expected[name]) for name in expected)
+    return head.step
+
+
+def check_history(store):
+    """Check that HEAD names a whole checkpoint of its step, and so does its parent."""
+    head, _ = read_head(store)
+    manifest = read_manifest(store, head.manifest)
+    assert head.parent == manifest.parent
+    assert verify(store, read_manifest(store, manifest.parent)) == []
+    assert verify(store, manifest) == []
     return head.step
 
 
 def check_next_attempt_works(store):
     attempt = claim(store)
-    save_step(store, attempt, NEXT_STEP)
-    assert check_head(store) == NEXT_STEP
+    step = restore(store, attempt)
+    save(store, attempt, NEXT_STEP)
+    assert check_history(store) == NEXT_STEP
+    head, _ = read_head(store)
+    assert parse_checkpoint_prefix(head.parent)[0] == step
+    # Neither the dead attempt's rubbish nor more than the last two is left.
+    left = {e.key.rpartition("/")[0] for e in store.list("checkpoints/")}
+    assert left == {key.rpartition("/")[0] for key in (head.manifest, head.parent)}
     return attempt
 
 
@@ -126,19 +133,23 @@ def check_zombie_is_fenced(store, attempt):
         run="r",
         attempt=attempt,
         step=NEXT_STEP + 1,
-        parent=None,
+        parent=before[0].manifest,
         world_size=1,
         created_at=NOW,
         objects=(),
         tensors={},
         state={},
     )
-    try:
-        commit(store, late)
-    except Fenced:
-        assert read_head(store) == before
-    else:
-        raise AssertionError("a dead attempt committed")
+    for act in (
+        lambda: commit(store, late),
+        lambda: rewind(store, run="r", attempt=attempt, to=None),
+    ):
+        try:
+            act()
+        except Fenced:
+            assert read_head(store) == before
+        else:
+            raise AssertionError("a dead attempt moved HEAD")
 
 
 def fork(act):
@@ -157,21 +168,37 @@ def fork(act):
 
 
 def crash_save(store, crashing):
+    """Die while saving, committing or collecting."""
     attempt = claim(store)
-    signal_number = fork(lambda: save_step(crashing, attempt, NEW_STEP))
-    step = check_head(store)
+    signal_number = fork(lambda: save(crashing, attempt, NEW_STEP))
+    step = check_history(store)
     check_next_attempt_works(store)
     check_zombie_is_fenced(store, attempt)
     return signal_number, step
 
 
 def crash_claim(store, crashing):
+    """Die while claiming."""
     signal_number = fork(lambda: claim(crashing))
-    step = check_head(store)
+    step = check_history(store)
     owner = read_head(store)[0].attempt
     taken = [n for n in range(1, 9) if any(e.key == attempt_key(n) for e in store.list(""))]
     assert check_next_attempt_works(store) == max(taken) + 1
     check_zombie_is_fenced(store, owner)
+    return signal_number, step
+
+
+def crash_restore(store, crashing):
+    """Die while restoring from a damaged checkpoint, and going back to the one before."""
+    attempt = claim(store)
+    save(store, attempt, NEW_STEP)
+    key = read_manifest(store, read_head(store)[0].manifest).objects[0].key
+    store.put(key, store.get(key).data[:-1] + b"x")
+    attempt = claim(store)
+    signal_number = fork(lambda: restore(crashing, attempt))
+    step = read_head(store)[0].step
+    check_next_attempt_works(store)
+    check_zombie_is_fenced(store, attempt)
     return signal_number, step
 
 
@@ -180,7 +207,9 @@ def run(scenario, folder, operation, when):
     root, log = folder / f"{operation}-{when}", folder / "operation"
     log.unlink(missing_ok=True)
     store = FolderStore(root)
-    save_step(store, claim(store), OLD_STEP)
+    attempt = claim(store)
+    for step in (OLDEST_STEP - 1, OLDEST_STEP, OLD_STEP):
+        save(store, attempt, step)
     crashing = CrashingStore(FolderStore(root), operation=operation, when=when, log=log)
     signal_number, step = scenario(store, crashing)
     name = log.read_text() if log.exists() else None
@@ -189,12 +218,12 @@ def run(scenario, folder, operation, when):
 
 
 def main():
-    scenario = {"save": crash_save, "claim": crash_claim}[sys.argv[1]]
+    scenarios = {"save": crash_save, "claim": crash_claim, "restore": crash_restore}
     for when in ("before", "within", "after"):
         operation, name = 0, "start"
         while name is not None:
             operation += 1
-            crash = run(scenario, Path(sys.argv[2]), operation, when)
+            crash = run(scenarios[sys.argv[1]], Path(sys.argv[2]), operation, when)
             name = crash["name"]
             print(json.dumps(crash))
 

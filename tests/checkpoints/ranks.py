@@ -8,103 +8,206 @@ The model's dimensions divide by no world size, and its last layer has fewer row
 
 import json
 import os
+import signal
+import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from checkpoints.errors import CheckpointError
-from checkpoints.fence import read_head
-from checkpoints.inspect import read_manifest
+from checkpoints.fence import claim_attempt, read_head
+from checkpoints.inspect import read_manifest, verify
 from checkpoints.load import load
-from checkpoints.save import save
+from checkpoints.saver import Save, Saver
 from checkpoints.store import open_store
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+ROOT = Path(__file__).parents[2]
 
 
-def build(*, seed):
+def claimed(store):
+    return claim_attempt(store, claimed_by="test", claimed_at=NOW, world_size=2, offer={}).attempt
+
+
+def run_ranks(folder, *jobs):
+    """Run the jobs one after the other and return the lines that each of their ranks printed.
+
+    Their store is `folder`/run where they name none.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    complete = [
+        {"url": (folder / "run").as_uri(), **job, "rendezvous": str(folder / f"meet-{index}")}
+        for index, job in enumerate(jobs)
+    ]
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(complete)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def build(*, seed, num_replicas=1):
     """Return a sharded bf16/fp32 model's tensors, and the same tensors whole."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 11).bfloat16(), nn.Linear(11, 1))
     whole = {name: value.clone() for name, value in model.state_dict().items()}
+    shape = (num_replicas, dist.get_world_size() // num_replicas)
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
     for layer in model:
-        fully_shard(layer)
+        fully_shard(layer, mesh=mesh if num_replicas > 1 else mesh["shard"])
     return model.state_dict(), whole
 
 
-class FailingStore:
-    """Refuse the upload of this rank."""
-
-    def __init__(self, store):
-        self._store = store
-
-    def __getattr__(self, name):
-        return getattr(self._store, name)
-
-    def put(self, key, data):
-        raise OSError("the disk of this rank is gone")
+def count():
+    return torch.tensor(7, dtype=torch.int64)
 
 
-def save_rank(store, rank, world_size, attempt, failing_rank):
-    tensors, _ = build(seed=1)
-    assert all(isinstance(value, DTensor) for value in tensors.values())
-    if rank == failing_rank:
-        store = FailingStore(store)
-    result = save(
-        store,
+def open_saver(job, rank, **options):
+    return Saver(
+        job["url"],
         run="r",
-        attempt=attempt,
-        step=3,
-        parent=None,
+        attempt=job["attempt"],
         rank=rank,
-        world_size=world_size,
+        world_size=job["world_size"],
+        local_rank=rank % job.get("ranks_per_node", job["world_size"]),
         group=dist.group.WORLD,
-        tensors={**tensors, "count": torch.tensor(7, dtype=torch.int64)},
-        local_tensors={f"rng.{rank:05d}": torch.arange(rank + 1, dtype=torch.uint8)},
-        state={"cursor": 12},
         before_commit=lambda: print("flushed"),
-        created_at=NOW,
+        **options,
     )
-    print("saved", result.manifest_key, result.num_bytes)
 
 
-def load_rank(store, rank):
+def save_with(saver, step, tensors, rank):
+    local = {f"rng.{rank:05d}": torch.arange(rank + 1, dtype=torch.uint8)}
+    save = Save(step=step, state={"cursor": 12}, created_at=NOW)
+    saver.begin(save, {**tensors, "count": count()}, local)
+    saver.fence()
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.add_(1)  # the next step: what was staged is not to change with it
+    return saver.wait()
+
+
+def say(outcome):
+    if isinstance(outcome, CheckpointError):
+        print("raised", type(outcome).__name__, outcome.what)
+    else:
+        print("saved", outcome.manifest, outcome.num_bytes)
+
+
+def save_rank(job, rank):
+    tensors, _ = build(seed=1, num_replicas=job.get("num_replicas", 1))
+    assert all(isinstance(value, DTensor) for value in tensors.values())
+    if rank == job.get("failing_rank"):
+        tensors["0.weight"].to_local().fill_(float("nan"))
+    saver = open_saver(job, rank)
+    say(save_with(saver, 3, tensors, rank))
+    saver.close()
+
+
+def hang_rank(job, rank):
+    """Save with an uploader that hangs, with one that was killed, and with a fresh one."""
+    saver = open_saver(job, rank, deadline=timedelta(seconds=job["deadline_s"]))
+    for step, number in ((1, None), (2, signal.SIGSTOP), (3, None), (4, signal.SIGKILL), (5, None)):
+        dist.barrier()
+        if number is not None and rank == 0:
+            (uploader,) = psutil.Process().children()
+            uploader.send_signal(number)
+        dist.barrier()
+        tensors, _ = build(seed=1)
+        say(save_with(saver, step, tensors, rank))
+    saver.close()
+
+
+def crash_rank(job, rank):
+    """Save twice; the first time one rank's uploader is killed in the midst of it."""
+    options = {}
+    if rank == job["crashing_rank"]:
+        script = str(Path(__file__).with_name("crashing_uploader.py"))
+        options["uploader"] = (sys.executable, script, job["plan"])
+    saver = open_saver(job, rank, **options)
+    for step in (1, 2):
+        tensors, _ = build(seed=1)
+        say(save_with(saver, step, tensors, rank))
+        dist.barrier()
+    saver.close()
+    store = open_store(job["url"])
+    steps, key = [], read_head(store)[0].manifest
+    while key is not None:
+        manifest = read_manifest(store, key)
+        assert verify(store, manifest) == []
+        steps.append(manifest.step)
+        key = manifest.parent
+    print("history", steps)
+
+
+def die_rank(job, rank):
+    """Rank 0, which started the uploader, is killed; rank 1 sees what becomes of that."""
+    tensors, _ = build(seed=1)
+    saver = open_saver(job, rank)
+    save_with(saver, 1, tensors, rank)
+    ids = [None, None]
+    dist.all_gather_object(ids, [os.getpid(), *(c.pid for c in psutil.Process().children())])
+    (first, uploader), _ = ids
+    if rank == 0:
+        signal.pause()
+    process = psutil.Process(uploader)
+    os.kill(first, signal.SIGKILL)
+    process.wait(timeout=20)
+    print("uploader gone", flush=True)
+    os._exit(0)  # without rank 0 nothing can be closed in order
+
+
+def load_rank(job, rank):
+    """Load, compare with what was saved, and save again where an attempt is given."""
+    store = open_store(job["url"])
     manifest = read_manifest(store, read_head(store)[0].manifest)
-    tensors, _ = build(seed=2)
+    tensors, _ = build(seed=2, num_replicas=job.get("num_replicas", 1))
     _, expected = build(seed=1)
-    count = torch.tensor(0)
-    rng = torch.zeros(rank + 1, dtype=torch.uint8)
+    found, rng = torch.tensor(0), torch.zeros(rank + 1, dtype=torch.uint8)
     missing = load(
         store,
         manifest,
-        tensors={**tensors, "count": count},
+        tensors={**tensors, "count": found},
         local_tensors={f"rng.{rank:05d}": rng},
     )
-    assert count.item() == 7
+    assert found.item() == 7
     for name, value in tensors.items():
         assert torch.equal(value.full_tensor(), expected[name]), name
     if not missing:
         assert torch.equal(rng, torch.arange(rank + 1, dtype=torch.uint8))
     print("missing", sorted(missing))
+    if "attempt" in job:
+        saver = open_saver(job, rank)
+        say(save_with(saver, manifest.step + 1, tensors, rank))
+        saver.close()
 
 
 def run_rank(job, rank):
-    world_size, store = job["world_size"], open_store(job["url"])
+    world_size = job["world_size"]
     meeting_point = f"file://{job['rendezvous']}"
     dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world_size)
     try:
-        if job["act"] == "save":
-            save_rank(store, rank, world_size, job["attempt"], job.get("failing_rank"))
-        else:
-            load_rank(store, rank)
-    except CheckpointError as error:
-        print("raised", type(error).__name__, error.what)
+        acts = {
+            "save": save_rank,
+            "hang": hang_rank,
+            "crash": crash_rank,
+            "die": die_rank,
+            "load": load_rank,
+        }
+        acts[job["act"]](job, rank)
     finally:
         dist.destroy_process_group()
 
@@ -128,7 +231,10 @@ def run_job(job):
     outputs = [Path(f"{job['rendezvous']}.{rank}") for rank in range(job["world_size"])]
     children = [fork_rank(job, rank, output) for rank, output in enumerate(outputs)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
-    assert not any(statuses), f"ranks of {job} ended with {statuses}"
+    expected = [
+        signal.SIGKILL if rank in job.get("killed", []) else 0 for rank in range(len(statuses))
+    ]
+    assert statuses == expected, f"ranks of {job} ended with {statuses}"
     return [output.read_text().splitlines() for output in outputs]
 
 

@@ -1,4 +1,4 @@
-"""A saver killed at any operation leaves a whole checkpoint and a run that goes on."""
+"""A process killed at any store operation leaves a whole checkpoint and a run that goes on."""
 
 import json
 import os
@@ -8,9 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.store import open_store
+from tests.checkpoints.ranks import claimed, run_ranks
+
 ROOT = Path(__file__).parents[2]
-SAVE = ["get", "put", "list", "get", "create", "replace"]
-CLAIM = ["get", "create", "replace"]
+WHENS = ("before", "within", "after")
+UPLOAD = ["put"]
+COMMIT = ["get", "list", "get", "create", "replace"]
+COLLECT = ["get", "list", "get", "get", "list", "delete", "delete"]
+OPERATIONS = {
+    "save": [*UPLOAD, *COMMIT, *COLLECT],
+    "claim": ["get", "create", "replace"],
+    # HEAD, manifest, the damaged object twice; the parent's manifest, HEAD; then the same again.
+    "restore": [
+        *("get", "get", "get_range", "get_range", "get", "get", "replace"),
+        *("get", "get", "get_range"),
+    ],
+}
 
 
 def crashes(scenario, folder):
@@ -29,18 +43,63 @@ def crashes(scenario, folder):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(("scenario", "operations"), [("save", SAVE), ("claim", CLAIM)])
+@pytest.mark.parametrize("scenario", OPERATIONS)
 def test_a_crash_at_any_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_on(
-    scenario, operations, tmp_path
+    scenario, tmp_path
 ):
     found = crashes(scenario, tmp_path)
-    for when in ("before", "within", "after"):
+    operations = OPERATIONS[scenario]
+    moves_head = {"save": 6, "claim": 3, "restore": 7}[scenario]
+    old, new = {"save": (5, 6), "claim": (5, 5), "restore": (6, 5)}[scenario]
+    for when in WHENS:
         fired = [crash for crash in found if crash["when"] == when]
         # The last run of each kind meets no crash: every operation was hit before.
         assert [crash["name"] for crash in fired] == [*operations, None]
-        survivors = [crash["step"] for crash in fired]
-        if scenario == "claim":
-            assert set(survivors) == {5}
-        else:
-            is_committed = [name == "replace" and when == "after" for name in operations]
-            assert survivors == [*(6 if new else 5 for new in is_committed), 6]
+        for crash in fired:
+            is_moved = crash["operation"] + (when == "after") > moves_head
+            assert crash["step"] == (new if is_moved else old), crash
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_uploader_killed_at_any_operation_costs_one_save_at_most(rank, tmp_path):
+    """Two nodes of one rank each: the killed one starts another, and both agree on the outcome."""
+    operations = [*UPLOAD, *COMMIT] if rank == 0 else UPLOAD
+    crashes = [(n, when) for n in range(1, len(operations) + 1) for when in WHENS]
+    jobs = []
+    for number, when in crashes:
+        folder = tmp_path / f"{number}-{when}"
+        folder.mkdir()
+        store = open_store((folder / "run").as_uri())
+        plan = {"operation": number, "when": when, "log": str(folder / "log")}
+        (folder / "plan.json").write_text(json.dumps(plan))
+        attempt = claimed(store)
+        jobs.append(
+            {
+                "act": "crash",
+                "url": store.url,
+                "world_size": 2,
+                "ranks_per_node": 1,
+                "attempt": attempt,
+                "crashing_rank": rank,
+                "plan": str(folder / "plan.json"),
+            }
+        )
+    printed = run_ranks(tmp_path, *jobs)
+    for (number, when), lines in zip(crashes, printed, strict=True):
+        log = tmp_path / f"{number}-{when}" / "log"
+        assert log.read_text() == operations[number - 1]
+        said = [[line for line in rank_lines if line != "flushed"] for rank_lines in lines]
+        assert said[0] == said[1]
+        # A commit whose reply was lost is asked for again; an upload is not.
+        first = "raised SaveFailed" if number == 1 else "saved checkpoints/step-00000001.a001"
+        assert said[0][0].startswith(first), (number, when, said)
+        assert said[0][1].startswith("saved checkpoints/step-00000002.a001")
+        assert said[0][2] == f"history {[2] if number == 1 else [2, 1]}"
+
+
+def test_an_uploader_ends_with_the_rank_that_started_it(tmp_path):
+    store = open_store((tmp_path / "run").as_uri())
+    job = {"act": "die", "world_size": 2, "attempt": claimed(store), "killed": [0]}
+    ((_, second),) = run_ranks(tmp_path, job)
+    assert second[-1] == "uploader gone"

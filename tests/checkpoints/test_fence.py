@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import layout
 from checkpoints.errors import Fenced, RecordInvalid, StoreUnreachable
-from checkpoints.fence import claim_attempt, commit, read_head
+from checkpoints.fence import claim_attempt, commit, parent_of, read_head, rewind
 from checkpoints.manifest import Claim, Head, Manifest
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -124,7 +124,7 @@ def test_a_zombie_s_commit_is_fenced_and_leaves_head_alone(store):
     with pytest.raises(Fenced, match="attempt 2 owns it"):
         commit(store, manifest(1, 20))
     assert store.get(layout.HEAD_KEY) == before
-    commit(store, manifest(2, 11))
+    commit(store, manifest(2, 11, parent=layout.manifest_key(10, 1)))
 
 
 def test_a_commit_without_a_claim_is_fenced(memory_store):
@@ -145,8 +145,61 @@ def test_head_never_moves_to_an_earlier_step(memory_store):
     claim(memory_store)
     commit(memory_store, manifest(1, 10))
     with pytest.raises(RecordInvalid, match="Step 9 cannot follow step 10"):
-        commit(memory_store, manifest(1, 9))
+        commit(memory_store, manifest(1, 9, parent=layout.manifest_key(10, 1)))
     assert read_head(memory_store)[0].step == 10
+
+
+def test_a_commit_follows_the_last_one_and_no_other(memory_store):
+    claim(memory_store)
+    commit(memory_store, manifest(1, 10))
+    with pytest.raises(RecordInvalid, match=r"follows None, but .*step-00000010\.a001"):
+        commit(memory_store, manifest(1, 20))
+    head = commit(memory_store, manifest(1, 20, parent=layout.manifest_key(10, 1)))
+    assert (head.step, head.parent) == (20, layout.manifest_key(10, 1))
+    assert read_head(memory_store)[0] == head
+
+
+def test_what_a_manifest_follows_is_the_same_before_and_after_its_commit(memory_store):
+    claim(memory_store)
+    commit(memory_store, manifest(1, 10))
+    asked = {"run": "r", "attempt": 1, "key": layout.manifest_key(20, 1)}
+    assert parent_of(memory_store, **asked) == layout.manifest_key(10, 1)
+    commit(memory_store, manifest(1, 20, parent=layout.manifest_key(10, 1)))
+    assert parent_of(memory_store, **asked) == layout.manifest_key(10, 1)
+    claim(memory_store)
+    with pytest.raises(Fenced):
+        parent_of(memory_store, **asked)
+
+
+def test_the_owner_can_go_back_to_an_earlier_checkpoint_and_nobody_else(store):
+    claim(store)
+    first = manifest(1, 10)
+    commit(store, first)
+    commit(store, manifest(1, 20, parent=first.key))
+    claim(store)
+    with pytest.raises(Fenced, match="attempt 2 owns it"):
+        rewind(store, run="r", attempt=1, to=first)
+    head = rewind(store, run="r", attempt=2, to=first)
+    assert (head.attempt, head.step, head.manifest, head.parent) == (2, 10, first.key, None)
+    assert rewind(store, run="r", attempt=2, to=first) == read_head(store)[0] == head
+    commit(store, manifest(2, 20, parent=first.key))
+    assert rewind(store, run="r", attempt=2, to=None).manifest is None
+    assert claim(store).parent is None
+
+
+@pytest.mark.parametrize("happens", [True, False])
+def test_a_way_back_whose_reply_was_lost_is_settled(memory_store, happens):
+    claim(memory_store)
+    first = manifest(1, 10)
+    commit(memory_store, first)
+    commit(memory_store, manifest(1, 20, parent=first.key))
+    lossy = LossyStore(memory_store, fail_at=1, happens=happens)
+    if happens:
+        rewind(lossy, run="r", attempt=1, to=first)
+    else:
+        with pytest.raises(StoreUnreachable):
+            rewind(lossy, run="r", attempt=1, to=first)
+    assert read_head(memory_store)[0].step == (10 if happens else 20)
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])
@@ -187,7 +240,7 @@ def test_a_race_of_commit_and_claim_has_one_outcome(store):
     def zombie():
         barrier.wait()
         try:
-            return commit(store, manifest(1, 20)).step
+            return commit(store, manifest(1, 20, parent=layout.manifest_key(10, 1))).step
         except Fenced:
             return 10
 

@@ -1,50 +1,18 @@
 """Sharded save and load with real processes, at equal and other world sizes."""
 
-import json
-import os
-import subprocess
-import sys
-from datetime import datetime, timezone
-from pathlib import Path
-
 from safetensors import safe_open
 
-from checkpoints.fence import claim_attempt, read_head
+from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest, verify
 from checkpoints.store import open_store
-
-ROOT = Path(__file__).parents[2]
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
-
-
-def run_ranks(store, folder, *jobs):
-    """Run the jobs one after the other and return the lines that each of their ranks printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    complete = [
-        {**job, "url": store.url, "rendezvous": str(folder / f"meet-{index}")}
-        for index, job in enumerate(jobs)
-    ]
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("ranks.py")), json.dumps(complete)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def claimed(store):
-    return claim_attempt(store, claimed_by="test", claimed_at=NOW, world_size=2, offer={}).attempt
+from tests.checkpoints.ranks import claimed, run_ranks
 
 
 def test_two_ranks_save_what_one_two_and_three_ranks_load(tmp_path):
     store = open_store((tmp_path / "run").as_uri())
     save = {"act": "save", "world_size": 2, "attempt": claimed(store)}
     loads = [{"act": "load", "world_size": world_size} for world_size in (1, 2, 3)]
-    saved, *loaded = run_ranks(store, tmp_path, save, *loads)
+    saved, *loaded = run_ranks(tmp_path, save, *loads)
 
     manifest = read_manifest(store, read_head(store)[0].manifest)
     line = f"saved {manifest.key} {manifest.num_bytes}"
@@ -64,18 +32,61 @@ def test_a_failed_upload_is_agreed_by_all_ranks_and_commits_nothing(tmp_path):
     store = open_store((tmp_path / "run").as_uri())
     save = {"act": "save", "world_size": 2, "attempt": claimed(store)}
     before = read_head(store)
-    (printed,) = run_ranks(store, tmp_path, {**save, "failing_rank": 1})
-    why = "Rank 1 could not save: OSError: the disk of this rank is gone"
+    (printed,) = run_ranks(tmp_path, {**save, "failing_rank": 1})
+    why = "Rank 1 could not save: 0.weight holds a value that is not finite"
     assert printed == [[f"raised SaveFailed {why}"]] * 2
     assert read_head(store) == before
 
 
-def test_a_fenced_commit_is_raised_on_all_ranks(tmp_path):
+def test_a_fenced_commit_is_known_to_all_ranks(tmp_path):
     store = open_store((tmp_path / "run").as_uri())
     save = {"act": "save", "world_size": 2, "attempt": claimed(store)}
     claimed(store)
     before = read_head(store)
-    (printed,) = run_ranks(store, tmp_path, save)
+    (printed,) = run_ranks(tmp_path, save)
     why = "Attempt 1 no longer owns run r: attempt 2 owns it"
     assert [lines[-1] for lines in printed] == [f"raised Fenced {why}"] * 2
     assert read_head(store) == before
+
+
+def test_resharding_from_8_to_4_to_16_to_8_ranks_changes_no_bit(tmp_path):
+    store = open_store((tmp_path / "run").as_uri())
+    save = {"act": "save", "world_size": 8, "attempt": claimed(store)}
+    reshards = [
+        {"act": "load", "world_size": world_size, "attempt": 1, "ranks_per_node": 4}
+        for world_size in (4, 16, 8)
+    ]
+    saved, *resharded = run_ranks(tmp_path, save, *reshards)
+    lines = [saved[0][-1], *(printed[0][-1] for printed in resharded)]
+    assert [line.split("/")[1] for line in lines] == [f"step-{n:08d}.a001" for n in (3, 4, 5, 6)]
+    (last,) = run_ranks(tmp_path, {"act": "load", "world_size": 1})
+    assert last == [["missing []"]]
+
+
+def test_replicas_share_the_writing_and_write_nothing_twice(tmp_path):
+    store = open_store((tmp_path / "run").as_uri())
+    save = {"act": "save", "world_size": 4, "num_replicas": 2, "attempt": claimed(store)}
+    load = {"act": "load", "world_size": 4, "num_replicas": 2}
+    _, loaded = run_ranks(tmp_path, save, load)
+    assert loaded == [["missing []"]] * 4
+    manifest = read_manifest(store, read_head(store)[0].manifest)
+    # Of the six tensors, every other one is written by the second replica's two ranks.
+    writers = {
+        name: {int(chunk.object.rpartition("rank-")[2][:5]) for chunk in record.chunks}
+        for name, record in manifest.tensors.items()
+    }
+    assert [writers[f"{n}.weight"] for n in range(3)] == [{0, 1}] * 3
+    assert [writers[f"{n}.bias"] for n in range(3)] == [{2, 3}] * 3
+    assert sum(record.num_bytes for record in manifest.tensors.values()) == sum(
+        entry.size - entry.header_length for entry in manifest.objects
+    )
+
+
+def test_an_uploader_that_hangs_or_dies_costs_one_save_and_is_replaced(tmp_path):
+    store = open_store((tmp_path / "run").as_uri())
+    job = {"act": "hang", "world_size": 2, "attempt": claimed(store), "deadline_s": 4.0}
+    (printed,) = run_ranks(tmp_path, job)
+    for lines in printed:
+        said = [line.split()[0] for line in lines if line != "flushed"]
+        assert said == ["saved", "raised", "saved", "saved", "saved"]
+    assert "before the save's deadline" in printed[0][2]

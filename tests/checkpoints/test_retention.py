@@ -6,11 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoints.errors import Fenced
+from checkpoints.errors import Fenced, ObjectMissing
 from checkpoints.fence import claim_attempt, commit, read_head
-from checkpoints.layout import CHECKPOINTS, checkpoint_prefix, manifest_key, shard_key
+from checkpoints.layout import (
+    CHECKPOINTS,
+    PINS,
+    attempt_key,
+    checkpoint_prefix,
+    manifest_key,
+    pin_key,
+    shard_key,
+)
 from checkpoints.manifest import Head, Manifest, ObjectRecord
-from checkpoints.retention import prune, surplus
+from checkpoints.retention import (
+    is_left_by_lower_attempt,
+    pin,
+    prune,
+    read_pins,
+    surplus,
+    unpin,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -19,13 +34,13 @@ def claim(store):
     return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
 
 
-def manifest(attempt, step):
+def manifest(attempt, step, parent=None):
     key = shard_key(step, attempt, 0, 1)
     return Manifest(
         run="r",
         attempt=attempt,
         step=step,
-        parent=None,
+        parent=parent,
         world_size=1,
         created_at=NOW,
         objects=(ObjectRecord(key=key, size=1),),
@@ -36,12 +51,11 @@ def manifest(attempt, step):
 
 def save(store, attempt, step):
     store.put(shard_key(step, attempt, 0, 1), b"x")
-    commit(store, manifest(attempt, step))
+    commit(store, manifest(attempt, step, parent=read_head(store)[0].manifest))
 
 
 def prune_now(store, attempt, *, keep_last=2, keep_every=None):
-    head = read_head(store)[0]
-    return prune(store, head=head, keep_last=keep_last, keep_every=keep_every, attempt=attempt)
+    return prune(store, keep_last=keep_last, keep_every=keep_every, attempt=attempt)
 
 
 def steps_left(store):
@@ -62,13 +76,58 @@ def test_what_a_lower_attempt_left_uncommitted_goes(store):
     store.put(shard_key(20, 1, 0, 1), b"no manifest")
     store.put(shard_key(30, 1, 0, 1), b"a manifest that HEAD never named")
     store.put(manifest_key(30, 1), manifest(1, 30).to_json())
+    store.put(shard_key(11, 1, 0, 1), b"another one, which the history has passed since")
+    store.put(manifest_key(11, 1), manifest(1, 11).to_json())
     attempt = claim(store)
     save(store, attempt, 12)
     store.put(shard_key(14, attempt, 0, 1), b"this attempt's own next save")
     deleted = prune_now(store, attempt)
-    assert deleted == [checkpoint_prefix(20, 1), checkpoint_prefix(30, 1)]
+    assert deleted == [checkpoint_prefix(n, 1) for n in (11, 20, 30)]
     left = ["step-00000010.a001", "step-00000012.a002", "step-00000014.a002"]
     assert steps_left(store) == left
+
+
+def test_head_s_parent_stays_even_where_one_is_to_be_kept(store):
+    attempt = claim(store)
+    for step in (10, 20, 30):
+        save(store, attempt, step)
+    assert prune_now(store, attempt, keep_last=1) == [checkpoint_prefix(10, attempt)]
+    assert steps_left(store) == ["step-00000020.a001", "step-00000030.a001"]
+
+
+def test_what_is_pinned_stays_until_it_is_unpinned(store):
+    attempt = claim(store)
+    for step in (10, 20, 30, 40):
+        save(store, attempt, step)
+    pin(store, (10, attempt))
+    assert read_pins(store) == {(10, attempt)}
+    assert prune_now(store, attempt) == [checkpoint_prefix(20, attempt)]
+    unpin(store, (10, attempt))
+    assert prune_now(store, attempt) == [checkpoint_prefix(10, attempt)]
+    assert store.list(PINS) == []
+
+
+def test_what_is_not_there_cannot_be_pinned(memory_store):
+    attempt = claim(memory_store)
+    memory_store.put(shard_key(10, attempt, 0, 1), b"no manifest")
+    with pytest.raises(ObjectMissing):
+        pin(memory_store, (10, attempt))
+    assert read_pins(memory_store) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("key", "is_left"),
+    [
+        (shard_key(10, 2, 0, 1), True),
+        (shard_key(10, 3, 0, 1), False),
+        (shard_key(10, 4, 0, 1), False),
+        (attempt_key(2), False),
+        (pin_key(10, 2), False),
+        ("checkpoints/notes.txt", False),
+    ],
+)
+def test_only_lower_attempts_checkpoints_are_leftovers(key, is_left):
+    assert is_left_by_lower_attempt(key, 3) == is_left
 
 
 def test_a_fenced_attempt_may_not_prune(memory_store):
@@ -98,6 +157,7 @@ def test_the_manifest_goes_before_the_data(memory_store):
     attempt = claim(memory_store)
     save(memory_store, attempt, 10)
     save(memory_store, attempt, 20)
+    save(memory_store, attempt, 30)
     recorder = Recorder()
     prune_now(recorder, attempt, keep_last=1)
     assert recorder.deleted == [[manifest_key(10, 1)], [shard_key(10, 1, 0, 1)]]
@@ -106,13 +166,50 @@ def test_the_manifest_goes_before_the_data(memory_store):
 points = st.sets(st.tuples(st.integers(0, 30), st.integers(1, 4)), min_size=1, max_size=12)
 
 
-@given(points, st.data(), st.integers(1, 4), st.none() | st.integers(1, 7))
-def test_heads_target_is_never_deleted(committed, data, keep_last, keep_every):
-    step, attempt = data.draw(st.sampled_from(sorted(committed)))
-    head = Head(attempt=attempt, step=step, manifest=manifest_key(step, attempt))
-    owner = Head(attempt=attempt + data.draw(st.integers(0, 2)), step=step, manifest=head.manifest)
-    gone = surplus(committed, heads=(owner, owner), keep_last=keep_last, keep_every=keep_every)
-    assert (step, attempt) not in gone
-    assert gone <= committed
+@st.composite
+def histories(draw):
+    """Return whole checkpoints, those of them that were committed in turn, and HEAD."""
+    whole = draw(points)
+    committed = sorted(draw(st.sets(st.sampled_from(sorted(whole)), min_size=1)))
+    steps = [step for step, _ in committed]
+    committed = [
+        point for point, after in zip(committed, [*steps[1:], 99], strict=True) if point[0] < after
+    ]
+    names = [None, *(manifest_key(*point) for point in committed)]
+    step, attempt = committed[-1]
+    owner = attempt + draw(st.integers(0, 4))
+    return (
+        whole,
+        committed,
+        Head(attempt=owner, step=step, manifest=names[-1], parent=names[-2]),
+    )
+
+
+@given(histories(), st.data(), st.integers(1, 4), st.none() | st.integers(1, 7))
+def test_head_its_parent_and_pins_are_never_deleted(history, data, keep_last, keep_every):
+    whole, committed, head = history
+    pinned = data.draw(st.sets(st.sampled_from(sorted(whole))))
+    gone = surplus(
+        whole,
+        head=head,
+        recent=committed[-keep_last:],
+        keep_last=keep_last,
+        keep_every=keep_every,
+        pinned=pinned,
+    )
+    assert gone <= whole - pinned - {*committed[-max(keep_last, 2) :]}
     if keep_every:
-        assert not any(point[0] % keep_every == 0 and point[0] <= step for point in gone)
+        assert not any(point in gone and point[0] % keep_every == 0 for point in committed)
+
+
+@given(histories(), st.integers(1, 4))
+def test_no_more_stays_than_the_rules_keep(history, keep_last):
+    whole, committed, head = history
+    recent = committed[-keep_last:]
+    gone = surplus(whole, head=head, recent=recent, keep_last=keep_last, keep_every=None)
+    of_owner = {point for point in whole if point[1] >= head.attempt}
+    allowed = {*committed[-max(keep_last, 2) :]} | of_owner
+    older = {point for point in whole if point[0] < recent[0][0]}
+    assert (whole - gone) - older <= allowed
+    # What is older than all that was walked is taken for history; HEAD's parent may be there too.
+    assert len((whole - gone) & older) <= keep_last - len(recent) + 1

@@ -226,7 +226,7 @@ def test_readers_never_see_half_of_a_put(store):
     assert all(len(data) == 100_000 and len(set(data)) == 1 for data in reading.result())
 
 
-@pytest.mark.parametrize("url", ["gs://b/x", "file://host/x", "s3://", "folder", "file:x", ""])
+@pytest.mark.parametrize("url", ["ftp://b/x", "file://host/x", "s3://", "folder", "file:x", ""])
 def test_unknown_urls_are_refused_with_what_to_use(url):
     with pytest.raises(UnsupportedStore) as caught:
         open_store(url)

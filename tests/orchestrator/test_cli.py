@@ -30,28 +30,6 @@ from train.spool import PhaseName
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("ORCHESTRATE_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def orchestrate(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["orchestrate", *map(str, arguments)])
-        try:
-            cli_module.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 @pytest.fixture
 def finished(tmp_path) -> str:
     """A store with one run that was preempted once and finished; returns its URL."""

@@ -1,4 +1,4 @@
-"""The pure parts of training: order, micro-batches, schedule, interval, configuration, spool."""
+"""The pure parts of training: order, micro-batches, schedule, configuration, spool."""
 
 import math
 import subprocess
@@ -23,7 +23,6 @@ from train.config import (
 )
 from train.data.order import sample_index, split_eval, step_samples
 from train.errors import ConfigInvalid, SpoolInvalid
-from train.interval import SaveClock, young_interval_s
 from train.optimizer import learning_rate
 from train.report import step_line
 from train.spool import (
@@ -115,21 +114,6 @@ def test_the_evaluation_split_is_the_seeds_and_leaves_something_to_train():
 def test_learning_rate(schedule, expected):
     options = TrainOptions(num_steps=6, learning_rate=1.0, warmup_fraction=1 / 3, schedule=schedule)
     assert [learning_rate(options, step, 6) for step in range(6)] == pytest.approx(expected)
-
-
-def test_the_auto_interval_grows_with_the_cost_of_a_save_up_to_half_an_hour():
-    assert young_interval_s(2.0) == pytest.approx(math.sqrt(2 * 2.0 * 7200))
-    assert young_interval_s(10_000.0) == 1800.0
-    clock = SaveClock(Interval(), now_s=0.0)
-    clock.note_save(100.0, 2.0)
-    assert not clock.is_time(100.0 + 169.0)
-    assert clock.is_time(100.0 + 170.0)
-
-
-def test_step_intervals_ignore_time():
-    clock = SaveClock(Interval(steps=5), now_s=0.0)
-    assert not clock.is_time(1e9)
-    assert [step for step in range(1, 12) if clock.is_step(step)] == [5, 10]
 
 
 @pytest.mark.parametrize(

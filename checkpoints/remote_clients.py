@@ -1,0 +1,199 @@
+"""Which obstore client a bucket gets: timeouts, retries, and each cloud's usual credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
+
+from checkpoints.errors import StoreRefused
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+    from obstore.store import ClientConfig, RetryConfig
+
+Client: TypeAlias = MemoryStore | S3Store | GCSStore | AzureStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What to do about a cloud that was found without credentials, said no, or said nothing."""
+
+    credentials: str
+    access: str
+    network: str
+
+
+HINTS = {
+    "s3": Hints(
+        credentials="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        access="Check the credentials (aws sts get-caller-identity) and the bucket's policy.",
+        network="Check the network, AWS_ENDPOINT_URL and AWS_REGION; then run it again.",
+    ),
+    "s3-local": Hints(
+        credentials="",
+        access="Its data is another installation's: check ORCHESTRATE_HOME.",
+        network="Run orchestrate status on this machine, which starts the server again.",
+    ),
+    "gs": Hints(
+        credentials="Run gcloud auth application-default login, or set "
+        "GOOGLE_APPLICATION_CREDENTIALS.",
+        access="Check the credentials (gcloud auth list) and the bucket's permissions.",
+        network="Check the network; then run it again.",
+    ),
+    "az": Hints(
+        credentials="Set AZURE_STORAGE_ACCOUNT_KEY; or AZURE_USE_AZURE_CLI=true after az login.",
+        access="Check the credentials (az account show) and the container's roles.",
+        network="Check the network and AZURE_STORAGE_ACCOUNT_NAME; then run it again.",
+    ),
+    "memory": Hints(credentials="", access="", network="Run it again."),
+}
+
+# One request must move a part over a slow link; a dead peer is noticed by the connect timeout.
+_CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
+# Retries with jittered exponential backoff, on connection errors and 5xx; credentials outlive it.
+_RETRY: RetryConfig = {
+    "max_retries": 6,
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
+    "retry_timeout": timedelta(seconds=60),
+}
+# Names the file that tells where the server of this machine is, and its key.
+LOCAL_SERVER = "S3_LOCAL_SERVER"
+_DEFAULT_REGION = "us-east-1"
+# obstore asks again for credentials that have less than 5 minutes left, at most each 100 ms.
+_CREDENTIALS_LAST = timedelta(minutes=5)
+
+_memory_stores: dict[str, MemoryStore] = {}
+_memory_lock = threading.Lock()
+
+
+def open_client(scheme: str, bucket: str) -> Client:
+    """Return the client for a scheme that `store.open_store` knows."""
+    match scheme:
+        case "s3":
+            return _open_s3(bucket)
+        case "s3-local":
+            return _open_local_s3(bucket)
+        case "gs":
+            base_url = os.environ.get("GOOGLE_BASE_URL")
+            return GCSStore(bucket, client_options=_options(base_url), retry_config=_RETRY)
+        case "az":
+            return _open_azure(bucket)
+        case _:
+            with _memory_lock:
+                return _memory_stores.setdefault(bucket, MemoryStore())
+
+
+def _open_s3(bucket: str) -> S3Store:
+    """Find endpoint, region and credentials as AWS' tools do."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    provide = _profile_credentials() if _has_profile() else None
+    return _s3_store(bucket, endpoint, region or _DEFAULT_REGION, provide)
+
+
+def _open_local_s3(bucket: str) -> S3Store:
+    """Find endpoint and key in this machine's file; the environment may be another server's."""
+    try:
+        server = json.loads(Path(os.environ[LOCAL_SERVER]).read_bytes())
+        key = {"access_key_id": server["access_key"], "secret_access_key": server["secret_key"]}
+        endpoint = server["endpoint"]
+    except (KeyError, OSError, ValueError) as error:
+        raise StoreRefused(
+            f"s3-local://{bucket} is on the machine that launched the run: {LOCAL_SERVER} names "
+            "no server here",
+            "Use orchestrate on that machine.",
+        ) from error
+    return _s3_store(
+        bucket, endpoint, _DEFAULT_REGION, lambda: {**key, "token": None, "expires_at": None}
+    )
+
+
+def _s3_store(
+    bucket: str, endpoint: str | None, region: str, provide: Callable[[], dict[str, Any]] | None
+) -> S3Store:
+    options: dict[str, Any] = {}
+    if endpoint:
+        # The second name wins over the first, also where it comes from the environment.
+        options = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint}
+    if provide is not None:
+        options["credential_provider"] = provide
+    return S3Store(
+        bucket,
+        region=region,
+        # Hashing the body halved the upload rate; our own checksums cover it.
+        unsigned_payload=True,
+        client_options=_options(endpoint),
+        retry_config=_RETRY,
+        **options,
+    )
+
+
+def _open_azure(container: str) -> AzureStore:
+    if "AZURE_STORAGE_ACCOUNT_NAME" not in os.environ:
+        raise StoreRefused(
+            f"az://{container} names no storage account", "Set AZURE_STORAGE_ACCOUNT_NAME."
+        )
+    endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT") or os.environ.get("AZURE_ENDPOINT")
+    return AzureStore(container, client_options=_options(endpoint), retry_config=_RETRY)
+
+
+def _options(endpoint: str | None) -> ClientConfig:
+    is_plain = endpoint is not None and endpoint.startswith("http://")
+    return {**_CLIENT, "allow_http": is_plain}
+
+
+def _has_profile() -> bool:
+    """Return whether credentials come from a profile, which obstore cannot read by itself."""
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        return False
+    return bool(os.environ.get("AWS_PROFILE")) or any(file.exists() for file in _profile_files())
+
+
+def _profile_files() -> list[Path]:
+    places = {
+        "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
+        "AWS_CONFIG_FILE": "~/.aws/config",
+    }
+    return [Path(os.environ.get(name) or usual).expanduser() for name, usual in places.items()]
+
+
+def _profile_credentials() -> Callable[[], dict[str, Any]]:
+    """Return a provider that asks boto3; obstore's own needs Python 3.11, and reads files once."""
+    found: Credentials | None = None
+    read_at: list[int] | None = None
+
+    def provide() -> dict[str, Any]:
+        nonlocal found, read_at
+        written_at = [file.stat().st_mtime_ns for file in _profile_files() if file.exists()]
+        if found is None or written_at != read_at:
+            found, read_at = _read_profile(), written_at
+        now = found.get_frozen_credentials()  # renews those that expire
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LAST,
+        }
+
+    return provide
+
+
+def _read_profile() -> Credentials:
+    import boto3  # 0.3 s, needed only here
+
+    session = boto3.Session()
+    found = session.get_credentials()
+    if found is None:
+        raise StoreRefused(
+            f"AWS profile {session.profile_name!r} has no credentials",
+            "Run: aws configure, or set AWS_PROFILE.",
+        )
+    return found

@@ -1,0 +1,234 @@
+"""`orchestrate checkpoints prune|pin|unpin`: what of a run's checkpoints is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from checkpoints.errors import ObjectMissing, StoreError
+from checkpoints.fence import read_head
+from checkpoints.layout import CHECKPOINTS
+from checkpoints.manifest import Head
+from checkpoints.retention import (
+    Point,
+    StoredCheckpoint,
+    is_left_by_lower_attempt,
+    list_checkpoints,
+    removable,
+    remove,
+)
+from checkpoints.retention import pin as pin_checkpoint
+from checkpoints.retention import unpin as unpin_checkpoint
+from checkpoints.store import ObjectStore
+from orchestrator.cli.common import confirm, json_option, print_json, say, store_option, yes_option
+from orchestrator.clock import SystemClock
+from orchestrator.errors import UnknownRun, UsageError
+from orchestrator.launch import current_state
+from orchestrator.ledger.facts import CheckpointDeleted
+from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.runs import find_run
+from train.config import CheckpointOptions
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Newest checkpoints to keep, instead of what the spec says.",
+)
+@click.option(
+    "--keep-every",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Also keep every checkpoint whose step is a multiple of this; 0 for none.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@store_option
+@yes_option
+@json_option
+def prune(
+    run: str,
+    keep_last: int | None,
+    keep_every: int | None,
+    store: str | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Delete RUN's checkpoints that no rule keeps, and what dead attempts left half uploaded.
+
+    HEAD, its parent and pinned checkpoints always stay. RUN may go on meanwhile.
+    """
+    folder, record = open_run(run, store)
+    rules = _rules(current_state(folder, record).spec.checkpoints, keep_last, keep_every)
+    doomed = _doomed(folder, rules)
+    _show(doomed, say if as_json else print)
+    aborted: list[str] = []
+    if not dry_run:
+        if doomed:
+            confirm("Delete them for good?", yes=yes)
+            doomed = _delete(folder, doomed, rules)
+        aborted = _abort_leftovers(folder)
+    if as_json:
+        print_json(_document(run, doomed, aborted, dry_run=dry_run))
+    elif not dry_run:
+        say(f"Deleted {_total(doomed)}; aborted {len(aborted)} unfinished uploads.")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("step", type=click.IntRange(min=0))
+@store_option
+def pin(run: str, step: int, store: str | None) -> None:
+    """Keep RUN's checkpoint of STEP until it is unpinned; nothing prunes it."""
+    folder, _ = open_run(run, store)
+    point = find_step(folder, run, step)
+    try:
+        pin_checkpoint(folder, point)
+    except ObjectMissing as error:
+        raise no_such_step(run, step) from error
+    say(f"Pinned step {step} of {run}. Undo it: orchestrate checkpoints unpin {run} {step}")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("step", type=click.IntRange(min=0))
+@store_option
+def unpin(run: str, step: int, store: str | None) -> None:
+    """Let RUN's checkpoint of STEP be pruned again."""
+    folder, _ = open_run(run, store)
+    unpin_checkpoint(folder, find_step(folder, run, step))
+    say(f"Step {step} of {run} is pruned as the others are.")
+
+
+def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
+    """Return the run folder and its record; raise UnknownRun."""
+    folder = find_run(run, store).open()
+    record = read_record(folder)
+    if record is None:
+        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
+    return folder, record
+
+
+def find_step(folder: ObjectStore, run: str, step: int) -> Point:
+    """Return the run's checkpoint of this step, of its last attempt that has one."""
+    head = _read_head(folder)
+    found = [
+        point
+        for point, checkpoint in list_checkpoints(folder).items()
+        # One beyond HEAD is of an attempt that lost the run before its commit.
+        if checkpoint.is_whole and point[0] == step and head is not None and step <= head.step
+    ]
+    if not found:
+        raise no_such_step(run, step)
+    return max(found)
+
+
+def no_such_step(run: str, step: int) -> UsageError:
+    """Return the error for a step that has no checkpoint."""
+    return UsageError(
+        f"{run} has no checkpoint of step {step}.", f"See: orchestrate checkpoints list {run}"
+    )
+
+
+def abort_uploads(folder: ObjectStore, prefix: str, is_stale: Callable[[str], bool]) -> list[str]:
+    """Abort unfinished uploads; one who may delete but not list them is told so, and goes on."""
+    try:
+        return folder.abort_uploads(prefix, is_stale)
+    except StoreError as error:
+        say(f"Unfinished uploads were not aborted: {error.what}")
+        return []
+
+
+def show_size(num_bytes: int) -> str:
+    """Write a size as people read it."""
+    for unit, power in (("GB", 9), ("MB", 6)):
+        if num_bytes >= 10**power:
+            return f"{num_bytes / 10**power:.1f} {unit}"
+    return f"{num_bytes / 1000:.1f} kB"
+
+
+def _rules(
+    spec: CheckpointOptions, keep_last: int | None, keep_every: int | None
+) -> CheckpointOptions:
+    return CheckpointOptions(
+        keep_last=keep_last or spec.keep_last,
+        keep_every=spec.keep_every if keep_every is None else keep_every or None,
+    )
+
+
+def _read_head(folder: ObjectStore) -> Head | None:
+    found = read_head(folder)
+    return None if found is None else found[0]
+
+
+def _doomed(folder: ObjectStore, rules: CheckpointOptions) -> list[StoredCheckpoint]:
+    """Return what may go now: seen as HEAD's owner sees it, whether or not that one lives."""
+    head = _read_head(folder)
+    if head is None:
+        return []
+    return removable(folder, head=head, keep_last=rules.keep_last, keep_every=rules.keep_every)
+
+
+def _delete(
+    folder: ObjectStore, shown: list[StoredCheckpoint], rules: CheckpointOptions
+) -> list[StoredCheckpoint]:
+    """Delete what was shown and may still go, for the answer may have taken hours."""
+    journal = Journal(folder, "cli", SystemClock())
+    wanted = {checkpoint.point for checkpoint in shown}
+    doomed = [one for one in _doomed(folder, rules) if one.point in wanted]
+    for checkpoint in doomed:
+        remove(folder, checkpoint)
+        # Said at once: from here on it is not billed. Killed before, the next agent says it.
+        journal.note(CheckpointDeleted(checkpoint=checkpoint.prefix))
+    return doomed
+
+
+def _abort_leftovers(folder: ObjectStore) -> list[str]:
+    head = _read_head(folder)
+    if head is None:
+        return []
+    owner = head.attempt
+    return abort_uploads(folder, CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, owner))
+
+
+def _show(doomed: list[StoredCheckpoint], show: Callable[[str], None]) -> None:
+    for checkpoint in doomed:
+        step, attempt = checkpoint.point
+        why = "" if checkpoint.is_whole else "  never committed"
+        size = show_size(checkpoint.num_bytes)
+        show(f"step {step:<8} attempt {attempt:<4} {size:>10}  {checkpoint.prefix}{why}")
+    show(f"{_total(doomed)} may go." if doomed else "Every checkpoint is kept by a rule.")
+
+
+def _total(doomed: list[StoredCheckpoint]) -> str:
+    size = show_size(sum(checkpoint.num_bytes for checkpoint in doomed))
+    return f"{len(doomed)} checkpoint{'' if len(doomed) == 1 else 's'}, {size}"
+
+
+def _document(
+    run: str, doomed: list[StoredCheckpoint], aborted: list[str], *, dry_run: bool
+) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "run": run,
+        "is_dry_run": dry_run,
+        "checkpoints": [
+            {
+                "step": checkpoint.point[0],
+                "attempt": checkpoint.point[1],
+                "checkpoint": checkpoint.prefix,
+                "num_bytes": checkpoint.num_bytes,
+                "is_whole": checkpoint.is_whole,
+            }
+            for checkpoint in doomed
+        ],
+        "num_bytes": sum(checkpoint.num_bytes for checkpoint in doomed),
+        "aborted_uploads": aborted,
+    }
