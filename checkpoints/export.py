@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.inspect import read_tensor
+from checkpoints.inspect import holder_of, read_tensor
 from checkpoints.manifest import Manifest
 from checkpoints.store import ObjectStore
 
@@ -29,10 +29,11 @@ def export_weights(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(name for name in manifest.tensors if name.startswith(prefix))
+    holder = holder_of(store, manifest)
     groups = list(_group(manifest, names, max_file_bytes))
     files = [_file_name(number, len(groups)) for number in range(1, len(groups) + 1)]
     for file, group in zip(files, groups, strict=True):
-        _write_file(store, manifest, group, prefix, folder / file)
+        _write_file(holder, manifest, group, prefix, folder / file)
     if len(files) > 1:
         _write_index(manifest, dict(zip(files, groups, strict=True)), prefix, folder / INDEX_NAME)
         files.append(INDEX_NAME)

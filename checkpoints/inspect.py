@@ -10,7 +10,7 @@ from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.manifest import Chunk, Manifest
 from checkpoints.reading import Extent, read, split
-from checkpoints.store import ObjectStore
+from checkpoints.store import ObjectStore, open_store
 
 # Requests in flight; each holds one request's bytes.
 _NUM_READERS = 8
@@ -34,13 +34,18 @@ def read_manifest(store: ObjectStore, key: str) -> Manifest:
     return manifest
 
 
+def holder_of(store: ObjectStore, manifest: Manifest) -> ObjectStore:
+    """Return the store of the manifest's objects; `store` is the one that holds the manifest."""
+    return store if manifest.store is None else open_store(manifest.store)
+
+
 def read_chunk(store: ObjectStore, chunk: Chunk) -> bytes:
     """Return a chunk's bytes; raise Damaged if they are not what was saved, ObjectMissing."""
     return b"".join(read(store, [extent])[0] for extent in split(_extent(chunk)))
 
 
 def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
-    """Return a whole tensor, row-major and verified."""
+    """Return a whole tensor, row-major and verified; `store` holds the objects."""
     try:
         record = manifest.tensors[name]
     except KeyError:
@@ -56,7 +61,8 @@ def verify(
 
     `progress` is told the number of bytes after each request.
     """
-    sizes = {entry.key: entry.size for entry in store.list(CHECKPOINTS)}
+    holder = holder_of(store, manifest)
+    sizes = {entry.key: entry.size for entry in holder.list(CHECKPOINTS)}
     problems = [
         Problem(object=entry.key, what=what)
         for entry in manifest.objects
@@ -67,7 +73,7 @@ def verify(
     def damage(part: tuple[str, Extent]) -> Problem | None:
         name, extent = part
         try:
-            read(store, [extent])
+            read(holder, [extent])
         except (Damaged, ObjectMissing) as error:
             return Problem(object=extent.object, what=f"{name}: {error}")
         finally:
@@ -89,6 +95,7 @@ def compare(
 ) -> list[str]:
     """Return the names whose bytes, shape or dtype differ, or that one side lacks; sorted."""
     names = manifest_a.tensors.keys() | manifest_b.tensors.keys()
+    store_a, store_b = holder_of(store_a, manifest_a), holder_of(store_b, manifest_b)
     return [
         name
         for name in sorted(names)

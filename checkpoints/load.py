@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.errors import RecordInvalid
+from checkpoints.inspect import holder_of
 from checkpoints.manifest import Chunk, Manifest, TensorRecord
 from checkpoints.reading import REQUEST_BYTES, Extent, blocks_around, group, read, split
 from checkpoints.store import ObjectStore
@@ -60,7 +61,7 @@ def load(
             copies.append((rows.local, local))
         for piece in _pieces(records[name], local, rows.first):
             pieces.setdefault(piece.extent, []).append(piece)
-    _read_all(store, pieces)
+    _read_all(holder_of(store, manifest), pieces)
     for target, filled in copies:
         target.copy_(filled)
     return missing

@@ -157,6 +157,8 @@ class Manifest(_Record):
     parent: str | None
     world_size: Positive
     created_at: AwareDatetime
+    store: str | None = None
+    """URL of the folder that holds the objects; None: the one that holds this record."""
     objects: tuple[ObjectRecord, ...]
     tensors: dict[str, TensorRecord]
     state: dict[str, JsonValue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import groupby
 
 from checkpoints.errors import Fenced, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head
@@ -18,18 +19,18 @@ from checkpoints.layout import (
     pin_key,
 )
 from checkpoints.manifest import Head
-from checkpoints.store import ObjectStore
+from checkpoints.places import Places
+from checkpoints.store import ObjectEntry, ObjectStore
 
 Point = tuple[int, int]  # (step, attempt): what a checkpoint is named by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCheckpoint:
-    """The objects under one checkpoint's prefix."""
+    """The objects under one checkpoint's prefix, by the store that has them."""
 
     point: Point
-    keys: tuple[str, ...]
-    num_bytes: int
+    objects: tuple[tuple[ObjectStore, ObjectEntry], ...]
 
     @property
     def prefix(self) -> str:
@@ -39,44 +40,49 @@ class StoredCheckpoint:
     @property
     def is_whole(self) -> bool:
         """Say whether it has a manifest; without one it cannot be resumed from."""
-        return manifest_key(*self.point) in self.keys
+        return any(entry.key == manifest_key(*self.point) for _, entry in self.objects)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all of them."""
+        return sum(entry.size for _, entry in self.objects)
 
 
-def prune(store: ObjectStore, *, keep_last: int, keep_every: int | None, attempt: int) -> list[str]:
+def prune(places: Places, *, keep_last: int, keep_every: int | None, attempt: int) -> list[str]:
     """Delete old checkpoints and return their prefixes; call it after a commit, as the owner.
 
     Kept: what HEAD names and its parent, the last `keep_last`, every `keep_every` steps, and what
     is pinned. Also goes what lower attempts left behind uncommitted. Raises Fenced if `attempt` no
     longer owns the run.
     """
-    found = read_head(store)
+    found = read_head(places.records)
     if found is None or found[0].attempt != attempt:
         raise Fenced(
             f"Attempt {attempt} no longer owns the run and may not delete its checkpoints",
             "Stop this attempt.",
         )
-    doomed = removable(store, head=found[0], keep_last=keep_last, keep_every=keep_every)
+    doomed = removable(places, head=found[0], keep_last=keep_last, keep_every=keep_every)
     for checkpoint in doomed:
-        remove(store, checkpoint)
+        remove(places, checkpoint)
     return [checkpoint.prefix for checkpoint in doomed]
 
 
 def removable(
-    store: ObjectStore, *, head: Head, keep_last: int, keep_every: int | None
+    places: Places, *, head: Head, keep_last: int, keep_every: int | None
 ) -> list[StoredCheckpoint]:
     """Return the checkpoints that no rule keeps, oldest first.
 
     HEAD is to be read before: whatever is committed meanwhile is newer than all that may go.
     """
-    stored = list_checkpoints(store)
+    stored = list_checkpoints(places)
     whole = {point for point in stored if stored[point].is_whole}
     doomed = surplus(
         whole,
         head=head,
-        recent=_recent(store, head, keep_last),
+        recent=_recent(places.records, head, keep_last),
         keep_last=keep_last,
         keep_every=keep_every,
-        pinned=read_pins(store),
+        pinned=read_pins(places.records),
     ) | {point for point in stored.keys() - whole if point[1] < head.attempt}
     return [stored[point] for point in sorted(doomed)]
 
@@ -125,28 +131,25 @@ def point_of(manifest: str) -> Point:
     return found
 
 
-def remove(store: ObjectStore, checkpoint: StoredCheckpoint) -> None:
+def remove(places: Places, checkpoint: StoredCheckpoint) -> None:
     """Delete a checkpoint's objects."""
     manifest = manifest_key(*checkpoint.point)
     if checkpoint.is_whole:
-        store.delete([manifest])
-    store.delete(key for key in checkpoint.keys if key != manifest)
+        places.records.delete([manifest])
+    for store, objects in groupby(checkpoint.objects, key=lambda found: found[0]):
+        store.delete([entry.key for _, entry in objects if entry.key != manifest])
 
 
-def list_checkpoints(store: ObjectStore) -> dict[Point, StoredCheckpoint]:
-    """Return every checkpoint that has an object in the store, complete or not."""
-    entries: dict[Point, list[tuple[str, int]]] = {}
-    for entry in store.list(CHECKPOINTS):
+def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
+    """Return every checkpoint that has an object in some store, complete or not."""
+    found: dict[Point, list[tuple[ObjectStore, ObjectEntry]]] = {}
+    for store, entry in places.entries(CHECKPOINTS):
         point = parse_checkpoint_prefix(entry.key)
         if point is not None:
-            entries.setdefault(point, []).append((entry.key, entry.size))
+            found.setdefault(point, []).append((store, entry))
     return {
-        point: StoredCheckpoint(
-            point=point,
-            keys=tuple(key for key, _ in found),
-            num_bytes=sum(size for _, size in found),
-        )
-        for point, found in entries.items()
+        point: StoredCheckpoint(point=point, objects=tuple(objects))
+        for point, objects in found.items()
     }
 
 

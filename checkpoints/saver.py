@@ -56,6 +56,8 @@ class Saver:
         self,
         store_url: str,
         *,
+        objects_url: str | None = None,
+        other_urls: Sequence[str] = (),
         run: str,
         attempt: int,
         rank: int,
@@ -67,6 +69,9 @@ class Saver:
         uploader: Sequence[str] = UPLOADER,
     ) -> None:
         """Meet the other ranks; all ranks of `group` call it (None: this is the only rank).
+
+        Records go to `store_url`, and so do objects unless a store near this node is named;
+        `other_urls` are stores where retention finds older objects.
 
         `before_commit` is called by rank 0, in a thread, when all objects are stored. A save that
         takes longer than `deadline` has failed, on all ranks.
@@ -81,7 +86,8 @@ class Saver:
             listener, address = listen()
             self._board.set(f"uploader/{leader}", address.hex())
         address = bytes.fromhex(self._board.get(f"uploader/{leader}").decode())
-        self._client = UploaderClient(address, listener, uploader, store_url)
+        urls = (store_url, objects_url or store_url, *other_urls)
+        self._client = UploaderClient(address, listener, uploader, urls)
         self._buffer: StagingBuffer | None = None
         self._copies = _GpuCopies() if torch.cuda.is_available() else None
         self._num_saves = 0

@@ -1,7 +1,8 @@
 """The node's uploader: maps what its ranks staged, writes their objects, and commits for rank 0.
 
 A process of its own, so that no upload competes with the training for the interpreter; torch-free.
-It ends with the process that started it: python -m checkpoints.uploader DESCRIPTOR STORE_URL.
+It ends with the process that started it: python -m checkpoints.uploader DESCRIPTOR RECORDS OBJECTS
+[OTHER...], with the URLs of the stores that `places` tells apart.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from checkpoints.fence import commit, parent_of
 from checkpoints.layout import checkpoint_prefix, manifest_key
 from checkpoints.manifest import Manifest
 from checkpoints.messages import Attach, Commit, Committed, Refusal, Upload, Uploaded, send
+from checkpoints.places import Places, open_places
 from checkpoints.rank_object import Part, Staged, merge, upload
 from checkpoints.retention import prune
-from checkpoints.store import ObjectStore, open_store
+from checkpoints.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -39,35 +41,35 @@ def main() -> None:
     """Serve every rank that connects, until the starter's end of standard input is closed."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="uploader: %(message)s")
     listener = socket.socket(fileno=int(sys.argv[1]))
-    serve(listener, open_store(sys.argv[2]))
+    serve(listener, open_places(sys.argv[2], sys.argv[3], sys.argv[4:]))
 
 
-def serve(listener: socket.socket, store: ObjectStore) -> None:
+def serve(listener: socket.socket, places: Places) -> None:
     """Serve the ranks that connect to `listener`, each in a thread."""
-    threading.Thread(target=_accept, args=(listener, store), daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, places), daemon=True).start()
     while sys.stdin.buffer.read(1):
         pass
     # Not sys.exit: an upload to nobody's use may hang in a thread for a minute.
     os._exit(0)
 
 
-def _accept(listener: socket.socket, store: ObjectStore) -> None:
+def _accept(listener: socket.socket, places: Places) -> None:
     while True:
         peer, _ = listener.accept()
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         if _PEER_CREDENTIALS.unpack(credentials)[1] != os.getuid():
             peer.close()  # an abstract socket has no file mode
             continue
-        rank = _Rank(Connection(peer.detach()), store)
+        rank = _Rank(Connection(peer.detach()), places)
         threading.Thread(target=rank.serve, daemon=True).start()
 
 
 class _Rank:
     """One rank's connection and the memory that it staged."""
 
-    def __init__(self, connection: Connection, store: ObjectStore) -> None:
+    def __init__(self, connection: Connection, places: Places) -> None:
         self._connection = connection
-        self._store = store
+        self._places = places
         self._memory = memoryview(b"")
 
     def serve(self) -> None:
@@ -93,12 +95,12 @@ class _Rank:
     def _answer(self, request: Upload | Commit) -> Uploaded | Committed | Refusal:
         try:
             if isinstance(request, Upload):
-                return Uploaded(part=upload_staged(self._store, request, self._memory))
+                return Uploaded(part=upload_staged(self._places.objects, request, self._memory))
             parts = [
                 Part.model_validate_json(self._connection.recv_bytes())
                 for _ in range(request.world_size)
             ]
-            return commit_parts(self._store, request, parts)
+            return commit_parts(self._places, request, parts)
         except Exception as error:  # the rank waits for this process's word
             log.warning("request %s failed", request.kind, exc_info=error)
             return Refusal.of(error)
@@ -120,13 +122,13 @@ def upload_staged(store: ObjectStore, request: Upload, memory: memoryview) -> Pa
     return upload(store, request.key, staged)
 
 
-def commit_parts(store: ObjectStore, request: Commit, parts: list[Part]) -> Committed:
+def commit_parts(places: Places, request: Commit, parts: list[Part]) -> Committed:
     """Make the ranks' parts a checkpoint, make it the last one, and prune; raise Fenced.
 
     Raises SaveFailed or RecordInvalid if the parts are not all there or do not fit together.
     """
     key = manifest_key(request.step, request.attempt)
-    parent = parent_of(store, run=request.run, attempt=request.attempt, key=key)
+    parent = parent_of(places.records, run=request.run, attempt=request.attempt, key=key)
     manifest = Manifest(
         run=request.run,
         attempt=request.attempt,
@@ -134,12 +136,13 @@ def commit_parts(store: ObjectStore, request: Commit, parts: list[Part]) -> Comm
         parent=parent,
         world_size=request.world_size,
         created_at=request.created_at,
+        store=places.objects_url,
         objects=tuple(part.object for part in parts),
         tensors=merge(parts),
         state=request.state,
     )
-    _check_objects(store, manifest)
-    commit(store, manifest)
+    _check_objects(places.objects, manifest)
+    commit(places.records, manifest)
     at = datetime.now(timezone.utc)
     return Committed(
         step=manifest.step,
@@ -147,7 +150,7 @@ def commit_parts(store: ObjectStore, request: Commit, parts: list[Part]) -> Comm
         num_bytes=manifest.num_bytes,
         num_objects=len(manifest.objects),
         at=at,
-        deleted=_prune(store, request),
+        deleted=_prune(places, request),
     )
 
 
@@ -163,13 +166,13 @@ def _check_objects(store: ObjectStore, manifest: Manifest) -> None:
             )
 
 
-def _prune(store: ObjectStore, request: Commit) -> tuple[str, ...]:
+def _prune(places: Places, request: Commit) -> tuple[str, ...]:
     if request.retention is None:
         return ()
     try:
         return tuple(
             prune(
-                store,
+                places,
                 keep_last=request.retention.keep_last,
                 keep_every=request.retention.keep_every,
                 attempt=request.attempt,

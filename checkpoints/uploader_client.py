@@ -44,12 +44,16 @@ class UploaderClient:
     """One rank's way to the uploader; used by one thread at a time."""
 
     def __init__(
-        self, address: bytes, listener: socket.socket | None, command: Sequence[str], store_url: str
+        self,
+        address: bytes,
+        listener: socket.socket | None,
+        command: Sequence[str],
+        store_urls: Sequence[str],
     ) -> None:
         self._address = address
         self._listener = listener  # None: another rank of the node starts the process
         self._command = [*command]
-        self._store_url = store_url
+        self._store_urls = [*store_urls]
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._attached: StagingBuffer | None = None
@@ -113,7 +117,7 @@ class UploaderClient:
     def _start(self, listener: socket.socket) -> None:
         # Its standard input is the sign of life of this process: no orphan goes on uploading.
         self._process = subprocess.Popen(
-            [*self._command, str(listener.fileno()), self._store_url],
+            [*self._command, str(listener.fileno()), *self._store_urls],
             stdin=subprocess.PIPE,
             pass_fds=[listener.fileno()],
         )

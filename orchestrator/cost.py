@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from orchestrator.ledger.fold import LaunchView, RunState
-from orchestrator.offers import Offer
+from orchestrator.ledger.fold import CommitView, LaunchView, RestoreView, RunState
+from orchestrator.places import place_of_objects
 
 _MICRO_USD = Decimal("0.000001")
 _GB = Decimal(10**9)
@@ -155,22 +155,25 @@ def _requests_usd(state: RunState) -> Decimal:
 
 
 def _egress_usd(state: RunState) -> Decimal:
-    """Price bytes between the bucket's region and each attempt's region, both ways."""
+    """Price bytes between each store's region and that of the attempt's nodes, both ways."""
     offers = {launch.attempt: launch.offer for launch in state.launches}
-    moved = [(commit.attempt, commit.num_bytes) for commit in state.commits]
+    moves: list[CommitView | RestoreView] = [*state.commits, *state.restores]
     total = Decimal(0)
-    for attempt, num_bytes in [*moved, *state.restores]:
-        offer = offers.get(attempt)
+    for moved in moves:
+        offer = offers.get(moved.attempt)
         if offer is not None:
-            total += Decimal(num_bytes) / _GB * _egress_rate(state.record.home_place, offer)
+            place = place_of_objects(state.spec, moved.store) or state.record.home_place
+            total += egress_usd(moved.num_bytes, place, offer.place)
     return _round(total)
 
 
-def _egress_rate(home: tuple[str, str], offer: Offer) -> Decimal:
-    if offer.place == home:
+def egress_usd(num_bytes: int, place: tuple[str, str], other: tuple[str, str]) -> Decimal:
+    """Return the price of moving bytes between two places, each a cloud and a region."""
+    if place == other:
         return Decimal(0)
-    same_cloud = offer.cloud == home[0]
-    return SAME_CLOUD_EGRESS_USD_PER_GB if same_cloud else CROSS_CLOUD_EGRESS_USD_PER_GB
+    is_same_cloud = place[0] == other[0]
+    rate = SAME_CLOUD_EGRESS_USD_PER_GB if is_same_cloud else CROSS_CLOUD_EGRESS_USD_PER_GB
+    return Decimal(num_bytes) / _GB * rate
 
 
 def _round(amount: Decimal) -> Decimal:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from checkpoints.layout import CHECKPOINTS
 from checkpoints.probe import check_conditional_writes
 from checkpoints.store import ObjectStore, is_bucket
 from orchestrator import __version__
@@ -35,6 +36,7 @@ from orchestrator.offers import (
     Offer,
     list_offers,
 )
+from orchestrator.places import open_places
 from orchestrator.plan import LaunchPlan
 from orchestrator.runs import open_run_folder, remember_run
 from orchestrator.spec import AMENDABLE, RunSpec
@@ -75,6 +77,8 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
         require_same_run(store, existing, wanted)
     elif is_bucket(store.url):
         check_conditional_writes(store)
+    for place in open_places(store, spec).stores:
+        place.list(CHECKPOINTS)  # one that refuses us is to be known here, not on a billed node
     # Content-addressed, so staging again only restores what has gone missing.
     stage_inputs(plan.inputs, store)
     record = create_record(store, wanted)

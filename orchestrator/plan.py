@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
+from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.offers import Offer, list_offers
@@ -17,6 +18,8 @@ from train.config import resolve_num_steps
 PEAK_FLOPS = {"A100": 312e12, "A100-80GB": 312e12, "H100": 989e12, "V100": 125e12}
 # What well-tuned FSDP loops reach on A100s (published: 44 to 64 %); an assumption, and shown so.
 ASSUMED_MFU = 0.5
+# Weights and AdamW's two moments, in fp32.
+_BYTES_PER_PARAMETER = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,21 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Egress:
+    """What it costs to take checkpoints to other places; `home` is where `store` is counted."""
+
+    home: tuple[str, str]
+    checkpoint_bytes: int | None
+    """Size of one checkpoint, None where the model's size is unknown."""
+
+    def move_usd(self, place: tuple[str, str]) -> Decimal | None:
+        """Return the price of taking one checkpoint from the run's store to nodes there."""
+        if self.checkpoint_bytes is None:
+            return None
+        return egress_usd(self.checkpoint_bytes, self.home, place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
     """What will run, where it may run and what it may cost; `offers` are cheapest first."""
 
@@ -37,6 +55,7 @@ class LaunchPlan:
     num_steps: int | None
     inputs: PreparedInputs | None
     estimate: Estimate | None
+    egress: Egress
 
     @property
     def usd_per_hour(self) -> Decimal:
@@ -68,6 +87,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         num_steps=num_steps,
         inputs=inputs,
         estimate=None if spec.is_local else _estimate(spec, offers[0]),
+        egress=Egress(home=offers[0].place, checkpoint_bytes=_checkpoint_bytes(spec)),
     )
 
 
@@ -98,6 +118,11 @@ def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:
         assumption=f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
         f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed, restarts not counted",
     )
+
+
+def _checkpoint_bytes(spec: RunSpec) -> int | None:
+    num_parameters = _parameters_from_name(spec.model.base)
+    return None if num_parameters is None else int(num_parameters * _BYTES_PER_PARAMETER)
 
 
 def _parameters_from_name(base: str) -> float | None:

@@ -37,7 +37,12 @@ class KnownRun:
 
 def open_run_folder(store_url: str, run: str) -> ObjectStore:
     """Return the folder of a run."""
-    return _open_store(f"{store_url}/{run}")
+    return _open_store(run_folder_url(store_url, run))
+
+
+def run_folder_url(store_url: str, run: str) -> str:
+    """Return where a run lies in a store."""
+    return f"{store_url}/{run}"
 
 
 def remember_run(run_home: Path, run: str, store_url: str) -> None:

@@ -178,6 +178,16 @@ class RunSpec(_Section):
                 raise ValueError(f"unknown cloud {name!r}{suggest(str(name), CLOUDS)}")
         return tuple(names)
 
+    @field_validator("checkpoints")
+    @classmethod
+    def _stores_of_known_places(cls, options: CheckpointOptions) -> CheckpointOptions:
+        for place in options.stores:
+            cloud, _, region = place.partition("/")
+            if cloud not in CLOUDS or not region:
+                raise ValueError(f"stores: {place!r} is no place: write cloud/region")
+        stores = {place: resolve_store(url) for place, url in options.stores.items()}
+        return options.model_copy(update={"stores": stores})
+
     @model_validator(mode="after")
     def _local_needs_local(self) -> RunSpec:
         if self.local is not None and not self.is_local:

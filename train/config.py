@@ -183,6 +183,8 @@ class CheckpointOptions(_Section):
     """Newest checkpoints to keep."""
     keep_every: int | None = Field(default=None, ge=1)
     """Also keep every checkpoint whose step is a multiple of this, in steps."""
+    stores: dict[str, str] = {}
+    """Stores near the nodes, by cloud/region; attempts there save to them instead of to `store`."""
 
 
 class RunHazard(_Section):
@@ -207,6 +209,10 @@ class TrainConfig(_Section):
     """Number of the claimed attempt."""
     store: str = Field(min_length=1)
     """URL of the run folder."""
+    objects_store: str | None = None
+    """URL of the store near the nodes that checkpoints go to; null: the run folder."""
+    other_stores: tuple[str, ...] = ()
+    """URLs of stores that may hold older checkpoints."""
     parent: str | None = None
     """Key of the manifest to resume from; null starts from the model folder's weights."""
     inputs_dir: Path

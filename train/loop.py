@@ -68,6 +68,10 @@ def _train(  # the one loop
     model, optimizer, progress = restored.model, restored.optimizer, restored.progress
     generators = read_generators(ranks.rank, ranks.device)
     saves.prepare(generators)
+    if restored.is_far:
+        # Once, so that the next attempt in this region need not pay for the way again.
+        report.say("moving the checkpoint to this region's store")
+        saves.begin(progress, generators)
 
     while progress.step < config.num_steps:
         started_at = now()

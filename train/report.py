@@ -10,6 +10,7 @@ import math
 from datetime import datetime, timezone
 from statistics import median
 
+from checkpoints.manifest import Manifest
 from checkpoints.messages import Committed
 from train import spool as records
 from train.config import TrainConfig
@@ -40,9 +41,7 @@ class Report:
                 records.Phase(at=at, name=name, started_at=started_at, seconds=seconds)
             )
 
-    def resumed(
-        self, step: int, manifest: str | None, num_bytes: int, started_at: datetime
-    ) -> None:
+    def resumed(self, step: int, manifest: Manifest | None, started_at: datetime) -> None:
         """Record that the attempt is ready to train on after `step`."""
         self.step = step
         if self._spool is None:
@@ -51,10 +50,15 @@ class Report:
         seconds = seconds_between(started_at, at)
         self._spool.append(
             records.Resumed(
-                at=at, step=step, manifest=manifest, num_bytes=num_bytes, seconds=seconds
+                at=at,
+                step=step,
+                manifest=manifest.key if manifest else None,
+                store=manifest.store if manifest else None,
+                num_bytes=manifest.num_bytes if manifest else 0,
+                seconds=seconds,
             )
         )
-        source = manifest or "the model's own weights"
+        source = manifest.key if manifest else "the model's own weights"
         log.info(
             "attempt %d resumes after step %d/%d from %s (restored in %.1f s)",
             self._config.attempt,
@@ -84,6 +88,7 @@ class Report:
                 at=saved.at,
                 step=saved.step,
                 manifest=saved.manifest,
+                store=self._config.objects_store,
                 num_bytes=saved.num_bytes,
                 num_objects=saved.num_objects,
                 seconds=seconds,

@@ -34,12 +34,16 @@ from train.state import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """A model that is ready to train on after `progress`, and what a checkpoint holds of it."""
+    """A model that is ready to train on after `progress`, and what a checkpoint holds of it.
+
+    `is_far` says that it came from a store that is not near this attempt's nodes.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     tensors: dict[str, torch.Tensor]
     progress: Progress
+    is_far: bool
 
 
 def restore(
@@ -72,9 +76,14 @@ def restore(
     if key != config.parent:
         _rewind(config, ranks, agreement, store, manifest)
     report.phase(PhaseName.RESTORE, started_at)
-    num_bytes = manifest.num_bytes if manifest else 0
-    report.resumed(progress.step, key, num_bytes, started_at)
-    return Restored(model=model, optimizer=optimizer, tensors=tensors, progress=progress)
+    report.resumed(progress.step, manifest, started_at)
+    return Restored(
+        model=model,
+        optimizer=optimizer,
+        tensors=tensors,
+        progress=progress,
+        is_far=manifest is not None and manifest.store != config.objects_store,
+    )
 
 
 def _build(

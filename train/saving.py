@@ -61,6 +61,8 @@ class Saves:
         )
         self._saver = Saver(
             config.store,
+            objects_url=config.objects_store,
+            other_urls=config.other_stores,
             run=config.run,
             attempt=config.attempt,
             rank=ranks.rank,

@@ -56,6 +56,8 @@ class Resumed(_Event):
     kind: Literal["resumed"] = "resumed"
     step: Count
     manifest: str | None
+    store: str | None = None
+    """URL of the store that it was read from, if not the run folder."""
     num_bytes: Count
     seconds: Seconds
 
@@ -98,6 +100,8 @@ class Commit(_Event):
     kind: Literal["commit"] = "commit"
     step: Count
     manifest: str
+    store: str | None = None
+    """URL of the store that has its objects, if not the run folder."""
     num_bytes: Count
     num_objects: Count
     seconds: Seconds

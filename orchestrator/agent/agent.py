@@ -38,6 +38,7 @@ from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
 from orchestrator.ledger.requests import RequestKind, read_requests
+from orchestrator.places import all_objects_urls, objects_url, open_places
 from train.config import TrainConfig
 from train.spool import (
     Notice,
@@ -81,7 +82,7 @@ class Agent:
         self._step = claim.step
         # Beside the start, which it must not delay: nothing that follows depends on it.
         threading.Thread(
-            target=abort_leftovers, args=(self._store, claim.attempt), name="leftovers", daemon=True
+            target=self._abort_leftovers, args=(claim.attempt,), name="leftovers", daemon=True
         ).start()
         try:
             self._facts.inherited(self._state.commits)
@@ -112,6 +113,10 @@ class Agent:
         self._close_tracker(claim, tracker)
         return status
 
+    def _abort_leftovers(self, attempt: int) -> None:
+        for store in open_places(self._store, self._spec).stores:
+            abort_leftovers(store, attempt)
+
     def _claim(self) -> Claim:
         claim = claim_attempt(
             self._store,
@@ -129,6 +134,8 @@ class Agent:
             run=self._record.run,
             attempt=claim.attempt,
             store=self._store.url,
+            objects_store=objects_url(self._spec, self._config.offer.to_offer()),
+            other_stores=all_objects_urls(self._spec),
             parent=claim.parent,
             inputs_dir=self._config.scratch / "inputs",
             num_steps=self._record.num_steps,
@@ -280,7 +287,7 @@ def abort_leftovers(store: ObjectStore, attempt: int) -> None:
             CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, attempt)
         )
     except StoreError as error:
-        _log.warning("unfinished uploads of earlier attempts were not aborted: %s", error)
+        _log.warning("unfinished uploads in %s were not aborted: %s", store.url, error)
         return
     if aborted:
-        _log.info("aborted %d unfinished uploads of earlier attempts", len(aborted))
+        _log.info("aborted %d unfinished uploads in %s", len(aborted), store.url)

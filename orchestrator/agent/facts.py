@@ -68,6 +68,7 @@ class AttemptFacts:
                     attempt=manifest.attempt,
                     step=manifest.step,
                     manifest=manifest.key,
+                    store=manifest.store,
                     num_bytes=manifest.num_bytes,
                     num_objects=len(manifest.objects),
                 )
@@ -98,6 +99,7 @@ class AttemptFacts:
                     attempt=attempt,
                     step=record.step,
                     manifest=record.manifest,
+                    store=record.store,
                     num_bytes=record.num_bytes,
                     num_objects=record.num_objects,
                 )
@@ -109,7 +111,7 @@ class AttemptFacts:
             self._journal.record(damaged)
         elif isinstance(record, Resumed) and self._claim.parent is not None:
             restored = CheckpointRestored(
-                attempt=attempt, step=record.step, num_bytes=record.num_bytes
+                attempt=attempt, step=record.step, store=record.store, num_bytes=record.num_bytes
             )
             self._journal.record(restored)
 

@@ -152,6 +152,7 @@ def _row(manifest: Manifest, head: Head | None, pins: frozenset[Point]) -> dict[
         "step": manifest.step,
         "attempt": manifest.attempt,
         "manifest": manifest.key,
+        "store": manifest.store,
         "num_bytes": manifest.num_bytes,
         "world_size": manifest.world_size,
         "created_at": manifest.created_at.isoformat(timespec="seconds"),
@@ -164,9 +165,10 @@ def _row(manifest: Manifest, head: Head | None, pins: frozenset[Point]) -> dict[
 def _line(row: dict[str, Any]) -> str:
     names = {"is_head": "HEAD", "is_parent": "parent", "is_pinned": "pinned"}
     marks = ", ".join(name for key, name in names.items() if row[key])
+    where = f"{row['store']}/" if row["store"] else ""
     return (
         f"step {row['step']:<8} attempt {row['attempt']:<4} {show_size(row['num_bytes']):>10}"
-        f"  {row['created_at']}  {row['manifest']}{f'  <- {marks}' if marks else ''}"
+        f"  {row['created_at']}  {where}{row['manifest']}{f'  <- {marks}' if marks else ''}"
     )
 
 

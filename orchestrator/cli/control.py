@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
+from checkpoints.layout import RUN_KEY
+from checkpoints.places import Places
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.cli.common import confirm, say, show_usd, store_option, yes_option
@@ -27,6 +29,7 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.requests import Request, RequestKind, ask
+from orchestrator.places import open_places
 from orchestrator.report import RunStateName, state_name
 from orchestrator.runs import KnownRun, find_run, forget_run
 from orchestrator.view import RunView, RunViewer
@@ -70,11 +73,13 @@ def delete(run: str, store: str | None, typed: str | None) -> None:
     view = RunViewer(folder).look(SystemClock().now())
     if view.state.ended is None and state_name(view) is not RunStateName.UNKNOWN:
         raise UsageError(f"{run} is {state_name(view).value}.", f"First: orchestrate stop {run}")
-    entries = folder.list("")
-    size = sum(entry.size for entry in entries) / 1e6
-    say(f"{folder.url}: {len(entries)} objects, {size:.1f} MB.")
+    places = open_places(folder, view.state.spec)
+    for place in places.stores:
+        entries = place.list("")
+        size = sum(entry.size for entry in entries) / 1e6
+        say(f"{place.url}: {len(entries)} objects, {size:.1f} MB.")
     _require_name(run, typed)
-    _delete_all(folder, known)
+    _delete_all(places, known)
     say(f"Deleted {run}.")
 
 
@@ -138,15 +143,16 @@ def _ask_for_name(run: str) -> str:
     return str(click.prompt(f"Type {run} to delete it", err=True))
 
 
-def _delete_all(folder: ObjectStore, known: KnownRun) -> None:
+def _delete_all(places: Places, known: KnownRun) -> None:
     """Delete run.json last, so that a delete that was interrupted can be run again."""
-    abort_uploads(folder, "", lambda key: True)
-    keys = [entry.key for entry in folder.list("")]
-    folder.delete([key for key in keys if key != "run.json"])
-    folder.delete(["run.json"])
-    if known.store_url.startswith("file:"):
-        # The folder itself, with the store's own lock and what killed writers left half written.
-        shutil.rmtree(unquote(urlsplit(folder.url).path), ignore_errors=True)
+    for store in places.stores:
+        abort_uploads(store, "", lambda key: True)
+        store.delete([entry.key for entry in store.list("") if entry.key != RUN_KEY])
+    places.records.delete([RUN_KEY])
+    for store in places.stores:
+        if store.url.startswith("file:"):
+            # The folder itself, with the store's own lock and what killed writers left.
+            shutil.rmtree(unquote(urlsplit(store.url).path), ignore_errors=True)
     home = run_home(known.store_url, known.run)
     forget_run(home)
     shutil.rmtree(home, ignore_errors=True)

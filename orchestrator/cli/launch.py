@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,10 +15,10 @@ from orchestrator.cli.common import (
     print_json,
     say,
     set_option,
-    show_duration,
     store_option,
     yes_option,
 )
+from orchestrator.cli.plan import plan_document, render_plan
 from orchestrator.cli.watch import watch
 from orchestrator.clock import SystemClock
 from orchestrator.cost import bill
@@ -27,12 +26,10 @@ from orchestrator.errors import SpecError, UnknownRun
 from orchestrator.launch import Launched, current_state, relaunch
 from orchestrator.launch import launch as launch_run
 from orchestrator.ledger.record import RunRecord, read_record
-from orchestrator.plan import LaunchPlan, build_plan
+from orchestrator.plan import build_plan
 from orchestrator.runs import find_run
 from orchestrator.spec import AMENDABLE, RunSpec
 from orchestrator.spec_file import apply_overrides, load_spec
-
-_SHOWN_OFFERS = 6
 
 
 @click.command()
@@ -89,92 +86,6 @@ def resume(
     say(f"{run}: ${spent:.2f} spent of ${spec.limits.budget_usd}{simulated}.")
     confirm("Go on?", yes=yes)
     _follow(relaunch(folder, record, spec, clock), clock, detach=detach)
-
-
-def plan_document(plan: LaunchPlan) -> dict[str, Any]:
-    """Return the document of `plan --json`."""
-    estimate = plan.estimate
-    return {
-        "schema_version": 1,
-        "run": plan.spec.name,
-        "num_steps": plan.num_steps,
-        "offers": [
-            {
-                "cloud": offer.cloud,
-                "region": offer.region,
-                "zone": offer.zone,
-                "instance_type": offer.instance_type,
-                "market": offer.market.value,
-                "usd_per_hour": float(offer.usd_per_hour),
-                "on_demand_usd_per_hour": float(offer.on_demand_usd_per_hour),
-            }
-            for offer in plan.offers
-        ],
-        "usd_per_hour": float(plan.usd_per_hour),
-        "worst_case_usd": float(plan.worst_case_usd),
-        "estimate": None
-        if estimate is None
-        else {
-            "productive_hours": round(estimate.productive.total_seconds() / 3600, 3),
-            "usd_cheapest": float(estimate.usd_cheapest),
-            "assumption": estimate.assumption,
-        },
-        "data": None if plan.inputs is None else plan.inputs.summary.model_dump(mode="json"),
-        "simulated": plan.spec.is_local,
-        "spec": plan.spec.model_dump(mode="json"),
-    }
-
-
-def render_plan(plan: LaunchPlan) -> str:
-    """Return the plan as people read it."""
-    return "\n".join([*_what(plan), "", *_where(plan), "", *_how_much(plan)])
-
-
-def _what(plan: LaunchPlan) -> list[str]:
-    spec = plan.spec
-    lines = [f"Run {spec.name} in {spec.store}/{spec.name}"]
-    if plan.inputs is not None:
-        summary = plan.inputs.summary
-        lines.append(
-            f"Data: {summary.num_conversations} conversations, {summary.num_samples} samples, "
-            f"{summary.num_tokens:,} tokens ({summary.num_trained_tokens:,} trained on)"
-            + (f", {len(summary.dropped)} dropped or cut" if summary.dropped else "")
-        )
-    if plan.num_steps is not None:
-        lines.append(f"Training: {plan.num_steps} steps of {spec.train.global_batch} sequences")
-    return lines
-
-
-def _where(plan: LaunchPlan) -> list[str]:
-    kind = " (simulated)" if plan.spec.is_local else ""
-    lines = [f"Offers for {plan.spec.nodes.accelerators}{kind}, cheapest first:"]
-    for number, offer in enumerate(plan.offers[:_SHOWN_OFFERS], start=1):
-        lines.append(
-            f"  {number}. {offer.cloud:<7}{offer.region:<17}{offer.zone:<19}"
-            f"{offer.market.value:<10} ${offer.usd_per_hour:>8}/h"
-            f"   on demand ${offer.on_demand_usd_per_hour}/h"
-        )
-    hidden = len(plan.offers) - _SHOWN_OFFERS
-    return lines + ([f"  and {hidden} more"] if hidden > 0 else [])
-
-
-def _how_much(plan: LaunchPlan) -> list[str]:
-    limits, spec = plan.spec.limits, plan.spec
-    lines = []
-    if plan.estimate is not None:
-        hours = plan.estimate.productive.total_seconds() / 3600
-        lines.append(
-            f"Estimate: {hours:.1f} h and ${plan.estimate.usd_cheapest} on the first offer "
-            f"({plan.estimate.assumption})"
-        )
-    if spec.is_local:
-        lines.append(f"Time: 1 wall second counts as {spec.time_scale:g} market seconds")
-    deadline = "none" if limits.deadline is None else show_duration(limits.deadline)
-    lines.append(
-        f"Price{' (simulated)' if spec.is_local else ''}: ${plan.usd_per_hour}/h, "
-        f"at most ${plan.worst_case_usd} (the budget); deadline {deadline}"
-    )
-    return lines
 
 
 def _follow(launched: Launched, clock: SystemClock, *, detach: bool) -> None:

@@ -11,6 +11,7 @@ from checkpoints.errors import ObjectMissing, StoreError
 from checkpoints.fence import read_head
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.manifest import Head
+from checkpoints.places import Places, only
 from checkpoints.retention import (
     Point,
     StoredCheckpoint,
@@ -29,6 +30,7 @@ from orchestrator.launch import current_state
 from orchestrator.ledger.facts import CheckpointDeleted
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.places import open_places
 from orchestrator.runs import find_run
 from train.config import CheckpointOptions
 
@@ -66,15 +68,17 @@ def prune(
     HEAD, its parent and pinned checkpoints always stay. RUN may go on meanwhile.
     """
     folder, record = open_run(run, store)
-    rules = _rules(current_state(folder, record).spec.checkpoints, keep_last, keep_every)
-    doomed = _doomed(folder, rules)
+    spec = current_state(folder, record).spec
+    places = open_places(folder, spec)
+    rules = _rules(spec.checkpoints, keep_last, keep_every)
+    doomed = _doomed(places, rules)
     _show(doomed, say if as_json else print)
     aborted: list[str] = []
     if not dry_run:
         if doomed:
             confirm("Delete them for good?", yes=yes)
-            doomed = _delete(folder, doomed, rules)
-        aborted = _abort_leftovers(folder)
+            doomed = _delete(places, doomed, rules)
+        aborted = _abort_leftovers(places)
     if as_json:
         print_json(_document(run, doomed, aborted, dry_run=dry_run))
     elif not dry_run:
@@ -121,7 +125,7 @@ def find_step(folder: ObjectStore, run: str, step: int) -> Point:
     head = _read_head(folder)
     found = [
         point
-        for point, checkpoint in list_checkpoints(folder).items()
+        for point, checkpoint in list_checkpoints(only(folder)).items()
         # One beyond HEAD is of an attempt that lost the run before its commit.
         if checkpoint.is_whole and point[0] == step and head is not None and step <= head.step
     ]
@@ -168,34 +172,40 @@ def _read_head(folder: ObjectStore) -> Head | None:
     return None if found is None else found[0]
 
 
-def _doomed(folder: ObjectStore, rules: CheckpointOptions) -> list[StoredCheckpoint]:
+def _doomed(places: Places, rules: CheckpointOptions) -> list[StoredCheckpoint]:
     """Return what may go now: seen as HEAD's owner sees it, whether or not that one lives."""
-    head = _read_head(folder)
+    head = _read_head(places.records)
     if head is None:
         return []
-    return removable(folder, head=head, keep_last=rules.keep_last, keep_every=rules.keep_every)
+    return removable(places, head=head, keep_last=rules.keep_last, keep_every=rules.keep_every)
 
 
 def _delete(
-    folder: ObjectStore, shown: list[StoredCheckpoint], rules: CheckpointOptions
+    places: Places, shown: list[StoredCheckpoint], rules: CheckpointOptions
 ) -> list[StoredCheckpoint]:
     """Delete what was shown and may still go, for the answer may have taken hours."""
-    journal = Journal(folder, "cli", SystemClock())
+    journal = Journal(places.records, "cli", SystemClock())
     wanted = {checkpoint.point for checkpoint in shown}
-    doomed = [one for one in _doomed(folder, rules) if one.point in wanted]
+    doomed = [one for one in _doomed(places, rules) if one.point in wanted]
     for checkpoint in doomed:
-        remove(folder, checkpoint)
+        remove(places, checkpoint)
         # Said at once: from here on it is not billed. Killed before, the next agent says it.
         journal.note(CheckpointDeleted(checkpoint=checkpoint.prefix))
     return doomed
 
 
-def _abort_leftovers(folder: ObjectStore) -> list[str]:
-    head = _read_head(folder)
+def _abort_leftovers(places: Places) -> list[str]:
+    head = _read_head(places.records)
     if head is None:
         return []
     owner = head.attempt
-    return abort_uploads(folder, CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, owner))
+    return [
+        key
+        for store in places.stores
+        for key in abort_uploads(
+            store, CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, owner)
+        )
+    ]
 
 
 def _show(doomed: list[StoredCheckpoint], show: Callable[[str], None]) -> None:

@@ -62,9 +62,21 @@ class CommitView:
     manifest: str
     num_bytes: int
     num_objects: int
+    store: str | None = None
+    """URL of the store that has its objects, if not the run folder."""
     deleted_at: datetime | None = None
     damage: str | None = None
     """What is wrong with it, if an attempt could not resume from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreView:
+    """What an attempt read at its start."""
+
+    attempt: int
+    step: int
+    store: str | None
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +93,7 @@ class RunState:
     """When the run was launched last; retry budgets count from here."""
     launches: tuple[LaunchView, ...]
     commits: tuple[CommitView, ...]
-    restores: tuple[tuple[int, int], ...]
-    """(attempt, bytes read) of each restore."""
+    restores: tuple[RestoreView, ...]
     decisions: tuple[tuple[datetime, DecisionMade], ...]
     attempt_ends: tuple[AttemptEnded, ...]
     is_stop_requested: bool
@@ -119,8 +130,7 @@ class RunState:
 class _Draft:
     launches: dict[str, LaunchView] = field(default_factory=dict)
     commits: dict[str, CommitView] = field(default_factory=dict)
-    restores: list[tuple[int, int]] = field(default_factory=list)
-    restored_steps: dict[int, int] = field(default_factory=dict)
+    restores: dict[int, RestoreView] = field(default_factory=dict)
     damages: dict[str, str] = field(default_factory=dict)
     decisions: list[tuple[datetime, DecisionMade]] = field(default_factory=list)
     attempt_ends: dict[int, AttemptEnded] = field(default_factory=dict)
@@ -160,7 +170,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
             )
         ),
         commits=_with_fates(draft),
-        restores=tuple(draft.restores),
+        restores=tuple(draft.restores[number] for number in sorted(draft.restores)),
         decisions=tuple(draft.decisions),
         attempt_ends=tuple(draft.attempt_ends[number] for number in sorted(draft.attempt_ends)),
         is_stop_requested=launched_at in draft.stops,
@@ -197,8 +207,9 @@ def _apply(draft: _Draft, entry: Entry) -> None:
     elif isinstance(body, CheckpointDeleted):
         draft.deleted_at.setdefault(body.checkpoint, entry.at)
     elif isinstance(body, CheckpointRestored):
-        draft.restores.append((body.attempt, body.num_bytes))
-        draft.restored_steps[body.attempt] = body.step
+        draft.restores[body.attempt] = RestoreView(
+            attempt=body.attempt, step=body.step, store=body.store, num_bytes=body.num_bytes
+        )
     elif isinstance(body, CheckpointDamaged):
         draft.damages[body.manifest] = body.what
     elif isinstance(body, DecisionMade):
@@ -268,8 +279,8 @@ def _apply_to_launch(
 
 def _as_restored(draft: _Draft, launch: LaunchView) -> LaunchView:
     """An attempt resumes where its trainer says, which is earlier than claimed after damage."""
-    step = draft.restored_steps.get(launch.attempt or 0)
-    return launch if step is None else replace(launch, resumed_step=step)
+    restored = draft.restores.get(launch.attempt or 0)
+    return launch if restored is None else replace(launch, resumed_step=restored.step)
 
 
 def _in_order(launch: LaunchView) -> LaunchView:

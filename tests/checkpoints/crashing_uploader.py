@@ -1,4 +1,4 @@
-"""The uploader, killed once at a chosen store operation: python ... PLAN.json DESCRIPTOR STORE_URL.
+"""The uploader, killed once at a store operation: python ... PLAN.json DESCRIPTOR STORE_URL...
 
 The plan says `operation`, `when`, and `log`, a file that says which operation it was; once that
 file exists, nothing crashes any more.
@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+from checkpoints.places import only
 from checkpoints.store import open_store
 from checkpoints.uploader import serve
 from tests.checkpoints.crashes import CrashingStore
@@ -18,4 +19,4 @@ if __name__ == "__main__":
     store, log = open_store(sys.argv[3]), Path(plan["log"])
     if not log.exists():
         store = CrashingStore(store, operation=plan["operation"], when=plan["when"], log=log)
-    serve(socket.socket(fileno=int(sys.argv[2])), store)
+    serve(socket.socket(fileno=int(sys.argv[2])), only(store))

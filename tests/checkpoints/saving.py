@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 from checkpoints.fence import claim_attempt
 from checkpoints.layout import shard_key
 from checkpoints.messages import Commit, Upload
+from checkpoints.places import Places, only
 from checkpoints.staging import StagingBuffer, plan_slots
 from checkpoints.uploader import commit_parts, upload_staged
 
@@ -15,12 +16,13 @@ def claim(store):
     return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
 
 
-def save_step(store, attempt, step, tensors, *, local_tensors=None, retention=None):
+def save_step(places, attempt, step, tensors, *, local_tensors=None, retention=None):
+    places = places if isinstance(places, Places) else only(places)
     slots = plan_slots(tensors, local_tensors or {}, rank=0)
     memory = StagingBuffer(sum(slot.length for slot, _ in slots), is_pinned=False)
     memory.copy(slots)
     request = Upload(key=shard_key(step, attempt, 0, 1), slots=tuple(slot for slot, _ in slots))
-    part = upload_staged(store, request, memory.view())
+    part = upload_staged(places.objects, request, memory.view())
     memory.close()
     commit = Commit(
         run="r",
@@ -31,4 +33,4 @@ def save_step(store, attempt, step, tensors, *, local_tensors=None, retention=No
         state={"step": step},
         retention=retention,
     )
-    return commit_parts(store, commit, [part])
+    return commit_parts(places, commit, [part])

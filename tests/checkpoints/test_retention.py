@@ -18,6 +18,7 @@ from checkpoints.layout import (
     shard_key,
 )
 from checkpoints.manifest import Head, Manifest, ObjectRecord
+from checkpoints.places import only
 from checkpoints.retention import (
     is_left_by_lower_attempt,
     pin,
@@ -55,7 +56,7 @@ def save(store, attempt, step):
 
 
 def prune_now(store, attempt, *, keep_last=2, keep_every=None):
-    return prune(store, keep_last=keep_last, keep_every=keep_every, attempt=attempt)
+    return prune(only(store), keep_last=keep_last, keep_every=keep_every, attempt=attempt)
 
 
 def steps_left(store):

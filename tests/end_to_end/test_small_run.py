@@ -12,10 +12,13 @@ PREEMPTIONS = [{"after_step": 6}, {"during": "checkpoint"}]
 
 @pytest.mark.timeout(240)
 def test_preempted_run_equals_the_undisturbed_one_bit_for_bit(workplace):
+    east = workplace.folder / "east"
     rough = workplace.write_spec(
         "rough",
         local={"ranks": 2, "time_scale": 60, "preemptions": PREEMPTIONS},
         tracking={"wandb": {"project": "tests"}},
+        # The region that is tried after the first one is lost.
+        checkpoints={"interval": "4 steps", "stores": {"aws/us-east-1": str(east)}},
     )
     calm = workplace.write_spec("calm")
     for spec in (rough, calm):
@@ -33,6 +36,9 @@ def test_preempted_run_equals_the_undisturbed_one_bit_for_bit(workplace):
     assert details == ["script 1 of 2 after step 6", "script 2 of 2 during a checkpoint", None]
     regions = [(attempt["cloud"], attempt["region"]) for attempt in status["attempts"]]
     assert regions[0] != regions[1] != regions[2]
+    assert regions[1] == ("aws", "us-east-1")
+    assert list((east / "rough").rglob("*.json")) == []
+    assert workplace.run("checkpoints", "verify", "rough", "--all").returncode == 0
 
     verdict = workplace.document("checkpoints", "verify", "rough", "--against", "calm")
     assert verdict["problems"] == verdict["against"]["differing"] == []

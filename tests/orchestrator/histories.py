@@ -138,11 +138,19 @@ class Ledger:
             ended = LaunchEnded(launch=name, reason=reason, terminated_by=TerminatedBy.CLOUD)
             self.add(until, ended)
 
-    def commit(self, seconds: float, attempt: int, step: int, num_bytes: int = 10**9) -> None:
+    def commit(
+        self,
+        seconds: float,
+        attempt: int,
+        step: int,
+        num_bytes: int = 10**9,
+        store: str | None = None,
+    ) -> None:
         body = CheckpointCommitted(
             attempt=attempt,
             step=step,
             manifest=f"checkpoints/step-{step:08d}.a{attempt:03d}/manifest.json",
+            store=store,
             num_bytes=num_bytes,
             num_objects=2,
         )

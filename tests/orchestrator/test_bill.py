@@ -75,6 +75,20 @@ def test_restoring_elsewhere_pays_egress_by_distance(offer, usd):
     assert bill(fold(RECORD, ledger.entries), at(9)).egress == Decimal(usd)
 
 
+def test_a_move_pays_egress_once_and_saves_near_the_nodes_pay_none():
+    near = {"aws/us-west-2": "s3://west"}
+    record = make_record(checkpoints={"stores": near})
+    ledger = Ledger()
+    ledger.launch("one", 0, until=5, attempt=1)
+    ledger.commit(3, attempt=1, step=5, num_bytes=10 * 10**9)
+    ledger.launch("two", 5, attempt=2, offer=make_offer("us-west-2"), step=5)
+    restored = CheckpointRestored(attempt=2, step=5, num_bytes=10 * 10**9)
+    ledger.add(8, restored, writer="agent-2")
+    for second, step in enumerate((5, 6, 7), start=9):
+        ledger.commit(second, attempt=2, step=step, num_bytes=10 * 10**9, store="s3://west/demo")
+    assert bill(fold(record, ledger.entries), at(20)).egress == Decimal("0.2")
+
+
 def test_on_demand_equivalent_counts_productive_time_and_one_startup():
     ledger = Ledger()
     ledger.launch("one", 0, until=61, attempt=1)

@@ -276,6 +276,16 @@ def test_clouds_are_planned_but_not_launched_by_this_version(orchestrate):
     assert code == 0
     assert document["estimate"]["usd_cheapest"] > 0
     assert document["worst_case_usd"] == 450
+    assert document["egress"]["checkpoint_gb"] == 156  # 13e9 x 12 bytes
+    home = document["egress"]["home"]
+    moves = {f"{one['cloud']}/{one['region']}": one["move_usd"] for one in document["offers"]}
+    assert moves.pop(home) == 0
+    cloud = home.partition("/")[0]
+    assert set(moves.values()) == {3.12, 14.04}
+    assert all((usd == 3.12) == place.startswith(f"{cloud}/") for place, usd in moves.items())
+    _, out, _ = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml")
+    assert "$3.12 within" in out
+    assert "checkpoints.stores" in out
     code, _, err = orchestrate("launch", EXAMPLES / "vicuna-13b.yaml", "--yes")
     assert code == 2
     assert "SkyPilot" in err

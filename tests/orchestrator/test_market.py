@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from checkpoints.layout import manifest_key, shard_key
+from checkpoints.places import only
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason
 from orchestrator.cloud.local.market import SyntheticMarket
@@ -119,6 +120,6 @@ def test_only_a_checkpoint_of_this_attempt_without_manifest_is_unfinished(tmp_pa
     store.put(shard_key(5, 1, 0, 2), b"old attempt")
     store.put(shard_key(10, 2, 0, 2), b"complete")
     store.put(manifest_key(10, 2), b"{}")
-    assert find_unfinished_checkpoint(store, 2) is None
+    assert find_unfinished_checkpoint(only(store), 2) is None
     store.put(shard_key(15, 2, 1, 2), b"half")
-    assert find_unfinished_checkpoint(store, 2) == shard_key(15, 2, 1, 2)
+    assert find_unfinished_checkpoint(only(store), 2) == shard_key(15, 2, 1, 2)

@@ -53,9 +53,20 @@ def test_plain_store_path_is_relative_to_the_current_folder(write, tmp_path, mon
     assert load_spec(write(store="here")).store == (tmp_path / "here").as_uri()
 
 
+def test_stores_of_places_are_resolved_as_the_run_s_own(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stores = {"aws/us-east-1": "here", "gcp/us-east5": "gs://bucket/runs/"}
+    spec = load_spec(write(checkpoints={"stores": stores}))
+    resolved = {"aws/us-east-1": (tmp_path / "here").as_uri(), "gcp/us-east5": "gs://bucket/runs"}
+    assert spec.checkpoints.stores == resolved
+    assert apply_overrides(spec, ["checkpoints.keep_last=5"]).checkpoints.stores == resolved
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"checkpoints": {"stores": {"us-east-1": "s3://b"}}}, "'us-east-1' is no place"),
+        ({"checkpoints": {"stores": {"aws/x": "ftp://b"}}}, "unknown scheme ftp://"),
         ({"limts": {}}, "unknown key limts; did you mean limits?"),
         ({"limits": {"budgt_usd": 5}}, "unknown key limits.budgt_usd; did you mean budget_usd?"),
         ({"train": {"learning_rat": 1}}, "did you mean learning_rate?"),

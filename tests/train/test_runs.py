@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.fence import claim_attempt, read_head
+from checkpoints.fence import claim_attempt, read_head, rewind
 from checkpoints.inspect import compare, read_manifest
 from checkpoints.manifest import Manifest
 from checkpoints.store import open_store
@@ -109,13 +109,23 @@ class Run:
             self.store, claimed_by="test", claimed_at=now(), world_size=world_size, offer={}
         )
 
-    def start(self, *, world_size=2, torchrun=False, owner_pid=None, flush_timeout_s=0.0, **train):
+    def start(
+        self,
+        *,
+        world_size=2,
+        torchrun=False,
+        owner_pid=None,
+        flush_timeout_s=0.0,
+        objects_store=None,
+        **train,
+    ):
         claim = self.claim(world_size)
         self.spool_dir = self.folder / f"spool-{claim.attempt}"
         config = TrainConfig(
             run="test",
             attempt=claim.attempt,
             store=self.url,
+            objects_store=objects_store,
             parent=claim.parent,
             inputs_dir=self.inputs_dir,
             num_steps=NUM_STEPS,
@@ -281,6 +291,47 @@ def test_killed_noticed_and_resumed_twice_it_ends_with_the_same_bits(straight_ru
     )
     assert different == []
     assert straight_run.records("evaluated")[0].loss == new_run.records("evaluated")[0].loss
+
+
+def test_in_another_region_the_checkpoint_is_moved_once_and_nothing_else_changes(
+    straight_run, new_run
+):
+    expected = straight_run.step_values()
+    near = (new_run.folder / "near").as_uri()
+    shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
+    earlier = read_manifest(new_run.store, new_run.head_manifest().parent)
+    rewind_to(new_run, earlier)
+
+    new_run.start(objects_store=near)
+    new_run.wait_until(lambda: new_run.records("commit"))
+    new_run.kill()
+    (resumed,) = new_run.records("resumed")
+    assert (resumed.step, resumed.store) == (earlier.step, None)
+    moved = new_run.records("commit")[0]
+    assert (moved.step, moved.store) == (earlier.step, near)
+
+    new_run.start(objects_store=near)
+    assert new_run.wait() == [0, 0], new_run.log.read_text()
+    (resumed,) = new_run.records("resumed")
+    assert resumed.store == near
+    steps = [record.step for record in new_run.records("commit")]
+    assert steps == [NUM_STEPS]  # not moved again
+    assert new_run.step_values() == {step: expected[step] for step in new_run.step_values()}
+    manifest = new_run.head_manifest()
+    assert manifest.store == near
+    different = compare(
+        straight_run.store,
+        straight_run.head_manifest(),
+        new_run.store,
+        manifest,
+        ignore=lambda name: False,
+    )
+    assert different == []
+
+
+def rewind_to(run, manifest):
+    claim = run.claim()
+    rewind(run.store, run="test", attempt=claim.attempt, to=manifest)
 
 
 def test_world_size_and_micro_batch_do_not_change_the_numbers(tmp_path, inputs_dir):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from checkpoints.layout import CHECKPOINTS, manifest_key, parse_checkpoint_prefix
-from checkpoints.store import ObjectStore
+from checkpoints.places import Places
 from orchestrator.attempts import EndReason
 from orchestrator.cloud.local.market import SyntheticMarket
 from orchestrator.ledger.fold import LaunchView, RunState
@@ -99,9 +99,9 @@ class ScriptedPreemptions:
         )
 
 
-def find_unfinished_checkpoint(store: ObjectStore, attempt: int) -> str | None:
+def find_unfinished_checkpoint(places: Places, attempt: int) -> str | None:
     """Return the key of an object that `attempt` has written of a checkpoint without a manifest."""
-    keys = [entry.key for entry in store.list(CHECKPOINTS)]
+    keys = [entry.key for _, entry in places.entries(CHECKPOINTS)]
     present = set(keys)
     for key in keys:
         found = parse_checkpoint_prefix(key)

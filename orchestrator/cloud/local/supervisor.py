@@ -44,6 +44,7 @@ from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.requests import Request, RequestKind, ask
+from orchestrator.places import open_places
 from orchestrator.policy.decide import (
     Decision,
     Keep,
@@ -304,10 +305,11 @@ class Supervisor:
         """
         assert self._node is not None
         assert launch.attempt is not None
+        places = open_places(self._store, self._record.spec)
         for _ in range(_LOOKS_PER_TICK):
-            if find_unfinished_checkpoint(self._store, launch.attempt) is not None:
+            if find_unfinished_checkpoint(places, launch.attempt) is not None:
                 self._node.freeze()
-                if find_unfinished_checkpoint(self._store, launch.attempt) is not None:
+                if find_unfinished_checkpoint(places, launch.attempt) is not None:
                     return True
                 self._node.thaw()
             if self._node.poll() is not None:

@@ -1,0 +1,146 @@
+"""A launch plan as people and as programs read it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from orchestrator.cli.common import show_duration
+from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
+from orchestrator.places import objects_url
+from orchestrator.plan import LaunchPlan
+
+_SHOWN_OFFERS = 6
+
+
+def plan_document(plan: LaunchPlan) -> dict[str, Any]:
+    """Return the document of `plan --json`."""
+    estimate = plan.estimate
+    return {
+        "schema_version": 1,
+        "run": plan.spec.name,
+        "num_steps": plan.num_steps,
+        "offers": [
+            {
+                "cloud": offer.cloud,
+                "region": offer.region,
+                "zone": offer.zone,
+                "instance_type": offer.instance_type,
+                "market": offer.market.value,
+                "usd_per_hour": float(offer.usd_per_hour),
+                "on_demand_usd_per_hour": float(offer.on_demand_usd_per_hour),
+                "checkpoint_store": objects_url(plan.spec, offer),
+                "move_usd": _usd(plan.egress.move_usd(offer.place)),
+            }
+            for offer in plan.offers
+        ],
+        "usd_per_hour": float(plan.usd_per_hour),
+        "worst_case_usd": float(plan.worst_case_usd),
+        "estimate": None
+        if estimate is None
+        else {
+            "productive_hours": round(estimate.productive.total_seconds() / 3600, 3),
+            "usd_cheapest": float(estimate.usd_cheapest),
+            "assumption": estimate.assumption,
+        },
+        "egress": {
+            "home": "/".join(plan.egress.home),
+            "checkpoint_gb": _gigabytes(plan.egress.checkpoint_bytes),
+            "same_cloud_usd_per_gb": float(SAME_CLOUD_EGRESS_USD_PER_GB),
+            "cross_cloud_usd_per_gb": float(CROSS_CLOUD_EGRESS_USD_PER_GB),
+        },
+        "data": None if plan.inputs is None else plan.inputs.summary.model_dump(mode="json"),
+        "simulated": plan.spec.is_local,
+        "spec": plan.spec.model_dump(mode="json"),
+    }
+
+
+def render_plan(plan: LaunchPlan) -> str:
+    """Return the plan as people read it."""
+    return "\n".join([*_what(plan), "", *_where(plan), "", *_how_much(plan), *_moves(plan)])
+
+
+def _what(plan: LaunchPlan) -> list[str]:
+    spec = plan.spec
+    lines = [f"Run {spec.name} in {spec.store}/{spec.name}"]
+    if plan.inputs is not None:
+        summary = plan.inputs.summary
+        lines.append(
+            f"Data: {summary.num_conversations} conversations, {summary.num_samples} samples, "
+            f"{summary.num_tokens:,} tokens ({summary.num_trained_tokens:,} trained on)"
+            + (f", {len(summary.dropped)} dropped or cut" if summary.dropped else "")
+        )
+    if plan.num_steps is not None:
+        lines.append(f"Training: {plan.num_steps} steps of {spec.train.global_batch} sequences")
+    return lines
+
+
+def _where(plan: LaunchPlan) -> list[str]:
+    kind = " (simulated)" if plan.spec.is_local else ""
+    lines = [f"Offers for {plan.spec.nodes.accelerators}{kind}, cheapest first:"]
+    for number, offer in enumerate(plan.offers[:_SHOWN_OFFERS], start=1):
+        lines.append(
+            f"  {number}. {offer.cloud:<7}{offer.region:<17}{offer.zone:<19}"
+            f"{offer.market.value:<10} ${offer.usd_per_hour:>8}/h"
+            f"   on demand ${offer.on_demand_usd_per_hour}/h"
+        )
+    hidden = len(plan.offers) - _SHOWN_OFFERS
+    return lines + ([f"  and {hidden} more"] if hidden > 0 else [])
+
+
+def _how_much(plan: LaunchPlan) -> list[str]:
+    limits, spec = plan.spec.limits, plan.spec
+    lines = []
+    if plan.estimate is not None:
+        hours = plan.estimate.productive.total_seconds() / 3600
+        lines.append(
+            f"Estimate: {hours:.1f} h and ${plan.estimate.usd_cheapest} on the first offer "
+            f"({plan.estimate.assumption})"
+        )
+    if spec.is_local:
+        lines.append(f"Time: 1 wall second counts as {spec.time_scale:g} market seconds")
+    deadline = "none" if limits.deadline is None else show_duration(limits.deadline)
+    lines.append(
+        f"Price{' (simulated)' if spec.is_local else ''}: ${plan.usd_per_hour}/h, "
+        f"at most ${plan.worst_case_usd} (the budget); deadline {deadline}"
+    )
+    return lines
+
+
+def _moves(plan: LaunchPlan) -> list[str]:
+    """Say what a move of the checkpoint costs, and where every save would cost as much."""
+    cloud, region = plan.egress.home
+    same, other = (cloud, f"not {region}"), (f"not {cloud}", "")
+    moves = [plan.egress.move_usd(place) for place in (same, other)]
+    if None in moves:
+        prices = (
+            f"${SAME_CLOUD_EGRESS_USD_PER_GB}/GB within a cloud, "
+            f"${CROSS_CLOUD_EGRESS_USD_PER_GB}/GB between clouds"
+        )
+        size = "of unknown size"
+    else:
+        prices = f"${moves[0]:.2f} within {cloud}, ${moves[1]:.2f} to another cloud"
+        size = f"about {_gigabytes(plan.egress.checkpoint_bytes)} GB each"
+    lines = [
+        f"Checkpoints: {size}; {plan.spec.store} is counted as {cloud} {region}; taking the last "
+        f"one to another region costs {prices}, once per move"
+    ]
+    far = {
+        offer.place: None  # in the order of their prices
+        for offer in plan.offers
+        if offer.place != plan.egress.home and objects_url(plan.spec, offer) is None
+    }
+    if far:
+        lines.append(
+            f"  In {len(far)} of these regions every save crosses regions at that price: name a "
+            f"store there, as in checkpoints.stores: {{{'/'.join(next(iter(far)))}: s3://...}}"
+        )
+    return lines
+
+
+def _usd(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(round(amount, 6))
+
+
+def _gigabytes(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else round(num_bytes / 1e9, 1)
