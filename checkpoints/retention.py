@@ -150,6 +150,16 @@ def list_checkpoints(store: ObjectStore) -> dict[Point, StoredCheckpoint]:
     }
 
 
+def committed_at(store: ObjectStore, step: int) -> Point | None:
+    """Return the committed checkpoint of a step, of the last attempt that has one."""
+    found = read_head(store)
+    # One beyond HEAD is of an attempt that lost the run before its commit.
+    if found is None or step > found[0].step:
+        return None
+    stored = list_checkpoints(store)
+    return max((p for p in stored if p[0] == step and stored[p].is_whole), default=None)
+
+
 def is_left_by_lower_attempt(key: str, attempt: int) -> bool:
     """Say whether an unfinished upload to `key` can never be committed, now that `attempt` runs."""
     point = parse_checkpoint_prefix(key)
