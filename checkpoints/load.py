@@ -6,7 +6,7 @@ Reads only the blocks that hold this rank's rows, many at a time, straight into 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +23,15 @@ from checkpoints.tensors import DTYPE_NAMES, flat_bytes, local_rows
 
 # Requests in flight per rank; each holds at most REQUEST_BYTES.
 _NUM_READERS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Contiguous memory, of the record's dtype, for the rows of a stored tensor from `first` on."""
+
+    record: TensorRecord
+    rows: Tensor
+    first: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ def load(
     missing = local_tensors.keys() - manifest.tensors.keys()
     wanted = {**tensors, **{n: t for n, t in local_tensors.items() if n not in missing}}
     records = {name: _fitting_record(manifest, name, tensor) for name, tensor in wanted.items()}
-    pieces: dict[Extent, list[_Piece]] = {}
+    targets: list[Target] = []
     copies: list[tuple[Tensor, Tensor]] = []
     for name, tensor in wanted.items():
         rows = local_rows(name, tensor)
@@ -59,15 +68,19 @@ def load(
         if not local.is_contiguous():
             local = local.contiguous()
             copies.append((rows.local, local))
-        for piece in _pieces(records[name], local, rows.first):
-            pieces.setdefault(piece.extent, []).append(piece)
-    _read_all(holder_of(store, manifest), pieces)
+        targets.append(Target(record=records[name], rows=local, first=rows.first))
+    read_rows(holder_of(store, manifest), targets)
     for target, filled in copies:
         target.copy_(filled)
     return missing
 
 
-def _read_all(store: ObjectStore, pieces: dict[Extent, list[_Piece]]) -> None:
+def read_rows(store: ObjectStore, targets: Iterable[Target]) -> None:
+    """Fill the targets with verified bytes; raise Damaged or ObjectMissing."""
+    pieces: dict[Extent, list[_Piece]] = {}
+    for target in targets:
+        for piece in _pieces(target):
+            pieces.setdefault(piece.extent, []).append(piece)
     batches = list(group(sorted(pieces, key=lambda extent: (extent.object, extent.start))))
     landing = _Landing()
 
@@ -111,11 +124,12 @@ class _Landing:
         return buffer
 
 
-def _pieces(record: TensorRecord, local: Tensor, first_row: int) -> Iterator[_Piece]:
-    """Yield what to read for the rows of `local`, of which the first has number `first_row`."""
-    num_rows = local.shape[0] if local.dim() else 1
-    target = flat_bytes(local) if local.numel() else local
-    for chunk in record.chunks:
+def _pieces(wanted: Target) -> Iterator[_Piece]:
+    """Yield what to read for the target."""
+    rows, first_row = wanted.rows, wanted.first
+    num_rows = rows.shape[0] if rows.dim() else 1
+    target = flat_bytes(rows) if rows.numel() else rows
+    for chunk in wanted.record.chunks:
         chunk_first, chunk_end = _span(chunk)
         first, end = max(chunk_first, first_row), min(chunk_end, first_row + num_rows)
         if not chunk.length or first >= end:

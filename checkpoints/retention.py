@@ -19,7 +19,7 @@ from checkpoints.layout import (
     pin_key,
 )
 from checkpoints.manifest import Head
-from checkpoints.places import Places
+from checkpoints.places import Places, only
 from checkpoints.store import ObjectEntry, ObjectStore
 
 Point = tuple[int, int]  # (step, attempt): what a checkpoint is named by
@@ -151,6 +151,16 @@ def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
         point: StoredCheckpoint(point=point, objects=tuple(objects))
         for point, objects in found.items()
     }
+
+
+def committed_at(store: ObjectStore, step: int) -> Point | None:
+    """Return the committed checkpoint of a step, of the last attempt that has one."""
+    found = read_head(store)
+    # One beyond HEAD is of an attempt that lost the run before its commit.
+    if found is None or step > found[0].step:
+        return None
+    stored = list_checkpoints(only(store))
+    return max((p for p in stored if p[0] == step and stored[p].is_whole), default=None)
 
 
 def is_left_by_lower_attempt(key: str, attempt: int) -> bool:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from checkpoints.errors import RecordInvalid
 from checkpoints.messages import Slot
-from checkpoints.tensors import DTYPE_NAMES, Rows, flat_bytes, local_rows
+from checkpoints.tensors import Rows, dtype_name, flat_bytes, local_rows
 
 
 def plan_slots(
@@ -87,11 +87,9 @@ class StagingBuffer:
 
 def _slot(name: str, tensor: Tensor, rows: Rows, start: int) -> Slot:
     local = rows.local
-    if local.dtype not in DTYPE_NAMES:
-        raise RecordInvalid(f"{name} has dtype {local.dtype}", "Save it as a supported dtype.")
     return Slot(
         name=name,
-        dtype=DTYPE_NAMES[local.dtype],
+        dtype=dtype_name(name, local),
         shape=tuple(tensor.shape),
         first=rows.first,
         rows_shape=tuple(local.shape),

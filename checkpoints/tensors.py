@@ -29,6 +29,7 @@ DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,13 @@ def local_rows(name: str, tensor: Tensor) -> Rows:
             )
     local = cast(DTensor, tensor.detach()).to_local()
     return Rows(local=local, first=first, replica=replica, num_replicas=num_replicas)
+
+
+def dtype_name(name: str, tensor: Tensor) -> str:
+    """Return how the store calls the dtype of tensor `name`; raise RecordInvalid if it does not."""
+    if tensor.dtype not in DTYPE_NAMES:
+        raise RecordInvalid(f"{name} has dtype {tensor.dtype}", "Save it as a supported dtype.")
+    return DTYPE_NAMES[tensor.dtype]
 
 
 def flat_bytes(tensor: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from checkpoints.errors import ObjectMissing, StoreError
 from checkpoints.fence import read_head
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.manifest import Head
-from checkpoints.places import Places, only
+from checkpoints.places import Places
 from checkpoints.retention import (
     Point,
     StoredCheckpoint,
+    committed_at,
     is_left_by_lower_attempt,
-    list_checkpoints,
     removable,
     remove,
 )
@@ -122,16 +122,10 @@ def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
 
 def find_step(folder: ObjectStore, run: str, step: int) -> Point:
     """Return the run's checkpoint of this step, of its last attempt that has one."""
-    head = _read_head(folder)
-    found = [
-        point
-        for point, checkpoint in list_checkpoints(only(folder)).items()
-        # One beyond HEAD is of an attempt that lost the run before its commit.
-        if checkpoint.is_whole and point[0] == step and head is not None and step <= head.step
-    ]
-    if not found:
+    point = committed_at(folder, step)
+    if point is None:
         raise no_such_step(run, step)
-    return max(found)
+    return point
 
 
 def no_such_step(run: str, step: int) -> UsageError:

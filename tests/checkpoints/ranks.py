@@ -37,10 +37,10 @@ def claimed(store):
     return claim_attempt(store, claimed_by="test", claimed_at=NOW, world_size=2, offer={}).attempt
 
 
-def run_ranks(folder, *jobs):
+def run_ranks(folder, *jobs, script=__file__):
     """Run the jobs one after the other and return the lines that each of their ranks printed.
 
-    Their store is `folder`/run where they name none.
+    Their store is `folder`/run where they name none; `script` knows what their acts are.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     complete = [
@@ -48,7 +48,7 @@ def run_ranks(folder, *jobs):
         for index, job in enumerate(jobs)
     ]
     done = subprocess.run(
-        [sys.executable, __file__, json.dumps(complete)],
+        [sys.executable, script, json.dumps(complete)],
         env=environment,
         capture_output=True,
         text=True,
@@ -195,30 +195,23 @@ def load_rank(job, rank):
         saver.close()
 
 
-def run_rank(job, rank):
+def run_rank(job, rank, acts):
     world_size = job["world_size"]
     meeting_point = f"file://{job['rendezvous']}"
     dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world_size)
     try:
-        acts = {
-            "save": save_rank,
-            "hang": hang_rank,
-            "crash": crash_rank,
-            "die": die_rank,
-            "load": load_rank,
-        }
         acts[job["act"]](job, rank)
     finally:
         dist.destroy_process_group()
 
 
-def fork_rank(job, rank, output):
+def fork_rank(job, rank, output, acts):
     child = os.fork()
     if child == 0:
         status = 1
         try:
             with output.open("w") as sys.stdout:
-                run_rank(job, rank)
+                run_rank(job, rank, acts)
             status = 0
         finally:
             if status:
@@ -227,9 +220,9 @@ def fork_rank(job, rank, output):
     return child
 
 
-def run_job(job):
+def run_job(job, acts):
     outputs = [Path(f"{job['rendezvous']}.{rank}") for rank in range(job["world_size"])]
-    children = [fork_rank(job, rank, output) for rank, output in enumerate(outputs)]
+    children = [fork_rank(job, rank, output, acts) for rank, output in enumerate(outputs)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
     expected = [
         signal.SIGKILL if rank in job.get("killed", []) else 0 for rank in range(len(statuses))
@@ -238,7 +231,20 @@ def run_job(job):
     return [output.read_text().splitlines() for output in outputs]
 
 
-if __name__ == "__main__":
+def main(acts):
+    """Run the jobs that the command line lists; `acts` are functions of (job, rank) by name."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    print(json.dumps([run_job(job) for job in json.loads(sys.argv[1])]))
+    print(json.dumps([run_job(job, acts) for job in json.loads(sys.argv[1])]))
+
+
+if __name__ == "__main__":
+    main(
+        {
+            "save": save_rank,
+            "hang": hang_rank,
+            "crash": crash_rank,
+            "die": die_rank,
+            "load": load_rank,
+        }
+    )
