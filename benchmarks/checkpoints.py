@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
-from benchmarks.checkpoint_jobs import (
+from benchmarks.checkpointing.jobs import (
     ASYNC_VARIANTS,
     DOWNLOAD,
     PACKAGES,
@@ -36,9 +36,9 @@ from benchmarks.checkpoint_jobs import (
     Job,
     Variant,
 )
-from benchmarks.checkpoint_runs import RunFailed, measure_inside, measure_save
-from benchmarks.checkpoint_server import Server, serve
-from benchmarks.checkpoint_summary import (
+from benchmarks.checkpointing.runs import RunFailed, measure_inside, measure_save
+from benchmarks.checkpointing.server import Server, serve
+from benchmarks.checkpointing.summary import (
     SAVE_COLUMNS,
     STEP_COLUMNS,
     Check,
@@ -187,15 +187,12 @@ def _document(results: list[SizeResult]) -> dict[str, object]:
     return {
         "schema_version": _SCHEMA_VERSION,
         "machine": _machine(),
-        "sizes": [
-            {
-                "requested_gb": result.requested_gb,
-                "state_gb": result.state_gb,
-                "probe": result.probe,
-                "rows": [_row_record(row) for row in result.rows],
-            }
+        "rows": [
+            {"state_gb": result.state_gb, **_row_record(row)}
             for result in results
+            for row in result.rows
         ],
+        "probes": [{"state_gb": result.state_gb, **result.probe} for result in results],
         "checks": [
             {**asdict(one), "met": one.is_met} for result in results for one in result.checks
         ],

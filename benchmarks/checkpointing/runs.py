@@ -18,9 +18,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.checkpoint_jobs import WORLD_SIZE, Act, Figures, Job, Said
-from benchmarks.checkpoint_server import Server
-from benchmarks.process_tree import PeakMemory, cpu_seconds
+from benchmarks.checkpointing.jobs import WORLD_SIZE, Act, Figures, Job, Said
+from benchmarks.checkpointing.process_tree import PeakMemory, cpu_seconds
+from benchmarks.checkpointing.server import Server
 
 # Ranks that take longer hang; they are ended, and the run has failed like any other.
 _LONGEST_S = 1800.0
@@ -37,7 +37,7 @@ class RunFailed(Exception):
 
 
 def measure_save(server: Server, job: Job) -> Figures:
-    """Return the figures of two saves and of a load of the second one; raise RunFailed."""
+    """Return the figures of the saves and of a load of the last one; raise RunFailed."""
     with Ranks(server, job, WORLD_SIZE) as ranks:
         figures = ranks.meet()
         with PeakMemory(ranks.pids) as memory:
@@ -50,6 +50,8 @@ def measure_save(server: Server, job: Job) -> Figures:
             figures["cpu_s"] = cpu_seconds(ranks.pids) - cpu_s
             figures["server_cpu_s"] = cpu_seconds([server.pid]) - server_cpu_s
         figures["extra_rss_mb"] = memory.extra_bytes / 1e6
+        ranks.go()
+        figures |= ranks.meet()
         ranks.finish()
     with Ranks(server, job.model_copy(update={"act": Act.LOAD}), 1) as loader:
         loader.meet()
@@ -160,7 +162,7 @@ class Ranks:
 def _start(job: Job, environment: Mapping[str, str], log: Path) -> subprocess.Popen[str]:
     with log.open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.checkpoint_ranks", job.model_dump_json()],
+            [sys.executable, "-m", "benchmarks.checkpointing.ranks", job.model_dump_json()],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.state_dict_saver import (
     save,
 )
 
-from benchmarks.checkpoint_jobs import Job, Variant
-from benchmarks.checkpoint_saving import Saving, Tensors
+from benchmarks.checkpointing.jobs import Job, Variant
+from benchmarks.checkpointing.saving import Saving, Tensors
 
 # Makes a StorageWriter or a StorageReader for a URL.
 _Open: TypeAlias = Callable[[str], Any]

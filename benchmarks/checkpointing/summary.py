@@ -6,13 +6,15 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from benchmarks.checkpoint_jobs import Figures, Variant
+from benchmarks.checkpointing.jobs import Figures, Variant
 from train.config import Interval, RunHazard
 from train.interval import SaveClock
 
 # The table's columns, and whether one shows the range over the rounds beside the median.
 SAVE_COLUMNS = {
     "stall_s": True,
+    "staging_s": False,
+    "step_extra_s": False,
     "durable_s": True,
     "load_s": False,
     "extra_rss_mb": False,

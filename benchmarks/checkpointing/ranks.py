@@ -1,4 +1,4 @@
-"""A rank of benchmarks.checkpoints: python -m benchmarks.checkpoint_ranks JOB.
+"""A rank of benchmarks.checkpoints: python -m benchmarks.checkpointing.ranks JOB.
 
 It meets its driver between any two things that the driver measures from outside, and waits there.
 """
@@ -17,13 +17,15 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 
-from benchmarks.checkpoint_jobs import Act, Job, Said
-from benchmarks.checkpoint_raw import probe
-from benchmarks.checkpoint_saving import Checkpointer, Saving, Tensors
-from benchmarks.checkpoint_state import build, change, check, fill
-from benchmarks.checkpoint_variants import open_variant
+from benchmarks.checkpointing.jobs import ASYNC_VARIANTS, Act, Job, Said
+from benchmarks.checkpointing.raw import probe
+from benchmarks.checkpointing.saving import Checkpointer, Saving, Tensors
+from benchmarks.checkpointing.state import build, change, check, fill
+from benchmarks.checkpointing.variants import open_variant
 
 _STEP_S = 0.05
+# A forward and backward pass: those of a 7B model on 8 A100 take some seconds.
+_PASS_S = 1.5
 _QUIET_S = 4.0
 _MATRIX_SIZE = 384
 
@@ -82,36 +84,43 @@ def _act(job: Job, driver: Driver) -> None:
     tensors = build(job.state_bytes)
     if job.act is Act.LOAD:
         driver.meet()
-        load_s = variant.load(tensors, step=2)
+        load_s = variant.load(tensors, step=3 if job.variant in ASYNC_VARIANTS else 2)
         check(tensors, num_changes=1)
         driver.meet(load_s=load_s)
         return
     fill(tensors)
     state_gb = sum(tensor.nbytes for tensor in tensors.values()) / 1e9
     driver.meet(state_gb=state_gb)
-    _save_twice(variant, tensors, driver)
+    staging_s = _save_twice(variant, tensors, driver)
     if job.act is Act.STEPS:
         _save_beside_steps(variant, tensors, driver)
+    elif job.variant in ASYNC_VARIANTS:
+        _save_in_training(variant, tensors, driver)
+    else:
+        driver.meet(stall_s=staging_s, step_extra_s=0.0)
     variant.close()
 
 
-def _save_twice(variant: Checkpointer, tensors: Tensors, driver: Driver) -> None:
-    """Save once to warm up, set-up included, and once more what has changed since."""
+def _save_twice(variant: Checkpointer, tensors: Tensors, driver: Driver) -> float:
+    """Save once to warm up, set-up included, and once more what has changed since.
+
+    Returns how long until the tensors of the second save may change.
+    """
     start_s = time.perf_counter()
     variant.set_up(tensors)
     set_up_s = time.perf_counter() - start_s
     stall_s, _ = _save(variant, tensors, step=1)
     change(tensors)
     driver.meet(first_stall_s=set_up_s + stall_s)
-    stall_s, durable_s = _save(variant, tensors, step=2)
-    driver.meet(stall_s=stall_s, durable_s=durable_s)
+    staging_s, durable_s = _save(variant, tensors, step=2)
+    driver.meet(staging_s=staging_s, durable_s=durable_s)
+    return staging_s
 
 
 def _save(variant: Checkpointer, tensors: Tensors, step: int) -> tuple[float, float]:
-    """Return how long a save kept this thread, and how long until it could be loaded.
+    """Return how long until the tensors may change, and how long until they can be loaded.
 
-    The fence follows at once: a trainer reaches it a forward and backward pass later, and part of
-    the copying is then hidden. Here none is, for any variant.
+    The fence follows at once, so that no copying is hidden behind computing.
     """
     dist.barrier()
     start_s = time.perf_counter()
@@ -122,10 +131,27 @@ def _save(variant: Checkpointer, tensors: Tensors, step: int) -> tuple[float, fl
     return stall_s, time.perf_counter() - start_s
 
 
+def _save_in_training(variant: Checkpointer, tensors: Tensors, driver: Driver) -> None:
+    """Tell how long a save blocks a trainer, and how much longer its step takes beside staging.
+
+    A trainer begins a save after one optimizer step and reaches the fence before the next one, a
+    forward and backward pass later, during which the tensors are only read.
+    """
+    compute = _calibrated_step(_PASS_S)
+    dist.barrier()
+    quiet_s = _time(compute)
+    dist.barrier()
+    saving, begin_s = _begin(variant, tensors)
+    busy_s = _time(compute)
+    fence_s = _time(saving.fence)
+    saving.finish()
+    driver.meet(stall_s=begin_s + fence_s, step_extra_s=busy_s - quiet_s)
+
+
 def _save_beside_steps(variant: Checkpointer, tensors: Tensors, driver: Driver) -> None:
     """Time a training-like step alone, and while a save is in flight."""
     change(tensors)
-    compute = _calibrated_step()
+    compute = _calibrated_step(_STEP_S)
     dist.barrier()
     quiet, give_up_s = [], time.perf_counter() + _QUIET_S
     while time.perf_counter() < give_up_s:
@@ -151,13 +177,13 @@ def _begin(variant: Checkpointer, tensors: Tensors) -> tuple[Saving, float]:
     return saving, time.perf_counter() - start_s
 
 
-def _calibrated_step() -> Callable[[], None]:
-    """Return matrix products that take about as long as a step should, on one thread."""
+def _calibrated_step(seconds: float) -> Callable[[], None]:
+    """Return matrix products that take about so long on one thread."""
     a = torch.rand(_MATRIX_SIZE, _MATRIX_SIZE)
     out = torch.empty_like(a)
     torch.matmul(a, a, out=out)
     one_s = min(_time(lambda: torch.matmul(a, a, out=out)) for _ in range(10))
-    num_products = max(1, round(_STEP_S / one_s))
+    num_products = max(1, round(seconds / one_s))
 
     def compute() -> None:
         for _ in range(num_products):

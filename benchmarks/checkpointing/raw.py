@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from benchmarks.checkpoint_clients import CLIENTS, TransferClient, installed_clients
-from benchmarks.checkpoint_jobs import DOWNLOAD, UPLOAD, WORLD_SIZE, Figures, Job
-from benchmarks.checkpoint_saving import Saving, Tensors
-from benchmarks.checkpoint_state import change, num_local_bytes
+from benchmarks.checkpointing.clients import CLIENTS, TransferClient, installed_clients
+from benchmarks.checkpointing.jobs import DOWNLOAD, UPLOAD, WORLD_SIZE, Figures, Job
+from benchmarks.checkpointing.saving import Saving, Tensors
+from benchmarks.checkpointing.state import change, num_local_bytes
 from checkpoints.tensors import flat_bytes, local_rows
 
 _WARM_UP_BYTES = 32 * 1024 * 1024

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from benchmarks.checkpoint_dcp import DistributedCheckpoint
-from benchmarks.checkpoint_jobs import Job, Variant
-from benchmarks.checkpoint_raw import RawTransfer
-from benchmarks.checkpoint_saving import Checkpointer, Saving, Tensors
+from benchmarks.checkpointing.dcp import DistributedCheckpoint
+from benchmarks.checkpointing.jobs import Job, Variant
+from benchmarks.checkpointing.raw import RawTransfer
+from benchmarks.checkpointing.saving import Checkpointer, Saving, Tensors
 from checkpoints.errors import CheckpointError
 from checkpoints.fence import claim_attempt, read_head
 from checkpoints.inspect import read_manifest

@@ -1,6 +1,7 @@
 """Clients that move one object between warm memory and the store, in parts and in parallel.
 
-`CLIENTS` names those that benchmarks.checkpoint_raw tries; which is fastest depends on the machine.
+`CLIENTS` names those that `benchmarks.checkpointing.raw` tries; which is fastest depends on the
+machine.
 """
 
 from __future__ import annotations
