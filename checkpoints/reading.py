@@ -30,6 +30,8 @@ class Extent:
 
 def blocks_around(extent: Extent, first: int, end: int) -> Extent:
     """Return the smallest extent of whole blocks with bytes first..end, counted in `extent`."""
+    if first < BLOCK_BYTES and end == extent.length:
+        return extent
     first_block = first // BLOCK_BYTES
     end_block = -(-end // BLOCK_BYTES)
     start = first_block * BLOCK_BYTES
@@ -43,6 +45,9 @@ def blocks_around(extent: Extent, first: int, end: int) -> Extent:
 
 def split(extent: Extent) -> Iterator[Extent]:
     """Yield the extent in pieces of at most one request."""
+    if 0 < extent.length <= REQUEST_BYTES:
+        yield extent
+        return
     for start in range(0, extent.length, REQUEST_BYTES):
         yield blocks_around(extent, start, min(start + REQUEST_BYTES, extent.length))
 
