@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid
 from checkpoints.layout import CHECKPOINTS
@@ -14,6 +15,9 @@ from checkpoints.store import ObjectStore, open_store
 
 # Requests in flight; each holds one request's bytes.
 _NUM_READERS = 8
+
+# Is told how many bytes were dealt with since it was last told.
+Progress: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +43,27 @@ def holder_of(store: ObjectStore, manifest: Manifest) -> ObjectStore:
     return store if manifest.store is None else open_store(manifest.store)
 
 
-def read_chunk(store: ObjectStore, chunk: Chunk) -> bytes:
-    """Return a chunk's bytes; raise Damaged if they are not what was saved, ObjectMissing."""
-    return b"".join(read(store, [extent])[0] for extent in split(_extent(chunk)))
-
-
 def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
-    """Return a whole tensor, row-major and verified; `store` holds the objects."""
+    """Return a whole tensor, row-major and verified; `store` holds the objects.
+
+    Raises Damaged, ObjectMissing, and RecordInvalid for a name that is not there.
+    """
     try:
         record = manifest.tensors[name]
     except KeyError:
         raise RecordInvalid(f"{manifest.key} has no tensor {name!r}", "Check the name.") from None
     chunks = sorted(record.chunks, key=lambda chunk: chunk.offsets)
-    return b"".join(read_chunk(store, chunk) for chunk in chunks)
+    extents = [extent for chunk in chunks for extent in split(_extent(chunk))]
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        return b"".join(pool.map(lambda extent: read(store, [extent])[0], extents))
+
+
+def ignore_progress(num_bytes: int) -> None:
+    """Tell nobody."""
 
 
 def verify(
-    store: ObjectStore, manifest: Manifest, progress: Callable[[int], None] = lambda num_bytes: None
+    store: ObjectStore, manifest: Manifest, progress: Progress = ignore_progress
 ) -> list[Problem]:
     """Return everything that is wrong with the checkpoint's objects; reads every byte.
 
@@ -92,15 +100,21 @@ def compare(
     manifest_b: Manifest,
     *,
     ignore: Callable[[str], bool],
+    progress: Progress = ignore_progress,
 ) -> list[str]:
-    """Return the names whose bytes, shape or dtype differ, or that one side lacks; sorted."""
+    """Return the names whose bytes, shape or dtype differ, or that one side lacks; sorted.
+
+    `progress` is told the number of bytes of the first one's tensor after each.
+    """
     names = manifest_a.tensors.keys() | manifest_b.tensors.keys()
     store_a, store_b = holder_of(store_a, manifest_a), holder_of(store_b, manifest_b)
-    return [
-        name
-        for name in sorted(names)
-        if not ignore(name) and not _is_equal(store_a, manifest_a, store_b, manifest_b, name)
-    ]
+    differing = []
+    for name in sorted(name for name in names if not ignore(name)):
+        if not _is_equal(store_a, manifest_a, store_b, manifest_b, name):
+            differing.append(name)
+        record = manifest_a.tensors.get(name)
+        progress(record.num_bytes if record else 0)
+    return differing
 
 
 def _is_equal(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import awscrt.checksums  # noqa: F401  # 36 ms, which a restore that has begun would wait for
 import numpy as np
 import torch
 from torch import Tensor

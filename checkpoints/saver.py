@@ -25,7 +25,7 @@ from checkpoints import messages
 from checkpoints.errors import CheckpointError, SaveFailed
 from checkpoints.layout import shard_key
 from checkpoints.messages import Commit, Committed, Refusal, Retention, Slot, Upload, Uploaded
-from checkpoints.staging import StagingBuffer, plan_slots
+from checkpoints.staging import SlotPlanner, StagingBuffer
 from checkpoints.uploader_client import UPLOADER, UploaderClient, UploaderLost, listen
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class Saver:
         address = bytes.fromhex(self._board.get(f"uploader/{leader}").decode())
         urls = (store_url, objects_url or store_url, *other_urls)
         self._client = UploaderClient(address, listener, uploader, urls)
+        self._planner = SlotPlanner(rank)
         self._buffer: StagingBuffer | None = None
         self._copies = _GpuCopies() if torch.cuda.is_available() else None
         self._num_saves = 0
@@ -98,7 +99,7 @@ class Saver:
 
     def prepare(self, tensors: Mapping[str, Tensor], local_tensors: Mapping[str, Tensor]) -> None:
         """Allocate the memory and start the uploader ahead of the first save, in a thread."""
-        self._run_in_thread(self._prepare, plan_slots(tensors, local_tensors, self._rank))
+        self._run_in_thread(self._prepare, self._planner.plan(tensors, local_tensors))
 
     def begin(
         self, save: Save, tensors: Mapping[str, Tensor], local_tensors: Mapping[str, Tensor]
@@ -109,7 +110,7 @@ class Saver:
         that is saved again must be saved with the same state: its objects are written again.
         """
         assert not self.is_in_flight, "one save at a time"
-        slots = plan_slots(tensors, local_tensors, self._rank)
+        slots = self._planner.plan(tensors, local_tensors)
         if self._thread is not None:
             self._thread.join()
         self._num_saves += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -18,33 +18,31 @@ from checkpoints.messages import Slot
 from checkpoints.tensors import Rows, dtype_name, flat_bytes, local_rows
 
 
-def plan_slots(
-    tensors: Mapping[str, Tensor], local_tensors: Mapping[str, Tensor], rank: int
-) -> list[tuple[Slot, Tensor]]:
-    """Return what this rank writes, one behind the other; raise RecordInvalid.
+class SlotPlanner:
+    """Decides what a rank writes, and where in its staged memory; for many saves of one state."""
 
-    DTensors are written where they lie, replicas taking turns; plain `tensors` by rank 0, and
-    `local_tensors` by every rank.
-    """
-    twice = tensors.keys() & local_tensors.keys()
-    if twice:
-        raise RecordInvalid(f"{min(twice)} is both shared and local", "Give each its own name.")
-    written = []
-    for turn, (name, tensor) in enumerate(tensors.items()):
-        rows = local_rows(name, tensor)
-        is_writer = rank == 0
-        if isinstance(tensor, DTensor):
-            is_writer = rows.replica == turn % rows.num_replicas
-        if is_writer:
-            written.append((name, tensor, rows))
-    written += [(name, tensor, local_rows(name, tensor)) for name, tensor in local_tensors.items()]
-    slots: list[tuple[Slot, Tensor]] = []
-    start = 0
-    for name, tensor, rows in written:
-        slot = _slot(name, tensor, rows, start)
-        slots.append((slot, rows.local))
-        start += slot.length
-    return slots
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._planned: dict[str, Tensor] = {}
+        self._slots: list[tuple[Slot, Tensor]] = []
+
+    def plan(
+        self, tensors: Mapping[str, Tensor], local_tensors: Mapping[str, Tensor]
+    ) -> list[tuple[Slot, Tensor]]:
+        """Return what this rank writes, one behind the other; raise RecordInvalid.
+
+        DTensors are written where they lie, replicas taking turns; plain `tensors` by rank 0, and
+        `local_tensors` by every rank. The plan for the same `tensors` is made once: training waits
+        for it, and it takes 20 us a tensor.
+        """
+        twice = tensors.keys() & local_tensors.keys()
+        if twice:
+            raise RecordInvalid(f"{min(twice)} is both shared and local", "Give each its own name.")
+        if not _are_the_same(tensors, self._planned):
+            self._slots = _pack(_written(tensors, self._rank), start=0)
+            self._planned = dict(tensors)
+        local = ((name, tensor, local_rows(name, tensor)) for name, tensor in local_tensors.items())
+        return [*self._slots, *_pack(local, start=_end(self._slots))]
 
 
 class StagingBuffer:
@@ -83,6 +81,35 @@ class StagingBuffer:
             self._bytes.data_ptr(), self.num_bytes, 0
         )
         torch.cuda.check_error(status)
+
+
+def _are_the_same(tensors: Mapping[str, Tensor], planned: Mapping[str, Tensor]) -> bool:
+    return len(tensors) == len(planned) and all(
+        planned.get(name) is tensor for name, tensor in tensors.items()
+    )
+
+
+def _written(tensors: Mapping[str, Tensor], rank: int) -> Iterator[tuple[str, Tensor, Rows]]:
+    for turn, (name, tensor) in enumerate(tensors.items()):
+        rows = local_rows(name, tensor)
+        is_writer = rank == 0
+        if isinstance(tensor, DTensor):
+            is_writer = rows.replica == turn % rows.num_replicas
+        if is_writer:
+            yield name, tensor, rows
+
+
+def _pack(written: Iterable[tuple[str, Tensor, Rows]], start: int) -> list[tuple[Slot, Tensor]]:
+    slots: list[tuple[Slot, Tensor]] = []
+    for name, tensor, rows in written:
+        slot = _slot(name, tensor, rows, start)
+        slots.append((slot, rows.local))
+        start += slot.length
+    return slots
+
+
+def _end(slots: list[tuple[Slot, Tensor]]) -> int:
+    return slots[-1][0].start + slots[-1][0].length if slots else 0
 
 
 def _slot(name: str, tensor: Tensor, rows: Rows, start: int) -> Slot:

@@ -17,7 +17,7 @@ from checkpoints.layout import CHECKPOINTS, manifest_key, parse_checkpoint_prefi
 from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import Point, read_pins
 from checkpoints.store import ObjectStore
-from orchestrator.cli.common import json_option, print_json, say, store_option
+from orchestrator.cli.common import json_option, print_json, progress, say, store_option
 from orchestrator.cli.retention import find_step, open_run, pin, prune, show_size, unpin
 from orchestrator.errors import RecordUnreadable, UnknownRun, UsageError
 from orchestrator.inputs import fetch_inputs
@@ -124,7 +124,10 @@ def export(run: str, output: Path, store: str | None) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         partial = Path(scratch) / "model"
-        names = export_weights(folder, manifest, prefix=_WEIGHTS, folder=partial)
+        with progress("Exporting", _num_bytes(manifest)) as advance:
+            names = export_weights(
+                folder, manifest, prefix=_WEIGHTS, folder=partial, progress=advance
+            )
         _copy_model_files(folder, record, partial)
         # All or nothing: a damaged checkpoint leaves no half of a model behind.
         output.mkdir(exist_ok=True)
@@ -193,7 +196,8 @@ def _verify_all(folder: ObjectStore) -> list[dict[str, Any]]:
 
 def _verify(folder: ObjectStore, manifest: Manifest) -> dict[str, Any]:
     say(f"Reading {manifest.key.rpartition('/')[0]} ({show_size(manifest.num_bytes)}) ...")
-    problems = verify_bytes(folder, manifest)
+    with progress("Reading", manifest.num_bytes) as advance:
+        problems = verify_bytes(folder, manifest, advance)
     return {
         "step": manifest.step,
         "manifest": manifest.key,
@@ -211,20 +215,29 @@ def _compare_with(
 ) -> dict[str, Any]:
     other_folder = find_run(other, store).open()
     other_manifest = _manifest_of(other_folder, other, None)
-    differing = compare(
-        folder,
-        manifest,
-        other_folder,
-        other_manifest,
-        ignore=lambda name: not name.startswith(_WEIGHTS),
-    )
     weights = [name for name in manifest.tensors if name.startswith(_WEIGHTS)]
+    with progress("Comparing", _num_bytes(manifest)) as advance:
+        differing = compare(
+            folder,
+            manifest,
+            other_folder,
+            other_manifest,
+            ignore=lambda name: not name.startswith(_WEIGHTS),
+            progress=advance,
+        )
     return {
         "run": other,
         "step": other_manifest.step,
         "num_tensors": len(weights),
         "differing": differing,
     }
+
+
+def _num_bytes(manifest: Manifest) -> int:
+    """Return the size of the weights alone."""
+    return sum(
+        record.num_bytes for name, record in manifest.tensors.items() if name.startswith(_WEIGHTS)
+    )
 
 
 def _print_verdict(document: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,6 +55,21 @@ def print_json(document: dict[str, Any]) -> None:
 def say(message: str) -> None:
     """Print a message for people to stderr."""
     click.echo(message, err=True)
+
+
+@contextmanager
+def progress(what: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Yield what takes the bytes done so far; a bar shows them where there is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console  # 60 ms, and only for people who wait
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=num_bytes)
+        yield lambda done: bar.advance(task, done)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -28,6 +28,7 @@ from checkpoints.inspect import read_manifest, verify
 from checkpoints.load import load
 from checkpoints.saver import Save, Saver
 from checkpoints.store import open_store
+from tests.checkpoints.crashes import CrashingStore
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 ROOT = Path(__file__).parents[2]
@@ -195,6 +196,17 @@ def load_rank(job, rank):
         saver.close()
 
 
+def crash_load_rank(job, rank):
+    """Load, while one rank is killed at one of its store operations."""
+    store = open_store(job["url"])
+    if rank == job["killed"][0]:
+        log = Path(job["log"])
+        store = CrashingStore(store, operation=job["operation"], when=job["when"], log=log)
+    tensors, _ = build(seed=2)
+    manifest = read_manifest(store, read_head(store)[0].manifest)
+    load(store, manifest, tensors={**tensors, "count": count()}, local_tensors={})
+
+
 def run_rank(job, rank, acts):
     world_size = job["world_size"]
     meeting_point = f"file://{job['rendezvous']}"
@@ -245,6 +257,7 @@ if __name__ == "__main__":
             "hang": hang_rank,
             "crash": crash_rank,
             "die": die_rank,
+            "crash load": crash_load_rank,
             "load": load_rank,
         }
     )

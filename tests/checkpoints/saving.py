@@ -6,7 +6,7 @@ from checkpoints.fence import claim_attempt
 from checkpoints.layout import shard_key
 from checkpoints.messages import Commit, Upload
 from checkpoints.places import Places, only
-from checkpoints.staging import StagingBuffer, plan_slots
+from checkpoints.staging import SlotPlanner, StagingBuffer
 from checkpoints.uploader import commit_parts, upload_staged
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -18,7 +18,7 @@ def claim(store):
 
 def save_step(places, attempt, step, tensors, *, local_tensors=None, retention=None):
     places = places if isinstance(places, Places) else only(places)
-    slots = plan_slots(tensors, local_tensors or {}, rank=0)
+    slots = SlotPlanner(rank=0).plan(tensors, local_tensors or {})
     memory = StagingBuffer(sum(slot.length for slot, _ in slots), is_pinned=False)
     memory.copy(slots)
     request = Upload(key=shard_key(step, attempt, 0, 1), slots=tuple(slot for slot, _ in slots))

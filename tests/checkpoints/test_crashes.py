@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 WHENS = ("before", "within", "after")
 UPLOAD = ["put"]
 COMMIT = ["get", "list", "get", "create", "replace"]
+# The second rank reads its own object, and the first one's for what is not split.
+LOADS = [["get", "get", "get_range"], ["get", "get", "get_range", "get_range"]]
 COLLECT = ["get", "list", "get", "get", "list", "delete", "delete"]
 OPERATIONS = {
     "save": [*UPLOAD, *COMMIT, *COLLECT],
@@ -65,7 +67,12 @@ def test_a_crash_at_any_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_
 def test_an_uploader_killed_at_any_operation_costs_one_save_at_most(rank, tmp_path):
     """Two nodes of one rank each: the killed one starts another, and both agree on the outcome."""
     operations = [*UPLOAD, *COMMIT] if rank == 0 else UPLOAD
-    crashes = [(n, when) for n in range(1, len(operations) + 1) for when in WHENS]
+    crashes = [
+        (number, when)
+        for number, name in enumerate(operations, start=1)
+        for when in WHENS
+        if name == "put" or when != "within"  # the others are one call: within is before
+    ]
     jobs = []
     for number, when in crashes:
         folder = tmp_path / f"{number}-{when}"
@@ -103,3 +110,28 @@ def test_an_uploader_ends_with_the_rank_that_started_it(tmp_path):
     job = {"act": "die", "world_size": 2, "attempt": claimed(store), "killed": [0]}
     ((_, second),) = run_ranks(tmp_path, job)
     assert second[-1] == "uploader gone"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_at_any_operation_of_a_load_changes_nothing(rank, tmp_path):
+    """Two ranks load; afterwards both find every tensor as it was saved."""
+    store = open_store((tmp_path / "run").as_uri())
+    save = {"act": "save", "world_size": 2, "attempt": claimed(store)}
+    operations = LOADS[rank]
+    crashes = [(n, when) for n in range(1, len(operations) + 1) for when in ("before", "after")]
+    jobs = [
+        {
+            "act": "crash load",
+            "world_size": 2,
+            "killed": [rank],
+            "operation": number,
+            "when": when,
+            "log": str(tmp_path / f"{number}-{when}"),
+        }
+        for number, when in crashes
+    ]
+    *_, loaded = run_ranks(tmp_path, save, *jobs, {"act": "load", "world_size": 2})
+    assert loaded == [["missing []"]] * 2
+    hit = [(tmp_path / f"{number}-{when}").read_text() for number, when in crashes]
+    assert hit == [name for name in operations for _ in ("before", "after")]

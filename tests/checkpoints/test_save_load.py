@@ -13,6 +13,7 @@ from checkpoints.fence import read_head
 from checkpoints.inspect import compare, read_manifest, read_tensor, verify
 from checkpoints.layout import manifest_key
 from checkpoints.load import load
+from checkpoints.staging import SlotPlanner
 from checkpoints.tensors import DTYPE_NAMES
 from tests.checkpoints.saving import claim, save_step
 
@@ -273,3 +274,15 @@ def test_compare_names_what_differs(folder_store, memory_store):
         sides += [store, read_manifest(store, result.manifest)]
     differing = compare(*sides, ignore=lambda name: name == "rng")
     assert differing == ["a only", "b only", "bytes", "dtype", "shape"]
+
+
+def test_a_plan_is_kept_for_the_same_tensors_and_made_anew_for_others():
+    planner = SlotPlanner(rank=0)
+    first = {"a": torch.zeros(3), "b": torch.ones(2, 2)}
+    local = {"rng": torch.zeros(5, dtype=torch.uint8)}
+    names = [(slot.name, slot.start) for slot, _ in planner.plan(first, local)]
+    assert names == [("a", 0), ("b", 12), ("rng", 28)]
+    again = planner.plan(dict(first), {})
+    assert [tensor.data_ptr() for _, tensor in again] == [t.data_ptr() for t in first.values()]
+    replaced = planner.plan({**first, "a": torch.zeros(4)}, local)
+    assert [(slot.name, slot.start) for slot, _ in replaced] == [("a", 0), ("b", 16), ("rng", 32)]

@@ -7,6 +7,7 @@ they want it: rank 0 waits before each commit until the spool counts as uploaded
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import psutil
 import pytest
 
 from checkpoints.fence import claim_attempt, read_head, rewind
@@ -329,6 +331,55 @@ def test_in_another_region_the_checkpoint_is_moved_once_and_nothing_else_changes
     assert different == []
 
 
+@pytest.mark.xdist_group("resumed")
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        ("weights", r"model\..*"),
+        ("first moments", r"optimizer\..*\.exp_avg"),
+        ("second moments", r"optimizer\..*\.exp_avg_sq"),
+        ("update counts", r"optimizer\..*\.step"),
+        ("random generators", r"rng\.cpu\.0000[01]"),
+    ],
+)
+def test_a_resumed_attempt_has_each_tensor_as_it_was_saved(straight_run, resumed_run, part, names):
+    saved, resumed = resumed_run
+    wanted = {name for name in saved.tensors if re.fullmatch(names, name)}
+    assert len(wanted) >= 2, part
+    different = compare(
+        straight_run.store,
+        saved,
+        straight_run.store,
+        resumed,
+        ignore=lambda name: name not in wanted,
+    )
+    assert different == [], part
+
+
+@pytest.mark.xdist_group("resumed")
+def test_a_resumed_attempt_stands_where_the_saved_one_stood(resumed_run):
+    saved, resumed = resumed_run
+    assert resumed.tensors.keys() == saved.tensors.keys()
+    for name in ("step", "epoch", "position", "num_tokens", "num_trained_tokens", "seed"):
+        assert resumed.state[name] == saved.state[name] is not None, name
+    assert saved.state["position"] == saved.step * OPTIONS.global_batch
+
+
+@pytest.fixture(scope="session")
+def resumed_run(straight_run, tmp_path_factory, inputs_dir):
+    """Return an earlier checkpoint, and what an attempt that resumed from it saved at once."""
+    with running(tmp_path_factory.mktemp("resumed"), inputs_dir) as run:
+        shutil.copytree(straight_run.folder / "run", run.folder / "run")
+        saved = read_manifest(run.store, run.head_manifest().parent)
+        rewind_to(run, saved)
+        run.start(objects_store=(run.folder / "near").as_uri())
+        run.wait_until(lambda: run.records("commit"))
+        run.kill()
+        resumed = read_manifest(run.store, run.records("commit")[0].manifest)
+    assert resumed.step == saved.step
+    return saved, resumed
+
+
 def rewind_to(run, manifest):
     claim = run.claim()
     rewind(run.store, run="test", attempt=claim.attempt, to=manifest)
@@ -384,6 +435,40 @@ def test_a_fenced_attempt_commits_nothing_and_says_so_on_every_rank(new_run):
     assert new_run.wait() == [1, 1]
     assert [o.outcome for o in new_run.outcomes()] == [OutcomeKind.FENCED] * 2
     assert read_head(new_run.store)[0].manifest is None
+
+
+def test_a_zombie_that_outlives_a_recovery_changes_nothing_and_says_that_it_is_fenced(
+    straight_run, new_run
+):
+    new_run.start()
+    new_run.wait_until(lambda: new_run.records("commit"))
+    zombie = [psutil.Process(process.pid) for process in new_run.processes]
+    zombie += [child for process in zombie for child in process.children()]
+    assert len(zombie) > len(new_run.processes)  # its uploader too
+    zombie_spool, zombie_processes = new_run.spool_dir, new_run.processes
+    for process in zombie:
+        process.suspend()
+    assert new_run.outcomes() == [None, None]  # it had more to do
+
+    new_run.start()
+    assert new_run.wait() == [0, 0], new_run.log.read_text()
+    before = read_head(new_run.store)
+    assert before[0].step == NUM_STEPS
+
+    for process in zombie:
+        process.resume()
+    assert [process.wait(60) for process in zombie_processes] == [1, 1]
+    outcomes = [read_outcome(zombie_spool, rank) for rank in range(2)]
+    assert [outcome.outcome for outcome in outcomes] == [OutcomeKind.FENCED] * 2
+    assert read_head(new_run.store) == before
+    different = compare(
+        straight_run.store,
+        straight_run.head_manifest(),
+        new_run.store,
+        new_run.head_manifest(),
+        ignore=lambda name: False,
+    )
+    assert different == []
 
 
 def overwrite_end(path, other):
