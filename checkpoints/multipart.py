@@ -44,7 +44,8 @@ def _boto3_client(client: S3Store) -> S3Client:
     found, provide = client.config, client.credential_provider
     endpoint = found.get("endpoint")
     key: Any = provide() if provide is not None else {}
-    return boto3.client(
+    # Of a session of its own: the default one keeps the first key that it finds.
+    return boto3.Session().client(
         "s3",
         endpoint_url=endpoint,
         region_name=found.get("region"),

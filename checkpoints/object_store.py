@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import obstore
@@ -18,7 +19,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from checkpoints.errors import StoreRefused, StoreUnreachable
+from checkpoints.errors import StoreError, StoreRefused, StoreUnreachable
 from checkpoints.multipart import abort_uploads
 from checkpoints.remote_clients import HINTS, Client
 from checkpoints.store import (
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _PART_BYTES = 16 * 1024 * 1024
 _PARTS_IN_FLIGHT = 3
 _INSTANCE_METADATA = ("169.254.169.254", "metadata.google.internal")
+# In the text of what obstore has no error type for: listings, and deletions in batches.
+_STATUS = re.compile(r"status code: (\d{3})")
 
 
 class RemoteStore:
@@ -49,7 +52,8 @@ class RemoteStore:
         self._client = client
         self._hints = HINTS[scheme]
         self._has_generations = scheme == "gs"
-        self._url = f"{scheme}://{bucket}/{prefix}" if prefix else f"{scheme}://{bucket}"
+        self._bucket_url = f"{scheme}://{bucket}"
+        self._url = f"{self._bucket_url}/{prefix}" if prefix else self._bucket_url
         self._prefix = f"{prefix}/" if prefix else ""
 
     @property
@@ -85,13 +89,16 @@ class RemoteStore:
         """Upload in one request, or as parts that appear together when the last one is there."""
         path = self._path(key)
         with self._calling(key):
-            obstore.put(
-                self._client,
-                path,
-                _one_buffer_if_small(data),
-                chunk_size=_PART_BYTES,
-                max_concurrency=_PARTS_IN_FLIGHT,
-            )
+            try:
+                obstore.put(
+                    self._client,
+                    path,
+                    _one_buffer_if_small(data),
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_PARTS_IN_FLIGHT,
+                )
+            except FileNotFoundError as error:
+                raise self._no_bucket() from error
 
     def create(self, key: str, data: bytes) -> str:
         """Put if absent (If-None-Match)."""
@@ -101,6 +108,8 @@ class RemoteStore:
                 return self._version(obstore.put(self._client, path, data, mode="create"))
             except (AlreadyExistsError, PreconditionError):
                 raise exists(key) from None
+            except FileNotFoundError as error:
+                raise self._no_bucket() from error
 
     def replace(self, key: str, data: bytes, version: str) -> str:
         """Put if the version is still this one (If-Match)."""
@@ -131,11 +140,16 @@ class RemoteStore:
         return sorted(entries, key=lambda entry: entry.key)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete in batches."""
-        paths = [self._path(key) for key in keys]
+        """Delete in batches; one by one where an absent object ended that, as not on S3."""
+        paths = [self._path(key) for key in dict.fromkeys(keys)]
         with self._calling(", ".join(paths[:3])):
-            if paths:
-                obstore.delete(self._client, paths)
+            try:
+                if paths:
+                    obstore.delete(self._client, paths)
+            except FileNotFoundError:
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(self._client, path)
 
     def abort_uploads(self, prefix: str, is_stale: Callable[[str], bool]) -> builtins.list[str]:
         """Abort multipart uploads; those of other clouds end by themselves, or by a bucket's rule.
@@ -166,25 +180,42 @@ class RemoteStore:
         except FileNotFoundError:
             raise missing(key) from None
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreRefused(
-                f"{self._url} refused access to {key}: {_first_line(error)}",
-                self._hints.access,
-            ) from error
+            raise self._refused(key, error) from error
         except BaseError as error:
-            if any(address in str(error) for address in _INSTANCE_METADATA):
-                # The last place where credentials are looked for, outside of a cloud in vain.
-                raise StoreRefused(
-                    f"{self._url} cannot be used: no credentials were found",
-                    self._hints.credentials,
-                ) from error
-            raise StoreUnreachable(
-                f"{self._url} did not answer for {key}: {_first_line(error)}",
-                self._hints.network,
-            ) from error
+            raise self._translated(key, error) from error
+
+    def _translated(self, key: str, error: BaseError) -> StoreError:
+        text = str(error)
+        if any(address in text for address in _INSTANCE_METADATA):
+            # The last place where credentials are looked for, outside of a cloud in vain.
+            return StoreRefused(
+                f"{self._url} cannot be used: no credentials were found", self._hints.credentials
+            )
+        status = _STATUS.search(text)
+        if status and status[1] in ("401", "403"):
+            return self._refused(key, error)
+        if status and status[1] == "404":
+            return self._no_bucket()
+        return StoreUnreachable(
+            f"{self._url} did not answer{key and f' for {key}'}: {_first_line(error)}",
+            self._hints.network,
+        )
+
+    def _refused(self, key: str, error: BaseError) -> StoreRefused:
+        return StoreRefused(
+            f"{self._url} refused access{key and f' to {key}'}: {_first_line(error)}",
+            self._hints.access,
+        )
+
+    def _no_bucket(self) -> StoreRefused:
+        return StoreRefused(
+            f"{self._bucket_url} does not exist", "Create it, or correct the store's URL."
+        )
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    """Return what obstore says, without the page that the server answered."""
+    return str(error).partition("\n")[0].partition("<")[0].rstrip(": ")
 
 
 def _one_buffer_if_small(data: Iterable[Buffer] | Buffer) -> bytes | Buffer | Iterator[Buffer]:

@@ -92,10 +92,14 @@ def open_client(scheme: str, bucket: str) -> Client:
 
 
 def _open_s3(bucket: str) -> S3Store:
-    """Find endpoint, region and credentials as AWS' tools do."""
+    """Find endpoint, region and credentials as AWS' tools do: in the environment, in a profile."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    provide = _profile_credentials() if _has_profile() else None
+    if not (endpoint and region) and _has_profile():
+        profile = _read_settings()
+        endpoint = endpoint or profile.get("endpoint_url")
+        region = region or profile.get("region")
+    provide = _profile_credentials() if _needs_profile() else None
     return _s3_store(bucket, endpoint, region or _DEFAULT_REGION, provide)
 
 
@@ -150,10 +154,12 @@ def _options(endpoint: str | None) -> ClientConfig:
     return {**_CLIENT, "allow_http": is_plain}
 
 
-def _has_profile() -> bool:
+def _needs_profile() -> bool:
     """Return whether credentials come from a profile, which obstore cannot read by itself."""
-    if "AWS_ACCESS_KEY_ID" in os.environ:
-        return False
+    return "AWS_ACCESS_KEY_ID" not in os.environ and _has_profile()
+
+
+def _has_profile() -> bool:
     return bool(os.environ.get("AWS_PROFILE")) or any(file.exists() for file in _profile_files())
 
 
@@ -163,6 +169,19 @@ def _profile_files() -> list[Path]:
         "AWS_CONFIG_FILE": "~/.aws/config",
     }
     return [Path(os.environ.get(name) or usual).expanduser() for name, usual in places.items()]
+
+
+def _read_settings() -> dict[str, Any]:
+    """Return what the profile says beside its credentials."""
+    from botocore.exceptions import BotoCoreError  # 0.2 s, needed only here
+    from botocore.session import Session
+
+    try:
+        return Session().get_scoped_config()
+    except BotoCoreError as error:
+        raise StoreRefused(
+            f"The AWS profile cannot be used: {error}", "Correct it, or set AWS_PROFILE."
+        ) from error
 
 
 def _profile_credentials() -> Callable[[], dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Stores to test against: a folder, memory, and the S3 server of tests/conftest.py."""
+"""Stores to test against: a folder, memory, the S3 server of tests/conftest.py, and one of yours.
+
+TEST_STORE_URL (docs/checkpoints-stores.md) names one that is to pass the same tests.
+"""
 
 import os
 import secrets
@@ -7,20 +10,26 @@ import pytest
 
 from checkpoints.store import open_store
 
+OWN_STORE = "TEST_STORE_URL"
+S3 = pytest.param("s3", marks=pytest.mark.xdist_group("s3"))
 
-@pytest.fixture(
-    params=["folder", "memory", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))]
-)
+
+@pytest.fixture(params=["folder", "memory", S3, *([OWN_STORE] if OWN_STORE in os.environ else [])])
 def store_url(request, tmp_path):
     """Yield the URL of an empty store of every kind."""
     name = f"run-{secrets.token_hex(6)}"
     match request.param:
         case "folder":
-            return (tmp_path / name).as_uri()
+            yield (tmp_path / name).as_uri()
         case "memory":
-            return f"memory://{name}/a/b"
+            yield f"memory://{name}/a/b"
+        case "s3":
+            yield f"{request.getfixturevalue('s3_url')}/{name}"
         case _:
-            return f"{request.getfixturevalue('s3_url')}/{name}"
+            url = f"{os.environ[OWN_STORE].rstrip('/')}/{name}"
+            yield url
+            used = open_store(url)
+            used.delete([entry.key for entry in used.list("")])
 
 
 @pytest.fixture

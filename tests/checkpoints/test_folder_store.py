@@ -76,6 +76,16 @@ def test_a_writer_killed_in_a_put_leaves_the_old_object_and_no_obstacle(folder_s
     assert not left.exists()
 
 
+def test_a_live_writer_s_put_is_never_aborted(folder_store):
+    def source():
+        yield b"be"
+        assert folder_store.abort_uploads("", lambda key: True) == []
+        yield b"gun"
+
+    folder_store.put("a", source())
+    assert folder_store.get("a").data == b"begun"
+
+
 def test_a_lock_holder_s_death_frees_the_lock(folder_store):
     version = folder_store.create("a", b"one")
     script = (

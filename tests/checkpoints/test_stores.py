@@ -165,6 +165,14 @@ def test_delete_ignores_absent_objects(store):
     assert [entry.key for entry in store.list("")] == ["a/c"]
 
 
+def test_an_absent_object_keeps_no_other_from_being_deleted(store):
+    keys = [f"a/{index}" for index in range(30)]
+    for key in keys:
+        store.put(key, b"x")
+    store.delete(["nope", *keys[:15], "nope", *keys[15:]])
+    assert store.list("") == []
+
+
 def test_a_deleted_key_can_be_created_again(store):
     store.create("a/b", b"one")
     store.delete(["a/b"])

@@ -471,22 +471,57 @@ def test_a_zombie_that_outlives_a_recovery_changes_nothing_and_says_that_it_is_f
     assert different == []
 
 
-@pytest.mark.parametrize("what", ["object", "manifest"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_resumed(straight_run, new_run, what):
+def overwrite_end(path, other):
+    path.write_bytes(path.read_bytes()[:-100] + b"x" * 100)
+
+
+def cut_off_end(path, other):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def remove(path, other):
+    path.unlink()
+
+
+def exchange(path, other):
+    """Put the same file of the checkpoint before in its place: whole, and a shard as large."""
+    if path.suffix == ".safetensors":
+        assert other.stat().st_size == path.stat().st_size
+    shutil.copy(other, path)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("harmed", "harm"),
+    [
+        ("object", overwrite_end),
+        ("manifest", overwrite_end),
+        pytest.param("object", cut_off_end, marks=SLOW),
+        pytest.param("object", remove, marks=SLOW),
+        pytest.param("object", exchange, marks=SLOW),
+        pytest.param("manifest", remove, marks=SLOW),
+        pytest.param("manifest", exchange, marks=SLOW),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_resumed(
+    straight_run, new_run, harmed, harm
+):
     shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
     head, _ = read_head(new_run.store)
     assert (head.step, head.parent) == (6, straight_run.head_manifest().parent)
-    damaged = head.manifest
-    if what == "object":
+    damaged, before = head.manifest, head.parent
+    if harmed == "object":
         damaged = new_run.head_manifest().objects[1].key
-    path = new_run.folder / "run" / damaged
-    path.write_bytes(path.read_bytes()[:-100] + b"x" * 100)
+        before = read_manifest(new_run.store, head.parent).objects[1].key
+    harm(new_run.folder / "run" / damaged, new_run.folder / "run" / before)
 
     new_run.start()
     assert new_run.wait() == [0, 0], new_run.log.read_text()
     (record,) = new_run.records("damaged")
     assert record.manifest == head.manifest
-    if what == "object":
+    if harmed == "object":
         assert damaged in record.what
     (resumed,) = new_run.records("resumed")
     assert (resumed.step, resumed.manifest) == (4, head.parent)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 BUCKET = "runs"
 _RECORD_NAME = "server.json"
 _LOG_NAME = "server.log"
+_DATA_NAME = "data"
 _REGION = "us-east-1"
 # Everything that `weed server -s3` would otherwise open on fixed ports; S3's own comes first.
 _PORTS = (
@@ -39,6 +40,7 @@ _PORTS = (
     "filer.port", "filer.port.grpc",
 )  # fmt: skip
 _START_S = 60.0
+_END_S = 10.0
 _LOOK_S = 0.1
 
 
@@ -52,15 +54,13 @@ class ServerRecord(BaseModel):
     secret_key: str
     ports: dict[str, int]
     pid: int
-    created_at: float
 
     @property
     def is_running(self) -> bool:
         """Say whether the process lives; another may have got its id since."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            is_zombie = process.status() == psutil.STATUS_ZOMBIE
-            return process.create_time() == self.created_at and not is_zombie
+        # Told by its port: the time of its creation shifts whenever the clock is set.
+        with contextlib.suppress(psutil.Error):
+            return f"-s3.port={self.ports['s3.port']}" in psutil.Process(self.pid).cmdline()
         return False
 
 
@@ -84,6 +84,7 @@ def ensure_server() -> None:
 def start_server(folder: Path) -> subprocess.Popen[bytes]:
     """Start a server whose data and key are in `folder`, and return when it serves."""
     folder.chmod(0o700)
+    _end_unrecorded(folder)
     before = read_server(folder)
     access_key = before.access_key if before else secrets.token_hex(8)
     secret_key = before.secret_key if before else secrets.token_hex(20)
@@ -96,7 +97,6 @@ def start_server(folder: Path) -> subprocess.Popen[bytes]:
         secret_key=secret_key,
         ports=ports,
         pid=process.pid,
-        created_at=psutil.Process(process.pid).create_time(),
     )
     _wait_until_served(record, process, folder / _LOG_NAME)
     _write_private(folder / _RECORD_NAME, record.model_dump_json())
@@ -127,15 +127,30 @@ def s3_client(record: ServerRecord) -> S3Client:
     )
 
 
+def _end_unrecorded(folder: Path) -> None:
+    """Kill a server that a command started which was killed itself: it holds the data's lock."""
+    for process in psutil.process_iter():
+        give_up_at = time.monotonic() + _END_S
+        with contextlib.suppress(psutil.Error):  # gone, also where its parent has not noticed
+            while _data_flag(folder) in process.cmdline() and time.monotonic() < give_up_at:
+                process.kill()
+                time.sleep(_LOOK_S)
+
+
+def _data_flag(folder: Path) -> str:
+    return f"-dir={folder / _DATA_NAME}"
+
+
 def _spawn(
     folder: Path, ports: dict[str, int], access_key: str, secret_key: str
 ) -> subprocess.Popen[bytes]:
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
+    (folder / _DATA_NAME).mkdir(exist_ok=True)
     command = [
-        _binary(), "server", "-s3", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        _binary(), "server", "-s3", _data_flag(folder), "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         # 0: as many volumes as the disk holds. Reports to its makers unless told not to.
         "-volume.max=0", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+        # With the usual 10 s a server took 20 s to come back to its data; it elects only itself.
+        "-master.electionTimeout=1s",
         *(f"-{flag}={port}" for flag, port in ports.items()),
     ]  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -170,9 +185,10 @@ def _wait_until_served(record: ServerRecord, process: subprocess.Popen[bytes], l
     give_up_at = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < give_up_at:
         with contextlib.suppress(BotoCoreError, ClientError):
-            # A bucket that is there already is ours: creating it again is no error.
-            client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key=".started", Body=b"")
+            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=BUCKET)
+            # Not empty: only then does it wait for the part that holds the data.
+            client.put_object(Bucket=BUCKET, Key=".started", Body=b"started")
             return
         time.sleep(_LOOK_S)
     process.kill()
