@@ -17,15 +17,13 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 
-from benchmarks.checkpointing.jobs import ASYNC_VARIANTS, Act, Job, Said
+from benchmarks.checkpointing.jobs import ASYNC_VARIANTS, PASS_S, Act, Job, Said
 from benchmarks.checkpointing.raw import probe
 from benchmarks.checkpointing.saving import Checkpointer, Saving, Tensors
 from benchmarks.checkpointing.state import build, change, check, fill
 from benchmarks.checkpointing.variants import open_variant
 
 _STEP_S = 0.05
-# A forward and backward pass: those of a 7B model on 8 A100 take some seconds.
-_PASS_S = 1.5
 _QUIET_S = 4.0
 _MATRIX_SIZE = 384
 
@@ -137,7 +135,7 @@ def _save_in_training(variant: Checkpointer, tensors: Tensors, driver: Driver) -
     A trainer begins a save after one optimizer step and reaches the fence before the next one, a
     forward and backward pass later, during which the tensors are only read.
     """
-    compute = _calibrated_step(_PASS_S)
+    compute = _calibrated_step(PASS_S)
     dist.barrier()
     quiet_s = _time(compute)
     dist.barrier()

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from benchmarks.checkpointing.jobs import Figures, Variant
+from benchmarks.checkpointing.jobs import PASS_S, Figures, Variant
 from train.config import Interval, RunHazard
 from train.interval import SaveClock
 
@@ -162,7 +162,7 @@ def _memory(ours: Row) -> Check:
 
 def _cpu_share(ours: Row, num_cores: int) -> Check:
     """Hold the processor time of a save against that of all cores until the next one begins."""
-    intervals_s = [_interval_s(f["stall_s"], f["durable_s"]) for f in ours.rounds.values()]
+    intervals_s = [_interval_s(figures) for figures in ours.rounds.values()]
     shares = [
         cpu_s / (num_cores * interval_s)
         for cpu_s, interval_s in zip(ours.values("cpu_s"), intervals_s, strict=True)
@@ -176,9 +176,11 @@ def _cpu_share(ours: Row, num_cores: int) -> Check:
     )
 
 
-def _interval_s(stall_s: float, durable_s: float) -> float:
+def _interval_s(figures: Figures) -> float:
     """Return what the trainer's clock chooses on a node that is new, where it saves most often."""
     clock = SaveClock(Interval(), RunHazard(), num_nodes=1, now_s=0.0)
-    clock.note_stall(stall_s)
-    clock.note_durable(durable_s)
+    clock.note_stall(figures["stall_s"])
+    clock.note_durable(figures["durable_s"])
+    clock.note_step(PASS_S, is_saving=False)
+    clock.note_step(PASS_S + figures["step_extra_s"], is_saving=True)
     return clock.interval_s(now_s=0.0)
