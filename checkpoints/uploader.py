@@ -21,8 +21,9 @@ from multiprocessing.reduction import recv_handle
 from pydantic import TypeAdapter
 
 from checkpoints import messages
-from checkpoints.errors import SaveFailed
+from checkpoints.errors import ObjectMissing, RecordInvalid, SaveFailed
 from checkpoints.fence import commit, parent_of
+from checkpoints.inspect import read_manifest
 from checkpoints.layout import checkpoint_prefix, manifest_key
 from checkpoints.manifest import Manifest
 from checkpoints.messages import Attach, Commit, Committed, Refusal, Upload, Uploaded, send
@@ -142,6 +143,7 @@ def commit_parts(places: Places, request: Commit, parts: list[Part]) -> Committe
         state=request.state,
     )
     _check_objects(places.objects, manifest)
+    manifest = _as_stored(places.records, manifest)
     commit(places.records, manifest)
     at = datetime.now(timezone.utc)
     return Committed(
@@ -152,6 +154,19 @@ def commit_parts(places: Places, request: Commit, parts: list[Part]) -> Committe
         at=at,
         deleted=_prune(places, request),
     )
+
+
+def _as_stored(store: ObjectStore, manifest: Manifest) -> Manifest:
+    """Return what an earlier try to commit this very step left, which only says another time.
+
+    Its HEAD did not move, or moved unheard of; taken for another's it would fence its own attempt.
+    """
+    try:
+        stored = read_manifest(store, manifest.key)
+    except (ObjectMissing, RecordInvalid):
+        return manifest
+    is_same = stored.model_copy(update={"created_at": manifest.created_at}) == manifest
+    return stored if is_same else manifest
 
 
 def _check_objects(store: ObjectStore, manifest: Manifest) -> None:

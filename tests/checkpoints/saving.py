@@ -16,7 +16,7 @@ def claim(store):
     return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
 
 
-def save_step(places, attempt, step, tensors, *, local_tensors=None, retention=None):
+def save_step(places, attempt, step, tensors, *, local_tensors=None, retention=None, at=NOW):
     places = places if isinstance(places, Places) else only(places)
     slots = SlotPlanner(rank=0).plan(tensors, local_tensors or {})
     memory = StagingBuffer(sum(slot.length for slot, _ in slots), is_pinned=False)
@@ -29,7 +29,7 @@ def save_step(places, attempt, step, tensors, *, local_tensors=None, retention=N
         attempt=attempt,
         step=step,
         world_size=1,
-        created_at=NOW,
+        created_at=at,
         state={"step": step},
         retention=retention,
     )

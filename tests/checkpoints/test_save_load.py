@@ -2,20 +2,21 @@
 
 import math
 import re
+from datetime import timedelta
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid, SaveFailed
+from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid, SaveFailed, StoreUnreachable
 from checkpoints.fence import read_head
 from checkpoints.inspect import compare, read_manifest, read_tensor, verify
 from checkpoints.layout import manifest_key
 from checkpoints.load import load
 from checkpoints.staging import SlotPlanner
 from checkpoints.tensors import DTYPE_NAMES
-from tests.checkpoints.saving import claim, save_step
+from tests.checkpoints.saving import NOW, claim, save_step
 
 
 def tensors_of_every_dtype():
@@ -286,3 +287,32 @@ def test_a_plan_is_kept_for_the_same_tensors_and_made_anew_for_others():
     assert [tensor.data_ptr() for _, tensor in again] == [t.data_ptr() for t in first.values()]
     replaced = planner.plan({**first, "a": torch.zeros(4)}, local)
     assert [(slot.name, slot.start) for slot, _ in replaced] == [("a", 0), ("b", 16), ("rng", 32)]
+
+
+class LosesFirstSwap:
+    """A store whose first swap of HEAD does not happen."""
+
+    def __init__(self, store):
+        self._store = store
+        self._is_lost = False
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def replace(self, key, data, version):
+        if self._is_lost:
+            return self._store.replace(key, data, version)
+        self._is_lost = True
+        raise StoreUnreachable("the swap went unanswered", "try again")
+
+
+def test_a_step_whose_commit_failed_halfway_is_committed_by_the_next_try(memory_store):
+    attempt = claim(memory_store)
+    broken = LosesFirstSwap(memory_store)
+    with pytest.raises(StoreUnreachable):
+        save_step(broken, attempt, 5, {"w": torch.ones(2)})
+    assert read_head(memory_store)[0].step == 0
+    save_step(broken, attempt, 5, {"w": torch.ones(2)}, at=NOW + timedelta(seconds=9))
+    head, _ = read_head(memory_store)
+    assert (head.step, head.attempt) == (5, attempt)
+    assert verify(memory_store, read_manifest(memory_store, head.manifest)) == []
