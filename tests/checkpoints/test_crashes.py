@@ -14,7 +14,7 @@ from tests.checkpoints.ranks import claimed, run_ranks
 ROOT = Path(__file__).parents[2]
 WHENS = ("before", "within", "after")
 UPLOAD = ["put"]
-COMMIT = ["get", "list", "get", "create", "replace"]
+COMMIT = ["get", "list", "get", "get", "create", "replace"]
 # The second rank reads its own object, and the first one's for what is not split.
 LOADS = [["get", "get", "get_range"], ["get", "get", "get_range", "get_range"]]
 COLLECT = ["get", "list", "get", "get", "list", "delete", "delete"]
@@ -51,7 +51,7 @@ def test_a_crash_at_any_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_
 ):
     found = crashes(scenario, tmp_path)
     operations = OPERATIONS[scenario]
-    moves_head = {"save": 6, "claim": 3, "restore": 7}[scenario]
+    moves_head = {"save": 7, "claim": 3, "restore": 7}[scenario]
     old, new = {"save": (5, 6), "claim": (5, 5), "restore": (6, 5)}[scenario]
     for when in WHENS:
         fired = [crash for crash in found if crash["when"] == when]
