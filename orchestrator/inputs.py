@@ -6,6 +6,7 @@ imports none of its libraries. The results are staged in the run folder by conte
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -80,8 +81,12 @@ def prepare_inputs(spec: RunSpec) -> PreparedInputs:
     """
     _check_sources(spec)
     folder = home() / "inputs" / _cache_key(spec)
-    if not (folder / SUMMARY_NAME).exists():
-        _prepare_into(folder, spec)
+    make_folder(folder.parent)
+    with folder.with_suffix(".lock").open("w") as lock:
+        # Two launches at once: the second waits, and finds what the first has prepared.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / SUMMARY_NAME).exists():
+            _prepare_into(folder, spec)
     summary = PreparationSummary.model_validate_json((folder / SUMMARY_NAME).read_bytes())
     files = tuple(_describe(folder / name) for name in summary.files)
     return PreparedInputs(folder=folder, files=files, summary=summary)
@@ -146,7 +151,6 @@ def _cache_key(spec: RunSpec) -> str:
 
 
 def _prepare_into(folder: Path, spec: RunSpec) -> None:
-    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         output = Path(scratch) / "out"
         summary = _run_preparation(spec, output, cwd=scratch)

@@ -37,9 +37,8 @@ def test_command_line_killed_at_any_moment_is_picked_up_by_the_same_command(work
 def test_two_launches_of_one_name_at_once_are_one_run(workplace):
     spec = workplace.write_spec()
     both = [workplace.start("launch", spec, "--yes") for _ in range(2)]
-    for process in both:
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
+    said = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
     attempts = workplace.document("status", "small")["attempts"]
     assert [attempt["attempt"] for attempt in attempts] == [1]
     workplace.wait_until_quiet()
