@@ -22,6 +22,8 @@ _PIECE_BYTES = 8 * BLOCK_BYTES
 # safetensors aligns the first tensor, so that readers can map it.
 _ALIGNMENT = 8
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "C64": np.complex64}
+# Of fp8 without its sign: E4M3 (the variant without infinities) has one NaN, E5M2 IEEE's.
+_F8_NOT_FINITE_FROM = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C}
 _BF16_EXPONENT = np.uint16(0x7F80)  # numpy knows no bfloat16; all ones are infinity and NaN
 
 
@@ -122,6 +124,9 @@ def _stream(header: bytes, staged: list[Staged], checksums: list[str]) -> Iterat
 def _is_finite(piece: memoryview, dtype: str) -> bool:
     if dtype == "BF16":
         return bool(((np.frombuffer(piece, np.uint16) & _BF16_EXPONENT) != _BF16_EXPONENT).all())
+    if dtype in _F8_NOT_FINITE_FROM:
+        magnitudes = np.frombuffer(piece, np.uint8) & np.uint8(0x7F)
+        return int(magnitudes.max()) < _F8_NOT_FINITE_FROM[dtype]
     kind = _FLOATS.get(dtype)
     return kind is None or bool(np.isfinite(np.frombuffer(piece, kind)).all())
 

@@ -56,6 +56,7 @@ class StagingBuffer:
         self._mapping = mmap.mmap(self.fd, self.num_bytes)
         self._bytes = torch.frombuffer(self._mapping, dtype=torch.uint8)
         self._bytes.zero_()
+        self._is_pinned = is_pinned
         if is_pinned:
             self._pin()
 
@@ -73,6 +74,8 @@ class StagingBuffer:
 
     def close(self) -> None:
         """Let go of the memory; the uploader may still have it."""
+        if self._is_pinned:
+            torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())  # type: ignore[no-untyped-call]
         os.close(self.fd)
 
     def _pin(self) -> None:

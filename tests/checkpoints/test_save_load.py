@@ -289,6 +289,24 @@ def test_a_plan_is_kept_for_the_same_tensors_and_made_anew_for_others():
     assert [(slot.name, slot.start) for slot, _ in replaced] == [("a", 0), ("b", 16), ("rng", 32)]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "not_finite"),
+    [
+        (torch.float8_e4m3fn, (0x7F, 0xFF)),
+        (torch.float8_e5m2, (0x7C, 0x7D, 0x7E, 0x7F, 0xFC, 0xFD, 0xFE, 0xFF)),
+    ],
+)
+def test_of_every_fp8_value_those_that_are_not_finite_are_refused(memory_store, dtype, not_finite):
+    attempt = claim(memory_store)
+    every = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(dtype)
+    assert [n for n in range(256) if not every[n].float().isfinite()] == [*not_finite]
+    finite = torch.tensor([n for n in range(256) if n not in not_finite], dtype=torch.uint8)
+    save_step(memory_store, attempt, 1, {"w": finite.view(dtype)})
+    for number in not_finite:
+        with pytest.raises(SaveFailed, match="not finite"):
+            save_step(memory_store, attempt, 2, {"w": every[number : number + 1]})
+
+
 class LosesFirstSwap:
     """A store whose first swap of HEAD does not happen."""
 
