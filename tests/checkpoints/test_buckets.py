@@ -1,12 +1,15 @@
 """What only stores in a bucket have: credentials that change, and a server that says no."""
 
+import base64
 import os
 import re
 import secrets
 import time
 
+import boto3
 import pytest
 
+from checkpoints.checksums import crc64
 from checkpoints.errors import StoreRefused
 from checkpoints.store import open_store
 from tests.loose_s3 import BUCKET, loose_server
@@ -49,6 +52,21 @@ def loose(monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
         yield server
+
+
+def test_the_server_is_told_the_checksum_of_what_it_stores(keys, s3_url):
+    name = secrets.token_hex(6)
+    store = open_store(f"{s3_url}/{name}")
+    store.put("whole", b"abc")
+    store.put("parts", iter([PART, PART, b"end"]))
+    bucket, _, _ = s3_url.removeprefix("s3://").partition("/")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    heads = [
+        client.head_object(Bucket=bucket, Key=f"{name}/{key}", ChecksumMode="ENABLED")
+        for key in ("whole", "parts")
+    ]
+    assert base64.b64decode(heads[0]["ChecksumCRC64NVME"]) == crc64(b"abc").to_bytes(8, "big")
+    assert heads[1]["ChecksumCRC64NVME"]
 
 
 def again(act, seconds=20):
