@@ -85,7 +85,7 @@ def parent_of(store: ObjectStore, *, run: str, attempt: int, key: str) -> str | 
 
 
 def commit(store: ObjectStore, manifest: Manifest) -> Head:
-    """Make a complete checkpoint the last one and return the new HEAD; raise Fenced.
+    """Make a complete checkpoint the last one and return the new HEAD; raise Fenced, RecordInvalid.
 
     Its objects must be stored already, and its parent be the last one. Committing the same manifest
     again changes nothing.
@@ -139,8 +139,10 @@ def _owned_head(store: ObjectStore, manifest: Manifest) -> tuple[Head, str]:
 
 def _create_manifest(store: ObjectStore, manifest: Manifest) -> None:
     if not _create(store, manifest.key, manifest.to_json()):
-        why = f"{manifest.key} holds another checkpoint"
-        raise _fenced(manifest.run, manifest.attempt, why)
+        # Not Fenced: HEAD was still ours a moment ago, and the owner must not give up its run.
+        raise RecordInvalid(
+            f"{manifest.key} holds another checkpoint of this attempt", "Save a later step."
+        )
 
 
 def _create(store: ObjectStore, key: str, data: bytes) -> bool:

@@ -26,13 +26,19 @@ from checkpoints.errors import CheckpointError, SaveFailed
 from checkpoints.layout import shard_key
 from checkpoints.messages import Commit, Committed, Refusal, Retention, Slot, Upload, Uploaded
 from checkpoints.staging import SlotPlanner, StagingBuffer
-from checkpoints.uploader_client import UPLOADER, UploaderClient, UploaderLost, listen
+from checkpoints.uploader_client import UPLOADER, UploaderClient, listen
 
 log = logging.getLogger(__name__)
 
 DEADLINE = timedelta(minutes=15)
-# What the other ranks wait for rank 0's word beyond the deadline.
-_GRACE_S = 60.0
+# Beyond the deadline rank 0 waits so long for what the others make of it, ...
+_LATE_S = 5.0
+# ... gives a commit that is begun by then so long, ...
+_COMMIT_S = 30.0
+# ... and takes so long to find out what became of one that was not answered.
+_SETTLE_S = 15.0
+# What the other ranks wait for its word: all of that, and the 10 s that `before_commit` may take.
+_GRACE_S = 75.0
 # How long ranks wait for each other when they set up; they come together from the model's build.
 _MEETING_TIMEOUT = timedelta(minutes=5)
 
@@ -139,14 +145,17 @@ class Saver:
         return self._outcome
 
     def wait(self) -> Committed | CheckpointError:
-        """Return the outcome of the last save, at the latest a minute after its deadline."""
+        """Return the outcome of the last save, at the latest 75 s after its deadline."""
         assert self._thread is not None, "nothing was begun"
         self._thread.join()
         assert self._outcome is not None
         return self._outcome
 
     def close(self) -> None:
-        """End the uploader; a save in flight is lost."""
+        """End the uploader; a save in flight is lost.
+
+        Rank 0 calls it when all ranks know the last outcome, which they read from its memory.
+        """
         self._client.close()
         if self._buffer is not None:
             self._buffer.close()
@@ -213,7 +222,7 @@ class Saver:
             parts = []
             for rank in range(self._world_size):
                 key = f"{prefix}/part/{rank}"
-                answer = _REPLY.validate_json(self._read(key, give_up_at))
+                answer = _REPLY.validate_json(self._read(key, give_up_at + _LATE_S))
                 self._board.delete_key(key)
                 if not isinstance(answer, Uploaded):
                     assert isinstance(answer, Refusal)
@@ -230,12 +239,14 @@ class Saver:
                 state=dict(save.state),
                 retention=save.retention,
             )
-            give_up_at = max(give_up_at, time.monotonic() + _GRACE_S / 2)
+            give_up_at = max(give_up_at, time.monotonic() + _COMMIT_S)
             try:
                 answer = self._client.ask(request, parts=parts, give_up_at=give_up_at)
-            except UploaderLost:
-                # It may have committed: asking again settles that, and changes nothing if so.
+            except SaveFailed:
+                # No answer, but it may have committed: asking again settles that, and changes
+                # nothing if so.
                 self._client.attach(self._memory([]))
+                give_up_at = max(give_up_at, time.monotonic() + _SETTLE_S)
                 answer = self._client.ask(request, parts=parts, give_up_at=give_up_at)
         except Exception as error:
             log.warning("step %d could not be committed", save.step, exc_info=error)
@@ -259,8 +270,9 @@ class Saver:
     def _memory(self, slots: list[tuple[Slot, Tensor]]) -> StagingBuffer:
         num_bytes = sum(slot.length for slot, _ in slots)
         if self._buffer is None or self._buffer.num_bytes < num_bytes:
-            if self._buffer is not None:
-                self._buffer.close()
+            outgrown, self._buffer = self._buffer, None
+            if outgrown is not None:
+                outgrown.close()
             self._buffer = StagingBuffer(num_bytes, is_pinned=self._copies is not None)
         return self._buffer
 

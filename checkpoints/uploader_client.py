@@ -36,10 +36,6 @@ def listen() -> tuple[socket.socket, bytes]:
     return listener, address
 
 
-class UploaderLost(SaveFailed):
-    """The uploader ended without an answer."""
-
-
 class UploaderClient:
     """One rank's way to the uploader; used by one thread at a time."""
 
@@ -80,7 +76,8 @@ class UploaderClient:
     ) -> Uploaded | Committed | Refusal:
         """Return the answer, at the latest at `give_up_at` (monotonic seconds).
 
-        Raises SaveFailed when there is none; the uploader is then replaced before the next save.
+        Raises SaveFailed when there is none. The node's first rank then ends the uploader, and
+        starts another for the next request; the other ranks only connect anew.
         """
         assert self._connection is not None, "attach first"
         try:
@@ -91,7 +88,7 @@ class UploaderClient:
                 return _REPLY.validate_json(self._connection.recv_bytes())
         except (OSError, EOFError) as error:
             self.reset()
-            raise UploaderLost("The uploader process ended", "Read the attempt's log.") from error
+            raise SaveFailed("The uploader process ended", "Read the attempt's log.") from error
         self.reset()
         raise SaveFailed(
             "The store did not take the data before the save's deadline",

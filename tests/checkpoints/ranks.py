@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -101,6 +102,11 @@ def save_with(saver, step, tensors, rank):
     return saver.wait()
 
 
+def close(saver):
+    dist.barrier()  # as the trainer: rank 0 goes when all know the outcome
+    saver.close()
+
+
 def say(outcome):
     if isinstance(outcome, CheckpointError):
         print("raised", type(outcome).__name__, outcome.what)
@@ -115,7 +121,7 @@ def save_rank(job, rank):
         tensors["0.weight"].to_local().fill_(float("nan"))
     saver = open_saver(job, rank)
     say(save_with(saver, 3, tensors, rank))
-    saver.close()
+    close(saver)
 
 
 def hang_rank(job, rank):
@@ -126,10 +132,13 @@ def hang_rank(job, rank):
         if number is not None and rank == 0:
             (uploader,) = psutil.Process().children()
             uploader.send_signal(number)
+            gone = {signal.SIGSTOP: psutil.STATUS_STOPPED, signal.SIGKILL: psutil.STATUS_ZOMBIE}
+            while uploader.status() != gone[number]:
+                time.sleep(0.01)
         dist.barrier()
         tensors, _ = build(seed=1)
         say(save_with(saver, step, tensors, rank))
-    saver.close()
+    close(saver)
 
 
 def crash_rank(job, rank):
@@ -143,7 +152,7 @@ def crash_rank(job, rank):
         tensors, _ = build(seed=1)
         say(save_with(saver, step, tensors, rank))
         dist.barrier()
-    saver.close()
+    close(saver)
     store = open_store(job["url"])
     steps, key = [], read_head(store)[0].manifest
     while key is not None:
@@ -193,7 +202,7 @@ def load_rank(job, rank):
     if "attempt" in job:
         saver = open_saver(job, rank)
         say(save_with(saver, manifest.step + 1, tensors, rank))
-        saver.close()
+        close(saver)
 
 
 def crash_load_rank(job, rank):

@@ -133,10 +133,12 @@ def test_a_commit_without_a_claim_is_fenced(memory_store):
     assert memory_store.list("") == []
 
 
-def test_another_manifest_under_the_same_key_is_fenced(memory_store):
+def test_another_manifest_under_the_owner_s_key_is_refused_but_does_not_fence_it(
+    memory_store,
+):
     claim(memory_store)
     commit(memory_store, manifest(1, 10))
-    with pytest.raises(Fenced, match="holds another checkpoint"):
+    with pytest.raises(RecordInvalid, match="holds another checkpoint"):
         commit(memory_store, manifest(1, 10, state={"other": True}))
     assert read_head(memory_store)[0].step == 10
 

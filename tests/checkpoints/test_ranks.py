@@ -88,5 +88,5 @@ def test_an_uploader_that_hangs_or_dies_costs_one_save_and_is_replaced(tmp_path)
     (printed,) = run_ranks(tmp_path, job)
     for lines in printed:
         said = [line.split()[0] for line in lines if line != "flushed"]
-        assert said == ["saved", "raised", "saved", "saved", "saved"]
+        assert said == ["saved", "raised", "saved", "saved", "saved"], lines
     assert "before the save's deadline" in printed[0][2]
