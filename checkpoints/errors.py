@@ -4,6 +4,7 @@ CheckpointError
 ├── StoreError
 │   ├── StoreUnreachable   no answer, or an answer that does not tell whether the write happened
 │   ├── StoreRefused       credentials, permission, read-only or full
+│   │   └── BucketMissing  the bucket itself does not exist
 │   ├── UnsupportedStore   the URL's scheme is unknown
 │   ├── UnfitStore         the store does not honour conditional writes
 │   ├── ObjectMissing      no object under this key
@@ -39,6 +40,10 @@ class StoreUnreachable(StoreError):
 
 class StoreRefused(StoreError):
     """The store is there and says no."""
+
+
+class BucketMissing(StoreRefused):
+    """There is no such bucket, so nothing can be in it."""
 
 
 class UnsupportedStore(StoreError):

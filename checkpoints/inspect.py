@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid
+from checkpoints.errors import BucketMissing, Damaged, ObjectMissing, RecordInvalid
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.manifest import Chunk, Manifest
 from checkpoints.reading import Extent, read, split
@@ -70,7 +70,10 @@ def verify(
     `progress` is told the number of bytes after each request.
     """
     holder = holder_of(store, manifest)
-    sizes = {entry.key: entry.size for entry in holder.list(CHECKPOINTS)}
+    try:
+        sizes = {entry.key: entry.size for entry in holder.list(CHECKPOINTS)}
+    except BucketMissing:
+        sizes = {}
     problems = [
         Problem(object=entry.key, what=what)
         for entry in manifest.objects

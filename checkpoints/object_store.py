@@ -19,7 +19,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from checkpoints.errors import StoreError, StoreRefused, StoreUnreachable
+from checkpoints.errors import BucketMissing, StoreError, StoreRefused, StoreUnreachable
 from checkpoints.multipart import abort_uploads
 from checkpoints.remote_clients import HINTS, Client
 from checkpoints.store import (
@@ -207,8 +207,8 @@ class RemoteStore:
             self._hints.access,
         )
 
-    def _no_bucket(self) -> StoreRefused:
-        return StoreRefused(
+    def _no_bucket(self) -> BucketMissing:
+        return BucketMissing(
             f"{self._bucket_url} does not exist", "Create it, or correct the store's URL."
         )
 

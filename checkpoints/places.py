@@ -17,6 +17,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Objects by their stores, one store after the other; and the URLs of those left out."""
+
+    found: tuple[tuple[ObjectStore, ObjectEntry], ...]
+    silent: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
     """The stores of a run: of its records, of the objects to come, and of older objects."""
 
@@ -35,20 +43,22 @@ class Places:
         by_url = {store.url: store for store in (*self.others, self.objects, self.records)}
         return tuple(by_url.values())
 
-    def entries(self, prefix: str) -> Iterator[tuple[ObjectStore, ObjectEntry]]:
-        """Yield every object with that prefix and its store.
+    def look(self, prefix: str) -> Look:
+        """Return every object with that prefix, and its store.
 
         A store of older objects that does not answer is left out: what lies there can wait.
         """
+        found: list[tuple[ObjectStore, ObjectEntry]] = []
+        silent = set()
         for store in self.stores:
             try:
-                found = store.list(prefix)
+                found += ((store, entry) for entry in store.list(prefix))
             except StoreError as error:
                 if store in (self.records, self.objects):
                     raise
                 log.warning("%s was left out: %s", store.url, error)
-            else:
-                yield from ((store, entry) for entry in found)
+                silent.add(store.url)
+        return Look(found=tuple(found), silent=frozenset(silent))
 
 
 def only(store: ObjectStore) -> Places:

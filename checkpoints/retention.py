@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+import logging
+from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
-from checkpoints.errors import Fenced, ObjectMissing, RecordInvalid
+from checkpoints.errors import Fenced, ObjectExists, ObjectMissing, RecordInvalid, StoreError
 from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import (
@@ -19,8 +21,10 @@ from checkpoints.layout import (
     pin_key,
 )
 from checkpoints.manifest import Head
-from checkpoints.places import Places, only
+from checkpoints.places import Look, Places, only
 from checkpoints.store import ObjectEntry, ObjectStore
+
+log = logging.getLogger(__name__)
 
 Point = tuple[int, int]  # (step, attempt): what a checkpoint is named by
 
@@ -49,7 +53,7 @@ class StoredCheckpoint:
 
 
 def prune(places: Places, *, keep_last: int, keep_every: int | None, attempt: int) -> list[str]:
-    """Delete old checkpoints and return their prefixes; call it after a commit, as the owner.
+    """Delete old checkpoints and return the prefixes of those that are gone; call it as the owner.
 
     Kept: what HEAD names and its parent, the last `keep_last`, every `keep_every` steps, and what
     is pinned. Also goes what lower attempts left behind uncommitted. Raises Fenced if `attempt` no
@@ -61,42 +65,51 @@ def prune(places: Places, *, keep_last: int, keep_every: int | None, attempt: in
             f"Attempt {attempt} no longer owns the run and may not delete its checkpoints",
             "Stop this attempt.",
         )
-    doomed = removable(places, head=found[0], keep_last=keep_last, keep_every=keep_every)
-    for checkpoint in doomed:
-        remove(places, checkpoint)
-    return [checkpoint.prefix for checkpoint in doomed]
+    doomed = removable(
+        places, head=found[0], keep_last=keep_last, keep_every=keep_every, alive_from=attempt
+    )
+    return [checkpoint.prefix for checkpoint in doomed if remove(places, checkpoint)]
 
 
 def removable(
-    places: Places, *, head: Head, keep_last: int, keep_every: int | None
+    places: Places, *, head: Head, keep_last: int, keep_every: int | None, alive_from: int
 ) -> list[StoredCheckpoint]:
     """Return the checkpoints that no rule keeps, oldest first.
 
-    HEAD is to be read before: whatever is committed meanwhile is newer than all that may go.
+    `alive_from` is the first attempt that may still be writing. HEAD is to be read before: whatever
+    is committed meanwhile is newer than all that may go.
     """
-    stored = list_checkpoints(places)
-    whole = {point for point in stored if stored[point].is_whole}
+    look = places.look(CHECKPOINTS)
+    stored = _by_point(look)
     doomed = surplus(
-        whole,
+        stored.keys(),
+        whole={point for point in stored if stored[point].is_whole},
         head=head,
-        recent=_recent(places.records, head, keep_last),
+        recent=list(islice(_history(places.records, head), keep_last)),
         keep_last=keep_last,
         keep_every=keep_every,
+        alive_from=alive_from,
         pinned=read_pins(places.records),
-    ) | {point for point in stored.keys() - whole if point[1] < head.attempt}
-    return [stored[point] for point in sorted(doomed)]
+    )
+    return [
+        stored[point]
+        for point in sorted(doomed)
+        if not _is_out_of_sight(places.records, stored[point], look.silent)
+    ]
 
 
 def surplus(
-    whole: Set[Point],
+    stored: Set[Point],
     *,
+    whole: Set[Point],
     head: Head,
     recent: Sequence[Point],
     keep_last: int,
     keep_every: int | None,
+    alive_from: int,
     pinned: Set[Point] = frozenset(),
 ) -> set[Point]:
-    """Return those of the checkpoints with a manifest that no rule keeps.
+    """Return those of the stored checkpoints that no rule keeps; `whole` ones have a manifest.
 
     `recent` is the end of the history. A manifest that is no older and not in it was written by an
     attempt that lost the run before its commit, or was given up as damaged.
@@ -107,21 +120,63 @@ def surplus(
     kept = set(sorted(history)[-keep_last:])
     if keep_every:
         kept |= {point for point in history if point[0] % keep_every == 0}
-    strays = {point for point in whole - history if point[1] < head.attempt}
+    strays = {point for point in stored - history if point[1] < alive_from}
     return ((history - kept) | strays) - targets - pinned
 
 
-def _recent(store: ObjectStore, head: Head, num_points: int) -> list[Point]:
-    """Return the last points of the history, as far back as its manifests can be read."""
-    points: list[Point] = []
-    key = head.manifest
-    while key is not None and len(points) < num_points:
-        points.append(point_of(key))
+def remove(places: Places, checkpoint: StoredCheckpoint) -> bool:
+    """Delete a checkpoint's objects; return whether all are gone.
+
+    One that was pinned meanwhile stays. What a store of old objects refuses to delete is tried
+    again by a later attempt.
+    """
+    manifest = manifest_key(*checkpoint.point)
+    if checkpoint.is_whole and not _remove_manifest(places.records, checkpoint.point):
+        return False
+    is_gone = True
+    for store, objects in groupby(checkpoint.objects, key=lambda found: found[0]):
         try:
-            key = read_manifest(store, key).parent
-        except (RecordInvalid, ObjectMissing):
-            return points
-    return points
+            store.delete([entry.key for _, entry in objects if entry.key != manifest])
+        except StoreError as error:
+            if store in (places.records, places.objects):
+                raise
+            log.warning("%s is not gone from %s: %s", checkpoint.prefix, store.url, error)
+            is_gone = False
+    return is_gone
+
+
+def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
+    """Return every checkpoint that has an object in some store, complete or not."""
+    return _by_point(places.look(CHECKPOINTS))
+
+
+def committed_at(store: ObjectStore, step: int) -> Point | None:
+    """Return the committed checkpoint of a step, the newest if there are several."""
+    found = read_head(store)
+    if found is None or step > found[0].step:
+        return None
+    end = None
+    for end in _history(store, found[0]):
+        if end[0] <= step:
+            return end if end[0] == step else None
+    behind = older_than(store, end) if end else []
+    return next((point for point in behind if point[0] == step), None)
+
+
+def older_than(store: ObjectStore, end: Point) -> list[Point]:
+    """Return the checkpoints that were committed before `end`, one of the history, newest first.
+
+    For what lies behind the end of HEAD's chain of parents, where `keep_every` and pins keep some.
+    Attempts follow each other, and so do their steps: a manifest at a step that a later attempt's
+    has passed was never committed, or was given up as damaged.
+    """
+    stored = list_checkpoints(only(store))
+    older = []
+    for point in sorted(stored, key=lambda point: (point[1], point[0]), reverse=True):
+        if stored[point].is_whole and point[0] < end[0] and point[1] <= end[1]:
+            older.append(point)
+            end = point
+    return older
 
 
 def point_of(manifest: str) -> Point:
@@ -131,19 +186,20 @@ def point_of(manifest: str) -> Point:
     return found
 
 
-def remove(places: Places, checkpoint: StoredCheckpoint) -> None:
-    """Delete a checkpoint's objects."""
-    manifest = manifest_key(*checkpoint.point)
-    if checkpoint.is_whole:
-        places.records.delete([manifest])
-    for store, objects in groupby(checkpoint.objects, key=lambda found: found[0]):
-        store.delete([entry.key for _, entry in objects if entry.key != manifest])
+def _history(store: ObjectStore, head: Head) -> Iterator[Point]:
+    """Yield the committed checkpoints, newest first, as far back as manifests can be read."""
+    key = head.manifest
+    while key is not None:
+        yield point_of(key)
+        try:
+            key = read_manifest(store, key).parent
+        except (RecordInvalid, ObjectMissing):
+            return
 
 
-def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
-    """Return every checkpoint that has an object in some store, complete or not."""
+def _by_point(look: Look) -> dict[Point, StoredCheckpoint]:
     found: dict[Point, list[tuple[ObjectStore, ObjectEntry]]] = {}
-    for store, entry in places.entries(CHECKPOINTS):
+    for store, entry in look.found:
         point = parse_checkpoint_prefix(entry.key)
         if point is not None:
             found.setdefault(point, []).append((store, entry))
@@ -153,14 +209,35 @@ def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
     }
 
 
-def committed_at(store: ObjectStore, step: int) -> Point | None:
-    """Return the committed checkpoint of a step, of the last attempt that has one."""
-    found = read_head(store)
-    # One beyond HEAD is of an attempt that lost the run before its commit.
-    if found is None or step > found[0].step:
-        return None
-    stored = list_checkpoints(only(store))
-    return max((p for p in stored if p[0] == step and stored[p].is_whole), default=None)
+def _is_out_of_sight(
+    records: ObjectStore, checkpoint: StoredCheckpoint, silent: frozenset[str]
+) -> bool:
+    """Say whether its objects may lie in a store that gave no answer: then all of it can wait."""
+    if not silent or not checkpoint.is_whole or len(checkpoint.objects) > 1:
+        return False
+    try:
+        return read_manifest(records, manifest_key(*checkpoint.point)).store in silent
+    except (RecordInvalid, ObjectMissing):
+        return True
+
+
+def _remove_manifest(store: ObjectStore, point: Point) -> bool:
+    """Delete a manifest unless somebody pins the checkpoint at this moment.
+
+    `pin` looks for the manifest after it has put the pin, and this looks for the pin after it has
+    deleted the manifest: one of them sees the other.
+    """
+    key = manifest_key(*point)
+    try:
+        data = store.get(key).data
+    except ObjectMissing:
+        return True
+    store.delete([key])
+    if point not in read_pins(store):
+        return True
+    with suppress(ObjectExists):
+        store.create(key, data)
+    return False
 
 
 def is_left_by_lower_attempt(key: str, attempt: int) -> bool:
@@ -179,7 +256,7 @@ def pin(store: ObjectStore, point: Point) -> None:
     """Keep a checkpoint until it is unpinned; raise ObjectMissing if it is not there."""
     store.put(pin_key(*point), b"")
     try:
-        # Looked for last: a prune that had listed the pins before this one may just have taken it.
+        # Looked for last: a prune may just have taken it, or be about to, see `_remove_manifest`.
         store.get(manifest_key(*point))
     except ObjectMissing:
         unpin(store, point)

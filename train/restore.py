@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from checkpoints.errors import Damaged, Fenced, ObjectMissing, RecordInvalid
+from checkpoints.errors import BucketMissing, Damaged, Fenced, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head, rewind
 from checkpoints.inspect import read_manifest
+from checkpoints.layout import manifest_key
 from checkpoints.load import load
 from checkpoints.manifest import Manifest
+from checkpoints.retention import older_than, point_of
 from checkpoints.store import ObjectStore
 from train.config import TrainConfig
 from train.model import ModelPlan, build_model
@@ -66,7 +68,7 @@ def restore(
         if complaint is None:
             try:
                 progress = _fill(config, ranks, store, manifest, tensors)
-            except (Damaged, ObjectMissing) as error:
+            except (Damaged, ObjectMissing, BucketMissing) as error:
                 complaint = error.what
         complaint = agreement.first_complaint(complaint)
         if complaint is None:
@@ -105,7 +107,8 @@ def _candidates(
     """Yield the committed checkpoints, newest first, along their chain of parents; then (None, ..).
 
     Each comes with its manifest, or with what is wrong with that. Never the newest name listed:
-    only what was HEAD once is history.
+    only what was HEAD once is history. Where the chain was pruned, those that `keep_every` or pins
+    have kept come last; raises Damaged if there is nothing left.
     """
     key = config.parent
     while key is not None:
@@ -114,6 +117,7 @@ def _candidates(
         except (RecordInvalid, ObjectMissing) as error:
             head = read_head(store)
             if head is None or head[0].manifest != key:
+                yield from _older(store, key)
                 raise Damaged(
                     f"No checkpoint of the run can be used: {error.what}",
                     "See orchestrate checkpoints verify; a new run name starts from the beginning.",
@@ -124,6 +128,18 @@ def _candidates(
             yield key, manifest, None
             key = manifest.parent
     yield None, None, None
+
+
+def _older(
+    store: ObjectStore, key: str
+) -> Iterator[tuple[str | None, Manifest | None, str | None]]:
+    """Yield the checkpoints from before the one with the manifest `key`, newest first."""
+    for point in older_than(store, point_of(key)):
+        older = manifest_key(*point)
+        try:
+            yield older, read_manifest(store, older), None
+        except RecordInvalid as error:
+            yield older, None, error.what
 
 
 def _fill(

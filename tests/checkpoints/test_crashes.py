@@ -17,7 +17,7 @@ UPLOAD = ["put"]
 COMMIT = ["get", "list", "get", "get", "create", "replace"]
 # The second rank reads its own object, and the first one's for what is not split.
 LOADS = [["get", "get", "get_range"], ["get", "get", "get_range", "get_range"]]
-COLLECT = ["get", "list", "get", "get", "list", "delete", "delete"]
+COLLECT = ["get", "list", "get", "list", "get", "delete", "list", "delete"]
 OPERATIONS = {
     "save": [*UPLOAD, *COMMIT, *COLLECT],
     "claim": ["get", "create", "replace"],

@@ -3,7 +3,7 @@
 import torch
 from safetensors import safe_open
 
-from checkpoints.errors import StoreUnreachable
+from checkpoints.errors import StoreRefused, StoreUnreachable
 from checkpoints.export import export_weights
 from checkpoints.fence import read_head
 from checkpoints.inspect import compare, read_manifest, verify
@@ -98,6 +98,54 @@ def test_a_store_of_old_objects_that_does_not_answer_holds_nothing_up(tmp_path):
         committed = save_step(places, attempt, step, tensors_at(step), retention=KEEP_ONE)
     assert committed.deleted == ("checkpoints/step-00000001.a001",)
     assert sorted(point[0] for point in list_checkpoints(places)) == [2, 3]
+
+
+def test_what_may_lie_in_a_silent_store_stays_with_its_manifest(tmp_path):
+    home, east, west = urls(tmp_path)
+    first = open_places(home, east, [east])
+    attempt = claim(first.records)
+    for step in (1, 2):
+        save_step(first, attempt, step, tensors_at(step))
+    second = open_places(home, west, [east, west])
+    attempt = claim(second.records)
+    silent = Silent()
+    silent.url = east
+    without = Places(records=second.records, objects=second.objects, others=(silent,))
+    for step in (3, 4):
+        committed = save_step(without, attempt, step, tensors_at(step), retention=KEEP_ONE)
+    assert committed.deleted == ()
+    assert sorted(point[0] for point in list_checkpoints(without)) == [1, 2, 3, 4]
+    committed = save_step(second, attempt, 5, tensors_at(5), retention=KEEP_ONE)
+    assert len(committed.deleted) == 3
+    assert keys_in(east) == []
+
+
+class ReadOnly:
+    """A store that lists but refuses to delete."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def delete(self, keys):
+        raise StoreRefused("no", "ask")
+
+
+def test_a_store_that_refuses_to_delete_holds_up_no_other(tmp_path):
+    home, east, _ = urls(tmp_path)
+    first = open_places(home, east, [])
+    save_step(first, claim(first.records), 1, tensors_at(1))
+    store = open_store(home)
+    places = Places(records=store, objects=store, others=(ReadOnly(open_store(east)),))
+    attempt = claim(store)
+    gone = []
+    for step in (2, 3, 4, 5):
+        committed = save_step(places, attempt, step, tensors_at(step), retention=KEEP_ONE)
+        gone += committed.deleted
+    assert gone == [f"checkpoints/step-{step:08d}.a002" for step in (2, 3)]  # and never step 1
+    assert keys_in(east) != []
 
 
 def test_a_store_that_cannot_be_opened_holds_nothing_up(tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ from checkpoints.layout import (
 from checkpoints.manifest import Head, Manifest, ObjectRecord
 from checkpoints.places import only
 from checkpoints.retention import (
+    committed_at,
     is_left_by_lower_attempt,
+    older_than,
     pin,
     prune,
     read_pins,
@@ -142,6 +144,73 @@ def test_a_fenced_attempt_may_not_prune(memory_store):
     assert memory_store.list("") == before
 
 
+class Meddling:
+    """A store in which something else happens just before the first delete."""
+
+    def __init__(self, store, act):
+        self._store = store
+        self._acts = [act]
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def delete(self, keys):
+        while self._acts:
+            self._acts.pop()()
+        self._store.delete(keys)
+
+
+def test_a_checkpoint_that_is_pinned_while_it_is_pruned_stays_whole(memory_store):
+    attempt = claim(memory_store)
+    for step in (10, 20, 30, 40):
+        save(memory_store, attempt, step)
+    before = memory_store.get(manifest_key(10, attempt)).data
+    meddling = Meddling(memory_store, lambda: pin(memory_store, (10, attempt)))
+    assert prune_now(meddling, attempt) == [checkpoint_prefix(20, attempt)]
+    assert memory_store.get(manifest_key(10, attempt)).data == before
+    assert memory_store.list(shard_key(10, attempt, 0, 1))
+
+
+def test_what_head_names_stays_even_without_its_manifest(memory_store):
+    attempt = claim(memory_store)
+    for step in (10, 20):
+        save(memory_store, attempt, step)
+    memory_store.delete([manifest_key(10, attempt), manifest_key(20, attempt)])
+    assert prune_now(memory_store, claim(memory_store), keep_last=1) == []
+    assert steps_left(memory_store) == ["step-00000010.a001", "step-00000020.a001"]
+
+
+def test_a_step_names_what_was_committed_and_not_what_lost_its_commit(memory_store):
+    first = claim(memory_store)
+    save(memory_store, first, 10)
+    second = claim(memory_store)
+    for step in (12, 14):
+        save(memory_store, second, step)
+    for stray in (12, 13):
+        memory_store.put(manifest_key(stray, 9), manifest(9, stray).to_json())
+    assert committed_at(memory_store, 12) == (12, second)
+    assert committed_at(memory_store, 13) is None
+    assert committed_at(memory_store, 10) == (10, first)
+    memory_store.delete([manifest_key(12, second)])  # pruned: 10 was kept by another rule
+    assert committed_at(memory_store, 10) == (10, first)
+
+
+def test_behind_the_end_of_the_chain_a_manifest_that_a_later_attempt_passed_is_no_history(
+    memory_store,
+):
+    first = claim(memory_store)
+    for step in (2, 4):
+        save(memory_store, first, step)
+    second = claim(memory_store)
+    save(memory_store, second, 6)
+    memory_store.put(manifest_key(9, first), manifest(first, 9).to_json())  # a zombie's
+    for step in (8, 10, 12):
+        save(memory_store, second, step)
+    memory_store.delete([manifest_key(10, second)])
+    assert older_than(memory_store, (10, second)) == [(8, 2), (6, 2), (4, 1), (2, 1)]
+    assert committed_at(memory_store, 9) is None
+
+
 def test_the_manifest_goes_before_the_data(memory_store):
     class Recorder:
         def __init__(self):
@@ -190,24 +259,37 @@ def histories(draw):
 def test_head_its_parent_and_pins_are_never_deleted(history, data, keep_last, keep_every):
     whole, committed, head = history
     pinned = data.draw(st.sets(st.sampled_from(sorted(whole))))
+    torn = data.draw(st.sets(st.sampled_from(sorted(whole))))  # their manifests are gone
     gone = surplus(
         whole,
+        whole=whole - torn,
         head=head,
         recent=committed[-keep_last:],
         keep_last=keep_last,
         keep_every=keep_every,
+        alive_from=head.attempt + data.draw(st.integers(0, 1)),
         pinned=pinned,
     )
-    assert gone <= whole - pinned - {*committed[-max(keep_last, 2) :]}
+    assert gone <= whole - pinned - {*committed[-2:]}
+    assert gone.isdisjoint({*committed[-keep_last:]} - torn)
     if keep_every:
-        assert not any(point in gone and point[0] % keep_every == 0 for point in committed)
+        kept = {point for point in committed if point[0] % keep_every == 0}
+        assert gone.isdisjoint(kept - torn)
 
 
 @given(histories(), st.integers(1, 4))
 def test_no_more_stays_than_the_rules_keep(history, keep_last):
     whole, committed, head = history
     recent = committed[-keep_last:]
-    gone = surplus(whole, head=head, recent=recent, keep_last=keep_last, keep_every=None)
+    gone = surplus(
+        whole,
+        whole=whole,
+        head=head,
+        recent=recent,
+        keep_last=keep_last,
+        keep_every=None,
+        alive_from=head.attempt,
+    )
     of_owner = {point for point in whole if point[1] >= head.attempt}
     allowed = {*committed[-max(keep_last, 2) :]} | of_owner
     older = {point for point in whole if point[0] < recent[0][0]}

@@ -538,6 +538,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_resumed(
     assert different == []
 
 
+def test_behind_the_pruned_end_of_the_chain_what_other_rules_kept_is_resumed(straight_run, new_run):
+    shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
+    last = new_run.head_manifest()
+    (new_run.folder / "run" / last.objects[0].key).unlink()
+    shutil.rmtree((new_run.folder / "run" / last.parent).parent)  # step 4; step 2 is left
+    new_run.start()
+    new_run.wait_until(lambda: new_run.records("resumed"))
+    assert [record.manifest for record in new_run.records("damaged")] == [last.key]
+    (resumed,) = new_run.records("resumed")
+    assert resumed.step == 2
+    new_run.wait_until(lambda: len(new_run.records("step")) >= 2)
+    values = new_run.step_values()
+    assert values == {step: straight_run.step_values()[step] for step in values}
+
+
 def test_when_every_checkpoint_is_damaged_training_begins_again(straight_run, new_run):
     shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
     for path in (new_run.folder / "run" / "checkpoints").glob("*/rank-00000-*"):

@@ -101,7 +101,7 @@ class ScriptedPreemptions:
 
 def find_unfinished_checkpoint(places: Places, attempt: int) -> str | None:
     """Return the key of an object that `attempt` has written of a checkpoint without a manifest."""
-    keys = [entry.key for _, entry in places.entries(CHECKPOINTS)]
+    keys = [entry.key for _, entry in places.look(CHECKPOINTS).found]
     present = set(keys)
     for key in keys:
         found = parse_checkpoint_prefix(key)
