@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from orchestrator.ledger.fold import CommitView, LaunchView, RestoreView, RunState
-from orchestrator.places import place_of_objects
+from orchestrator.places import split_place
 
 _MICRO_USD = Decimal("0.000001")
 _GB = Decimal(10**9)
@@ -162,7 +162,7 @@ def _egress_usd(state: RunState) -> Decimal:
     for moved in moves:
         offer = offers.get(moved.attempt)
         if offer is not None:
-            place = place_of_objects(state.spec, moved.store) or state.record.home_place
+            place = split_place(moved.place) if moved.place else state.record.home_place
             total += egress_usd(moved.num_bytes, place, offer.place)
     return _round(total)
 

@@ -179,7 +179,7 @@ def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
         num_steps=plan.num_steps,
         offers=tuple(QuotedOffer.quote(offer) for offer in _all_offers(spec)),
         prices_source=f"{PRICES_SOURCE} ({PRICES_AS_OF})",
-        home_place=plan.offers[0].place,
+        home_place=plan.egress.home,
         inputs=plan.inputs.files,
         simulated=spec.is_local,
         threads_per_rank=_threads_per_rank(spec),

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from checkpoints.errors import StoreError
 from checkpoints.places import Places
 from checkpoints.store import ObjectStore
 from orchestrator.offers import Offer
 from orchestrator.runs import open_run_folder, run_folder_url
 from orchestrator.spec import RunSpec
+
+# The cloud whose buckets a scheme names.
+_CLOUD_OF_SCHEME = {"s3": "aws", "gs": "gcp", "az": "azure"}
+
+
+def home_place(spec: RunSpec, offers: tuple[Offer, ...]) -> tuple[str, str]:
+    """Return the cloud and region that the run's store is counted in, for egress.
+
+    What `checkpoints.stores` says of it; else the cheapest offer's place, in the bucket's cloud
+    where there is one.
+    """
+    for place, url in spec.checkpoints.stores.items():
+        if url == spec.store:
+            return split_place(place)
+    cloud = _CLOUD_OF_SCHEME.get(urlsplit(spec.store).scheme)
+    in_cloud = (offer.place for offer in offers if offer.cloud == cloud)
+    return next(in_cloud, offers[0].place)
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """Return cloud and region of what the spec writes as cloud/region."""
+    cloud, _, region = place.partition("/")
+    return cloud, region
 
 
 def objects_url(spec: RunSpec, offer: Offer) -> str | None:
@@ -15,26 +42,41 @@ def objects_url(spec: RunSpec, offer: Offer) -> str | None:
     return None if near == spec.store else run_folder_url(near, spec.name)
 
 
-def all_objects_urls(spec: RunSpec) -> tuple[str, ...]:
+def other_objects_urls(spec: RunSpec) -> tuple[str, ...]:
     """Return every run folder beside the run's own that may hold checkpoints."""
-    urls = {url for url in spec.checkpoints.stores.values() if url != spec.store}
-    return tuple(run_folder_url(url, spec.name) for url in sorted(urls))
+    return tuple(run_folder_url(url, spec.name) for url in _other_stores(spec))
 
 
-def place_of_objects(spec: RunSpec, store: str | None) -> tuple[str, str] | None:
-    """Return the cloud and region of the store that a fact names; None: the run folder's."""
-    for place, url in spec.checkpoints.stores.items():
-        if store == run_folder_url(url, spec.name):
-            cloud, _, region = place.partition("/")
-            return cloud, region
-    return None
+def place_of_objects(spec: RunSpec, offer: Offer, store: str | None) -> str | None:
+    """Return the cloud/region of a store that an attempt at `offer` uses; None: the run's own.
+
+    Several places may share a store; the attempt's own comes first.
+    """
+    if store is None:
+        return None
+    if store == objects_url(spec, offer):
+        return "/".join(offer.place)
+    stores = spec.checkpoints.stores.items()
+    return next((p for p, url in stores if run_folder_url(url, spec.name) == store), None)
 
 
-def open_places(folder: ObjectStore, spec: RunSpec) -> Places:
-    """Return all stores of a run, for looking after what they hold."""
-    others = {url for url in spec.checkpoints.stores.values() if url != spec.store}
-    return Places(
-        records=folder,
-        objects=folder,
-        others=tuple(open_run_folder(url, spec.name) for url in sorted(others)),
-    )
+def open_places(
+    folder: ObjectStore, spec: RunSpec, skip: Callable[[str, StoreError], None] | None = None
+) -> Places:
+    """Return all stores of a run, for looking after what they hold.
+
+    One that cannot be opened is told to `skip` and left out; without a `skip` its error is raised.
+    """
+    others = []
+    for url in _other_stores(spec):
+        try:
+            others.append(open_run_folder(url, spec.name))
+        except StoreError as error:
+            if skip is None:
+                raise
+            skip(url, error)
+    return Places(records=folder, objects=folder, others=tuple(others))
+
+
+def _other_stores(spec: RunSpec) -> list[str]:
+    return sorted({url for url in spec.checkpoints.stores.values() if url != spec.store})

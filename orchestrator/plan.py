@@ -11,6 +11,7 @@ from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.offers import Offer, list_offers
+from orchestrator.places import home_place
 from orchestrator.spec import RunSpec
 from train.config import resolve_num_steps
 
@@ -87,7 +88,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         num_steps=num_steps,
         inputs=inputs,
         estimate=None if spec.is_local else _estimate(spec, offers[0]),
-        egress=Egress(home=offers[0].place, checkpoint_bytes=_checkpoint_bytes(spec)),
+        egress=Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec)),
     )
 
 

@@ -38,7 +38,7 @@ from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
 from orchestrator.ledger.requests import RequestKind, read_requests
-from orchestrator.places import all_objects_urls, objects_url, open_places
+from orchestrator.places import objects_url, open_places, other_objects_urls
 from train.config import TrainConfig
 from train.spool import (
     Notice,
@@ -114,7 +114,10 @@ class Agent:
         return status
 
     def _abort_leftovers(self, attempt: int) -> None:
-        for store in open_places(self._store, self._spec).stores:
+        places = open_places(
+            self._store, self._spec, lambda url, error: _log.warning("%s: %s", url, error)
+        )
+        for store in places.stores:
             abort_leftovers(store, attempt)
 
     def _claim(self) -> Claim:
@@ -125,7 +128,13 @@ class Agent:
             world_size=self._config.ranks,
             offer={"launch": self._config.launch, "zone": self._config.offer.zone},
         )
-        self._facts = AttemptFacts(self._store, claim, self._clock)
+        self._facts = AttemptFacts(
+            self._store,
+            claim,
+            self._clock,
+            spec=self._spec,
+            offer=self._config.offer.to_offer(),
+        )
         self._facts.started(self._config.launch)
         return claim
 
@@ -135,7 +144,7 @@ class Agent:
             attempt=claim.attempt,
             store=self._store.url,
             objects_store=objects_url(self._spec, self._config.offer.to_offer()),
-            other_stores=all_objects_urls(self._spec),
+            other_stores=other_objects_urls(self._spec),
             parent=claim.parent,
             inputs_dir=self._config.scratch / "inputs",
             num_steps=self._record.num_steps,

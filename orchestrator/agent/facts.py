@@ -6,10 +6,11 @@ import logging
 import socket
 from collections.abc import Sequence
 
-from checkpoints.errors import ObjectMissing, RecordInvalid
+from checkpoints.errors import ObjectMissing, RecordInvalid, StoreError
+from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import CHECKPOINTS
-from checkpoints.manifest import Claim, Manifest
+from checkpoints.manifest import Claim
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
@@ -24,6 +25,9 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.fold import CommitView
 from orchestrator.ledger.journal import Journal
+from orchestrator.offers import Offer
+from orchestrator.places import place_of_objects
+from orchestrator.spec import RunSpec
 from train.spool import Commit, Damaged, Deleted, Notice, Record, Resumed
 
 log = logging.getLogger(__name__)
@@ -32,9 +36,14 @@ log = logging.getLogger(__name__)
 class AttemptFacts:
     """Records facts of one attempt; they are durable after `flush`."""
 
-    def __init__(self, store: ObjectStore, claim: Claim, clock: Clock) -> None:
+    def __init__(
+        self, store: ObjectStore, claim: Claim, clock: Clock, *, spec: RunSpec, offer: Offer
+    ) -> None:
         self._store = store
         self._claim = claim
+        self._spec = spec
+        self._offer = offer
+        self._known: set[str] = set()  # manifests whose commit is in the ledger
         self._journal = Journal(store, f"agent-{claim.attempt:06d}", clock)
 
     @property
@@ -60,19 +69,9 @@ class AttemptFacts:
         )
 
     def inherited(self, known: Sequence[CommitView]) -> None:
-        """Say what the agent before us saw but may not have lived to say: commit and deletions."""
-        manifest = self._parent()
-        if manifest is not None:
-            self._journal.record(
-                CheckpointCommitted(
-                    attempt=manifest.attempt,
-                    step=manifest.step,
-                    manifest=manifest.key,
-                    store=manifest.store,
-                    num_bytes=manifest.num_bytes,
-                    num_objects=len(manifest.objects),
-                )
-            )
+        """Say what the agent before us saw but may not have lived to say: commits and deletions."""
+        self._known |= {commit.manifest for commit in known}
+        self._catch_up(self._claim.parent)
         present = {entry.key for entry in self._store.list(CHECKPOINTS)}
         for commit in known:
             if commit.deleted_at is None and commit.manifest not in present:
@@ -80,26 +79,47 @@ class AttemptFacts:
                 self._journal.record(CheckpointDeleted(checkpoint=prefix))
         self._journal.flush()
 
-    def _parent(self) -> Manifest | None:
-        if self._claim.parent is None:
-            return None
-        try:
-            return read_manifest(self._store, self._claim.parent)
-        except (RecordInvalid, ObjectMissing) as error:
-            # The trainer goes back to an earlier one, and says so.
-            log.warning("%s", error.what)
-            return None
+    def _catch_up(self, key: str | None) -> None:
+        """Say the commits along the chain of parents from `key` on that the ledger does not know.
+
+        A commit whose answer was lost is one that nobody has told of.
+        """
+        while key is not None and key not in self._known:
+            try:
+                manifest = read_manifest(self._store, key)
+            except (RecordInvalid, ObjectMissing) as error:
+                # If it is to be resumed from, the trainer goes back to an earlier one and says so.
+                log.warning("%s", error.what)
+                return
+            self._committed(
+                CheckpointCommitted(
+                    attempt=manifest.attempt,
+                    step=manifest.step,
+                    manifest=manifest.key,
+                    place=self._place(manifest.store),
+                    num_bytes=manifest.num_bytes,
+                    num_objects=len(manifest.objects),
+                )
+            )
+            key = manifest.parent
+
+    def _committed(self, fact: CheckpointCommitted) -> None:
+        self._known.add(fact.manifest)
+        self._journal.record(fact)
+
+    def _place(self, store: str | None) -> str | None:
+        return place_of_objects(self._spec, self._offer, store)
 
     def measured(self, record: Record) -> None:
         """Turn a trainer's record into a fact if it is one; the rest are measurements."""
         attempt = self._claim.attempt
         if isinstance(record, Commit):
-            self._journal.record(
+            self._committed(
                 CheckpointCommitted(
                     attempt=attempt,
                     step=record.step,
                     manifest=record.manifest,
-                    store=record.store,
+                    place=self._place(record.store),
                     num_bytes=record.num_bytes,
                     num_objects=record.num_objects,
                 )
@@ -111,7 +131,10 @@ class AttemptFacts:
             self._journal.record(damaged)
         elif isinstance(record, Resumed) and self._claim.parent is not None:
             restored = CheckpointRestored(
-                attempt=attempt, step=record.step, store=record.store, num_bytes=record.num_bytes
+                attempt=attempt,
+                step=record.step,
+                place=self._place(record.store),
+                num_bytes=record.num_bytes,
             )
             self._journal.record(restored)
 
@@ -121,7 +144,13 @@ class AttemptFacts:
         self._journal.record(received)
 
     def ended(self, reason: EndReason, step: int, error: str | None) -> None:
-        """Say how the attempt ended."""
+        """Say how the attempt ended, and what it committed without hearing of it."""
+        try:
+            head = read_head(self._store)
+            if head is not None and head[0].attempt == self._claim.attempt:
+                self._catch_up(head[0].manifest)
+        except StoreError as failure:
+            log.warning("the last commits were not looked for: %s", failure)
         self._journal.record(
             AttemptEnded(attempt=self._claim.attempt, reason=reason, step=step, error=error)
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import unquote, urlsplit
 
 import click
 
+from checkpoints.errors import StoreError
 from checkpoints.layout import RUN_KEY
-from checkpoints.places import Places
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.cli.common import confirm, say, show_usd, store_option, yes_option
@@ -73,13 +74,21 @@ def delete(run: str, store: str | None, typed: str | None) -> None:
     view = RunViewer(folder).look(SystemClock().now())
     if view.state.ended is None and state_name(view) is not RunStateName.UNKNOWN:
         raise UsageError(f"{run} is {state_name(view).value}.", f"First: orchestrate stop {run}")
-    places = open_places(folder, view.state.spec)
+    places = open_places(folder, view.state.spec, _say_left_behind)
+    reached = []
     for place in places.stores:
-        entries = place.list("")
+        try:
+            entries = place.list("")
+        except StoreError as error:
+            if place is folder:
+                raise
+            _say_left_behind(place.url, error)
+            continue
         size = sum(entry.size for entry in entries) / 1e6
         say(f"{place.url}: {len(entries)} objects, {size:.1f} MB.")
+        reached.append(place)
     _require_name(run, typed)
-    _delete_all(places, known)
+    _delete_all(reached, known)
     say(f"Deleted {run}.")
 
 
@@ -143,13 +152,20 @@ def _ask_for_name(run: str) -> str:
     return str(click.prompt(f"Type {run} to delete it", err=True))
 
 
-def _delete_all(places: Places, known: KnownRun) -> None:
-    """Delete run.json last, so that a delete that was interrupted can be run again."""
-    for store in places.stores:
+def _say_left_behind(url: str, error: StoreError) -> None:
+    say(f"{url} cannot be emptied, and what the run has there stays, and is billed: {error}")
+
+
+def _delete_all(stores: Sequence[ObjectStore], known: KnownRun) -> None:
+    """Delete run.json last, so that a delete that was interrupted can be run again.
+
+    The run's own store is the last of `stores`.
+    """
+    for store in stores:
         abort_uploads(store, "", lambda key: True)
         store.delete([entry.key for entry in store.list("") if entry.key != RUN_KEY])
-    places.records.delete([RUN_KEY])
-    for store in places.stores:
+    stores[-1].delete([RUN_KEY])
+    for store in stores:
         if store.url.startswith("file:"):
             # The folder itself, with the store's own lock and what killed writers left.
             shutil.rmtree(unquote(urlsplit(store.url).path), ignore_errors=True)

@@ -68,17 +68,19 @@ def prune(
     HEAD, its parent and pinned checkpoints always stay. RUN may go on meanwhile.
     """
     folder, record = open_run(run, store)
-    spec = current_state(folder, record).spec
-    places = open_places(folder, spec)
-    rules = _rules(spec.checkpoints, keep_last, keep_every)
-    doomed = _doomed(places, rules)
+    head = _read_head(folder)  # before the ledger: whoever claims the run meanwhile is alive
+    state = current_state(folder, record)
+    places = open_places(folder, state.spec, _say_skipped)
+    rules = _rules(state.spec.checkpoints, keep_last, keep_every)
+    alive_from = 0 if head is None else head.attempt + (state.ended is not None)
+    doomed = _doomed(places, rules, alive_from)
     _show(doomed, say if as_json else print)
     aborted: list[str] = []
     if not dry_run:
         if doomed:
             confirm("Delete them for good?", yes=yes)
-            doomed = _delete(places, doomed, rules)
-        aborted = _abort_leftovers(places)
+            doomed = _delete(places, doomed, rules, alive_from)
+        aborted = _abort_leftovers(places, alive_from)
     if as_json:
         print_json(_document(run, doomed, aborted, dry_run=dry_run))
     elif not dry_run:
@@ -166,38 +168,49 @@ def _read_head(folder: ObjectStore) -> Head | None:
     return None if found is None else found[0]
 
 
-def _doomed(places: Places, rules: CheckpointOptions) -> list[StoredCheckpoint]:
-    """Return what may go now: seen as HEAD's owner sees it, whether or not that one lives."""
+def _say_skipped(url: str, error: StoreError) -> None:
+    say(f"{url} was left out: {error}")
+
+
+def _doomed(places: Places, rules: CheckpointOptions, alive_from: int) -> list[StoredCheckpoint]:
+    """Return what may go now; attempts before `alive_from` will not write any more."""
     head = _read_head(places.records)
     if head is None:
         return []
-    return removable(places, head=head, keep_last=rules.keep_last, keep_every=rules.keep_every)
+    return removable(
+        places,
+        head=head,
+        keep_last=rules.keep_last,
+        keep_every=rules.keep_every,
+        alive_from=alive_from,
+    )
 
 
 def _delete(
-    places: Places, shown: list[StoredCheckpoint], rules: CheckpointOptions
+    places: Places, shown: list[StoredCheckpoint], rules: CheckpointOptions, alive_from: int
 ) -> list[StoredCheckpoint]:
     """Delete what was shown and may still go, for the answer may have taken hours."""
     journal = Journal(places.records, "cli", SystemClock())
     wanted = {checkpoint.point for checkpoint in shown}
-    doomed = [one for one in _doomed(places, rules) if one.point in wanted]
-    for checkpoint in doomed:
-        remove(places, checkpoint)
+    gone = []
+    for checkpoint in _doomed(places, rules, alive_from):
+        if checkpoint.point not in wanted:
+            continue
+        if not remove(places, checkpoint):
+            say(f"{checkpoint.prefix} is not gone: it was pinned, or a store refused.")
+            continue
         # Said at once: from here on it is not billed. Killed before, the next agent says it.
         journal.note(CheckpointDeleted(checkpoint=checkpoint.prefix))
-    return doomed
+        gone.append(checkpoint)
+    return gone
 
 
-def _abort_leftovers(places: Places) -> list[str]:
-    head = _read_head(places.records)
-    if head is None:
-        return []
-    owner = head.attempt
+def _abort_leftovers(places: Places, alive_from: int) -> list[str]:
     return [
         key
         for store in places.stores
         for key in abort_uploads(
-            store, CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, owner)
+            store, CHECKPOINTS, lambda key: is_left_by_lower_attempt(key, alive_from)
         )
     ]
 

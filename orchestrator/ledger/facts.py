@@ -160,8 +160,8 @@ class CheckpointCommitted(_Fact):
     attempt: int
     step: int
     manifest: str
-    store: str | None = None
-    """URL of the store that has its objects, if not the run folder."""
+    place: str | None = None
+    """Cloud/region of the store that has its objects, if not the run's own."""
     num_bytes: int
     num_objects: int
 
@@ -181,8 +181,8 @@ class CheckpointRestored(_Fact):
     fact: Literal["checkpoint_restored"] = "checkpoint_restored"
     attempt: int
     step: int
-    store: str | None = None
-    """URL of the store that it was read from, if not the run folder."""
+    place: str | None = None
+    """Cloud/region of the store that it was read from, if not the run's own."""
     num_bytes: int
 
 

@@ -62,8 +62,8 @@ class CommitView:
     manifest: str
     num_bytes: int
     num_objects: int
-    store: str | None = None
-    """URL of the store that has its objects, if not the run folder."""
+    place: str | None = None
+    """Cloud/region of the store that has its objects, if not the run's own."""
     deleted_at: datetime | None = None
     damage: str | None = None
     """What is wrong with it, if an attempt could not resume from it."""
@@ -75,7 +75,7 @@ class RestoreView:
 
     attempt: int
     step: int
-    store: str | None
+    place: str | None
     num_bytes: int
 
 
@@ -208,7 +208,7 @@ def _apply(draft: _Draft, entry: Entry) -> None:
         draft.deleted_at.setdefault(body.checkpoint, entry.at)
     elif isinstance(body, CheckpointRestored):
         draft.restores[body.attempt] = RestoreView(
-            attempt=body.attempt, step=body.step, store=body.store, num_bytes=body.num_bytes
+            attempt=body.attempt, step=body.step, place=body.place, num_bytes=body.num_bytes
         )
     elif isinstance(body, CheckpointDamaged):
         draft.damages[body.manifest] = body.what

@@ -144,13 +144,13 @@ class Ledger:
         attempt: int,
         step: int,
         num_bytes: int = 10**9,
-        store: str | None = None,
+        place: str | None = None,
     ) -> None:
         body = CheckpointCommitted(
             attempt=attempt,
             step=step,
             manifest=f"checkpoints/step-{step:08d}.a{attempt:03d}/manifest.json",
-            store=store,
+            place=place,
             num_bytes=num_bytes,
             num_objects=2,
         )

@@ -7,16 +7,23 @@ import time
 import pytest
 
 from checkpoints.errors import StoreUnreachable
-from checkpoints.layout import STEPS, heartbeat_key
+from checkpoints.fence import claim_attempt, commit, read_head
+from checkpoints.layout import STEPS, heartbeat_key, manifest_key, shard_key
+from checkpoints.manifest import Manifest, ObjectRecord
 from checkpoints.store import open_store
+from orchestrator.agent.facts import AttemptFacts
 from orchestrator.agent.lease import OwnerLease
 from orchestrator.agent.notice import NoticeWatch
 from orchestrator.agent.outcomes import judge
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
+from orchestrator.clock import SystemClock
+from orchestrator.ledger.fold import fold
+from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader, steps_of
-from tests.orchestrator.histories import at, make_step
+from tests.orchestrator.histories import at, make_offer, make_record, make_step
 from train.spool import (
+    Commit,
     Flush,
     Notice,
     Outcome,
@@ -209,3 +216,49 @@ def test_ranks_outcomes_amount_to_one_status_and_the_first_cause(outcomes, leavi
 )
 def test_exit_status_tells_the_reason_and_unknown_ones_mean_a_lost_node(status, reason):
     assert reason_for_exit(status) is reason
+
+
+def committed(store, attempt, step, where=None):
+    key = shard_key(step, attempt, 0, 1)
+    manifest = Manifest(
+        run="demo",
+        attempt=attempt,
+        step=step,
+        parent=read_head(store)[0].manifest,
+        world_size=1,
+        created_at=at(step),
+        store=where,
+        objects=(ObjectRecord(key=key, size=7),),
+        tensors={},
+        state={},
+    )
+    commit(store, manifest)
+
+
+def test_a_commit_whose_answer_was_lost_is_told_at_the_attempt_s_end(store):
+    record = make_record()
+    claim = claim_attempt(store, claimed_by="a", claimed_at=at(0), world_size=1, offer={})
+    facts = AttemptFacts(store, claim, SystemClock(), spec=record.spec, offer=make_offer())
+    facts.started("one")
+    for step in (2, 3):
+        committed(store, claim.attempt, step)
+    told = Commit(
+        at=at(2), step=2, manifest=manifest_key(2, 1), num_bytes=7, num_objects=1, seconds=1.0
+    )
+    facts.measured(told)
+    facts.ended(EndReason.SUCCEEDED, 3, None)
+    facts.flush()
+    commits = fold(record, LedgerReader(store).read()).commits
+    assert [(one.step, one.place) for one in commits] == [(2, None), (3, None)]
+
+
+def test_commits_that_earlier_agents_did_not_live_to_tell_are_told_along_the_chain(store):
+    record = make_record(checkpoints={"stores": {"aws/us-east-1": "file:///near"}})
+    first = claim_attempt(store, claimed_by="a", claimed_at=at(0), world_size=1, offer={})
+    committed(store, first.attempt, 1, where="file:///near/demo")
+    committed(store, first.attempt, 2)
+    second = claim_attempt(store, claimed_by="b", claimed_at=at(3), world_size=1, offer={})
+    facts = AttemptFacts(store, second, SystemClock(), spec=record.spec, offer=make_offer())
+    facts.inherited([])
+    commits = fold(record, LedgerReader(store).read()).commits
+    assert [(one.step, one.place) for one in commits] == [(1, "aws/us-east-1"), (2, None)]

@@ -85,8 +85,19 @@ def test_a_move_pays_egress_once_and_saves_near_the_nodes_pay_none():
     restored = CheckpointRestored(attempt=2, step=5, num_bytes=10 * 10**9)
     ledger.add(8, restored, writer="agent-2")
     for second, step in enumerate((5, 6, 7), start=9):
-        ledger.commit(second, attempt=2, step=step, num_bytes=10 * 10**9, store="s3://west/demo")
+        ledger.commit(second, attempt=2, step=step, num_bytes=10 * 10**9, place="aws/us-west-2")
     assert bill(fold(record, ledger.entries), at(20)).egress == Decimal("0.2")
+
+
+def test_the_bill_stands_when_the_stores_change_later():
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 0, attempt=1, offer=make_offer("us-west-2"))
+    ledger.commit(3, attempt=1, step=5, num_bytes=10 * 10**9, place="aws/us-west-2")
+    record = make_record(checkpoints={"stores": {"aws/us-west-2": "file:///west"}})
+    before = bill(fold(record, ledger.entries), at(9)).egress
+    ledger.amended(8, checkpoints={"stores": {}})
+    assert bill(fold(record, ledger.entries), at(9)).egress == before == 0
 
 
 def test_on_demand_equivalent_counts_productive_time_and_one_startup():

@@ -22,6 +22,7 @@ from checkpoints.manifest import Manifest, ObjectRecord
 from checkpoints.store import open_store
 from orchestrator.agent.agent import abort_leftovers
 from orchestrator.home import run_home
+from orchestrator.ledger.facts import RunLaunched
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.record import create_record, read_record
@@ -80,6 +81,13 @@ def folder(tmp_path):
     return make_run((tmp_path / "store").as_uri())
 
 
+def go_on(folder):
+    """Launch the run again, after its end."""
+    ledger = Ledger()
+    ledger.add(60, RunLaunched(host="laptop"), writer="cli-2")
+    folder.create("events/cli-2/00000000.jsonl", ledger.entries[0].model_dump_json().encode())
+
+
 def points_left(folder):
     return sorted({parse_checkpoint_prefix(entry.key) for entry in folder.list(CHECKPOINTS)})
 
@@ -112,6 +120,13 @@ def test_prune_follows_the_spec_and_says_what_it_did(orchestrate, folder):
     assert document["num_bytes"] > 5 * len(SHARD)
     assert points_left(folder) == [(5, 2), (6, 2)]
     assert orchestrate("checkpoints", "verify", "demo")[0] == 0
+
+
+def test_prune_clears_up_after_the_last_attempt_of_a_run_that_has_ended(orchestrate, folder):
+    folder.put(shard_key(7, 2, 0, 1), SHARD)  # of a save that it did not live to finish
+    folder.put(shard_key(8, 3, 0, 1), SHARD)  # not its
+    assert orchestrate("checkpoints", "prune", "demo", "--yes")[0] == 0
+    assert points_left(folder) == [(5, 2), (6, 2), (8, 3)]
 
 
 def test_prune_takes_other_rules_and_leaves_pins(orchestrate, folder):
@@ -150,6 +165,7 @@ def test_prune_again_finds_nothing(orchestrate, folder):
 
 
 def test_run_that_goes_on_keeps_what_it_is_writing(orchestrate, folder):
+    go_on(folder)
     attempt = claim(folder)
     folder.put(shard_key(7, attempt, 0, 1), SHARD)
     assert orchestrate("checkpoints", "prune", "demo", "--yes")[0] == 0
@@ -227,6 +243,7 @@ def unfinished(folder):
 @pytest.mark.xdist_group("s3")
 def test_uploads_of_dead_attempts_are_aborted_and_the_owner_s_are_not(orchestrate, bucket_run):
     url, folder = bucket_run
+    go_on(folder)
     dead, live = shard_key(7, 1, 0, 1), shard_key(7, 2, 0, 1)
     for key in (dead, live):
         begin_upload(folder, key)

@@ -315,3 +315,24 @@ def test_dashboard_is_one_page_that_fetches_nothing(orchestrate, finished, tmp_p
         assert "demo" in page.read_text()
     text = page.read_text()
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
+
+
+def test_delete_says_what_it_cannot_reach_and_deletes_the_rest(orchestrate, tmp_path, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    url, east = (tmp_path / "store").as_uri(), (tmp_path / "east").as_uri()
+    stores = {"azure/eastus": "az://gone/runs", "aws/us-east-1": east}
+    folder = open_store(f"{url}/demo")
+    create_record(folder, make_record(store=url, checkpoints={"stores": stores}))
+    open_store(f"{east}/demo").put("checkpoints/step-00000001.a001/x.safetensors", b"x")
+    ledger = Ledger()
+    ledger.launched()
+    ledger.ended(5)
+    for entry in ledger.entries:
+        key = f"events/{entry.writer}/{entry.number:08d}.jsonl"
+        folder.create(key, entry.model_dump_json().encode())
+    remember_run(run_home(url, "demo"), "demo", url)
+    code, _, err = orchestrate("delete", "demo", "--confirm", "demo")
+    assert code == 0, err
+    assert "az://gone/runs cannot be emptied" in err
+    assert open_store(f"{url}/demo").list("") == []
+    assert open_store(f"{east}/demo").list("") == []
