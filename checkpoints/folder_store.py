@@ -13,7 +13,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -75,18 +75,19 @@ class FolderStore:
         data = self._read(key)
         return StoredObject(data=data, version=_version(data))
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`."""
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        """Read into the buffers."""
         path = self._path(key)
         with _reading(key):
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                data = _read_at(descriptor, start, length)
+                for buffer in buffers:
+                    num_missing = _fill(descriptor, start, buffer)
+                    if num_missing:
+                        raise truncated(key, num_missing)
+                    start += len(buffer)
             finally:
                 os.close(descriptor)
-        if len(data) < length:
-            raise truncated(key, length - len(data))
-        return data
 
     def put(self, key: str, data: Iterable[Buffer] | Buffer) -> None:
         """Stream into a temporary file, then rename it over the key."""
@@ -208,14 +209,14 @@ class FolderStore:
                     path.unlink()
 
 
-def _read_at(descriptor: int, start: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, start)
-    while len(data) < length:  # one pread() moves at most 2 GiB, and may be interrupted
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
+def _fill(descriptor: int, start: int, buffer: memoryview) -> int:
+    """Fill the buffer from the file's offset `start` on; return how many bytes are not there."""
+    while buffer:  # one preadv() moves at most 2 GiB, and may be interrupted
+        num_bytes = os.preadv(descriptor, [buffer], start)
+        if not num_bytes:
             break
-        data += more
-    return data
+        buffer, start = buffer[num_bytes:], start + num_bytes
+    return len(buffer)
 
 
 def _version(data: bytes) -> str:

@@ -43,7 +43,7 @@ def holder_of(store: ObjectStore, manifest: Manifest) -> ObjectStore:
     return store if manifest.store is None else open_store(manifest.store)
 
 
-def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
+def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytearray:
     """Return a whole tensor, row-major and verified; `store` holds the objects.
 
     Raises Damaged, ObjectMissing, and RecordInvalid for a name that is not there.
@@ -54,8 +54,15 @@ def read_tensor(store: ObjectStore, manifest: Manifest, name: str) -> bytes:
         raise RecordInvalid(f"{manifest.key} has no tensor {name!r}", "Check the name.") from None
     chunks = sorted(record.chunks, key=lambda chunk: chunk.offsets)
     extents = [extent for chunk in chunks for extent in split(_extent(chunk))]
+    data = bytearray(record.num_bytes)
+    buffers, rest = [], memoryview(data)
+    for extent in extents:
+        buffers.append(rest[: extent.length])
+        rest = rest[extent.length :]
     with ThreadPoolExecutor(_NUM_READERS) as pool:
-        return b"".join(pool.map(lambda extent: read(store, [extent])[0], extents))
+        for _ in pool.map(lambda extent, buffer: read(store, [extent], [buffer]), extents, buffers):
+            pass
+    return data
 
 
 def ignore_progress(num_bytes: int) -> None:
@@ -84,7 +91,7 @@ def verify(
     def damage(part: tuple[str, Extent]) -> Problem | None:
         name, extent = part
         try:
-            read(holder, [extent])
+            read(holder, [extent], [memoryview(bytearray(extent.length))])
         except (Damaged, ObjectMissing) as error:
             return Problem(object=extent.object, what=f"{name}: {error}")
         finally:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import awscrt.checksums  # noqa: F401  # 36 ms, which a restore that has begun would wait for
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from checkpoints.reading import REQUEST_BYTES, Extent, blocks_around, group, rea
 from checkpoints.store import ObjectStore
 from checkpoints.tensors import DTYPE_NAMES, flat_bytes, local_rows
 
-# Requests in flight per rank; each holds at most REQUEST_BYTES.
+# Requests in flight per rank; each takes at most REQUEST_BYTES beside the shards.
 _NUM_READERS = 8
 
 
@@ -45,6 +44,11 @@ class _Piece:
     target: Tensor
     at: int
 
+    @property
+    def place(self) -> Tensor:
+        """Return the part of the target that is to be filled."""
+        return self.target[self.at : self.at + self.end - self.first]
+
 
 def load(
     store: ObjectStore,
@@ -55,8 +59,9 @@ def load(
 ) -> set[str]:
     """Fill the tensors in place and return the names of `local_tensors` that were never saved.
 
-    Nothing is written before all names, dtypes and shapes are found to fit; every byte is verified
-    before it is used. Raises RecordInvalid, Damaged or ObjectMissing.
+    Nothing is written before all names, dtypes and shapes are found to fit, and every byte is
+    verified. Raises RecordInvalid, or Damaged or ObjectMissing: what is in the tensors is then
+    undefined.
     """
     missing = local_tensors.keys() - manifest.tensors.keys()
     wanted = {**tensors, **{n: t for n, t in local_tensors.items() if n not in missing}}
@@ -77,18 +82,26 @@ def load(
 
 
 def read_rows(store: ObjectStore, targets: Iterable[Target]) -> None:
-    """Fill the targets with verified bytes; raise Damaged or ObjectMissing."""
+    """Fill the targets with verified bytes; raise Damaged or ObjectMissing, see `load`."""
     pieces: dict[Extent, list[_Piece]] = {}
     for target in targets:
         for piece in _pieces(target):
             pieces.setdefault(piece.extent, []).append(piece)
     batches = list(group(sorted(pieces, key=lambda extent: (extent.object, extent.start))))
-    landing = _Landing()
+    spare = _SpareMemory()
 
     def fetch(batch: list[Extent]) -> None:
-        for extent, data in zip(batch, read(store, batch), strict=True):
-            for piece in pieces[extent]:
-                landing.copy(data[piece.first : piece.end], piece.target, piece.at)
+        beside = spare.of_this_thread()
+        places, landed = [], []
+        for extent in batch:
+            place = _own_place(extent, pieces[extent])
+            if place is None:
+                place, beside = beside[: extent.length], beside[extent.length :]
+                landed += [(piece, place) for piece in pieces[extent]]
+            places.append(place.numpy().data)
+        read(store, batch, places)
+        for piece, place in landed:
+            piece.place.copy_(place[piece.first : piece.end])
 
     with ThreadPoolExecutor(_NUM_READERS) as pool:
         try:
@@ -99,30 +112,27 @@ def read_rows(store: ObjectStore, targets: Iterable[Target]) -> None:
             raise
 
 
-class _Landing:
-    """Puts bytes into tensors; towards a GPU by way of pinned memory, one buffer per thread."""
+def _own_place(extent: Extent, pieces: list[_Piece]) -> Tensor | None:
+    """Return where to receive the extent at once: where all of its bytes go, and nothing else."""
+    (first, *others) = pieces
+    is_all = first.first == 0 and first.end == extent.length
+    return first.place if is_all and not others and first.target.device.type == "cpu" else None
+
+
+class _SpareMemory:
+    """Room for a request per thread, pinned for the way to a GPU; made when first asked for."""
 
     def __init__(self) -> None:
         self._of_thread = threading.local()
 
-    def copy(self, data: memoryview, target: Tensor, at: int) -> None:
-        """Copy `data` into the flat bytes of `target` from `at` on."""
-        part = target[at : at + len(data)]
-        source = np.frombuffer(data, np.uint8)
-        if target.device.type == "cpu":
-            np.copyto(part.numpy(), source)
-            return
-        pinned = self._pinned()[: len(data)]
-        np.copyto(pinned.numpy(), source)
-        part.copy_(pinned)
-
-    def _pinned(self) -> Tensor:
-        if not hasattr(self._of_thread, "buffer"):
-            self._of_thread.buffer = torch.empty(
+    def of_this_thread(self) -> Tensor:
+        """Return the calling thread's flat bytes."""
+        if not hasattr(self._of_thread, "memory"):
+            self._of_thread.memory = torch.empty(
                 REQUEST_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
             )
-        buffer: Tensor = self._of_thread.buffer
-        return buffer
+        memory: Tensor = self._of_thread.memory
+        return memory
 
 
 def _pieces(wanted: Target) -> Iterator[_Piece]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from obstore.store import S3Store
 
 from checkpoints.errors import BucketMissing, StoreError, StoreRefused, StoreUnreachable
 from checkpoints.multipart import abort_uploads
+from checkpoints.receiving import Receiver
 from checkpoints.remote_clients import HINTS, Client
 from checkpoints.store import (
     Buffer,
@@ -50,6 +51,7 @@ class RemoteStore:
 
     def __init__(self, client: Client, *, scheme: str, bucket: str, prefix: str) -> None:
         self._client = client
+        self._receiver = Receiver(client) if isinstance(client, S3Store) else None
         self._hints = HINTS[scheme]
         self._has_generations = scheme == "gs"
         self._bucket_url = f"{scheme}://{bucket}"
@@ -67,11 +69,14 @@ class RemoteStore:
             found = obstore.get(self._client, self._path(key))
             return StoredObject(data=bytes(found.bytes()), version=self._version(found.meta))
 
-    def get_range(self, key: str, start: int, length: int) -> Buffer:
-        """Return `length` bytes from `start`, in the memory that received them."""
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        """Receive into the buffers; where that is not possible or fails, copy into them."""
         path = self._path(key)
+        length = sum(len(buffer) for buffer in buffers)
         if not length:
-            return b""  # HTTP has no empty range
+            return  # HTTP has no empty range
+        if self._receiver is not None and self._receiver.receive(path, start, buffers):
+            return
         with self._calling(key):
             try:
                 data = memoryview(obstore.get_range(self._client, path, start=start, length=length))
@@ -83,7 +88,8 @@ class RemoteStore:
                 data = memoryview(b"")
         if len(data) < length:
             raise truncated(key, length - len(data))
-        return data
+        for buffer in buffers:
+            buffer[:], data = data[: len(buffer)], data[len(buffer) :]
 
     def put(self, key: str, data: Iterable[Buffer] | Buffer) -> None:
         """Upload in one request, or as parts that appear together when the last one is there."""

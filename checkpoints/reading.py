@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from checkpoints.checksums import BLOCK_BYTES, HEX_PER_BLOCK, block_checksums
@@ -68,26 +68,24 @@ def group(extents: list[Extent]) -> Iterator[list[Extent]]:
         yield batch
 
 
-def read(store: ObjectStore, batch: list[Extent]) -> list[memoryview]:
-    """Return the verified bytes of neighbouring extents, by one request.
+def read(store: ObjectStore, batch: Sequence[Extent], buffers: Sequence[memoryview]) -> None:
+    """Fill a buffer per extent with its verified bytes, by one request; they are neighbours.
 
     Bytes that do not match are read once more: the network may have done it. Raises Damaged, and
-    ObjectMissing.
+    ObjectMissing; what is in the buffers is then undefined.
     """
     try:
-        return _read(store, batch)
+        _read(store, batch, buffers)
     except Damaged:
-        return _read(store, batch)
+        _read(store, batch, buffers)
 
 
-def _read(store: ObjectStore, batch: list[Extent]) -> list[memoryview]:
-    key, first = batch[0].object, batch[0].start
-    data = memoryview(store.get_range(key, first, batch[-1].end - first))
-    parts = [data[extent.start - first : extent.end - first] for extent in batch]
-    for extent, part in zip(batch, parts, strict=True):
-        if block_checksums(part) != extent.crc64:
+def _read(store: ObjectStore, batch: Sequence[Extent], buffers: Sequence[memoryview]) -> None:
+    key = batch[0].object
+    store.read_into(key, batch[0].start, buffers)
+    for extent, buffer in zip(batch, buffers, strict=True):
+        if block_checksums(buffer) != extent.crc64:
             raise Damaged(
                 f"{key} does not match its checksums in bytes {extent.start} to {extent.end}",
                 "Resume from another checkpoint; this one cannot be trusted.",
             )
-    return parts

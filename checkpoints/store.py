@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias
@@ -60,10 +60,11 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> StoredObject:
         """Return the whole object; raise ObjectMissing."""
 
-    def get_range(self, key: str, start: int, length: int) -> Buffer:
-        """Return exactly `length` bytes, not copied; raise ObjectMissing, or Damaged if too short.
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        """Fill the buffers, one behind the other, with the object's bytes from `start` on.
 
-        Many threads may call it at once.
+        Raises ObjectMissing, or Damaged if the object ends before they are full; what is in them
+        is then undefined. Many threads may call it at once.
         """
 
     def put(self, key: str, data: Iterable[Buffer] | Buffer) -> None:

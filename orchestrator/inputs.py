@@ -114,7 +114,8 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
         with (folder / file.name).open("wb") as output:
             for start in range(0, file.size, _FETCH_BYTES):
                 length = min(_FETCH_BYTES, file.size - start)
-                block = store.get_range(key, start, length)
+                block = bytearray(length)
+                store.read_into(key, start, [memoryview(block)])
                 digest.update(block)
                 output.write(block)
         if digest.hexdigest() != file.sha256:

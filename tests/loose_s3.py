@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,12 +20,22 @@ _ENTRY = (
 
 
 class LooseServer(ThreadingHTTPServer):
-    """The server, its objects by key, and the `Authorization` of every request."""
+    """The server, its objects by key, the `Authorization` of every request, and its connections.
+
+    The next `num_to_cut` answers to a request for a range end in the middle.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.authorizations: list[str] = []
+        self.connections: list[socket.socket] = []
+        self.num_to_cut = 0
+
+    def close_connections(self) -> None:
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def endpoint(self) -> str:
@@ -53,9 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif self._key() not in self.server.objects:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            self._answer(200, self.server.objects[self._key()])
+            self._answer_with(self.server.objects[self._key()])
 
     do_HEAD = do_GET
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
@@ -80,6 +95,17 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
         return key if bucket == BUCKET else None
 
+    def _answer_with(self, data: bytes) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if wanted is None:
+            self._answer(200, data)
+            return
+        start, last = int(wanted[1]), int(wanted[2])
+        if start >= len(data):
+            self._answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+            return
+        self._answer(206, data[start : last + 1], content_range=(start, len(data)))
+
     def _list(self, prefix: str) -> None:
         found = [
             _ENTRY.format(key, len(data))
@@ -88,13 +114,26 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._answer(200, f"<ListBucketResult>{''.join(found)}</ListBucketResult>".encode())
 
-    def _answer(self, status: int, body: bytes = b"", etag_of: bytes | None = None) -> None:
+    def _answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        etag_of: bytes | None = None,
+        content_range: tuple[int, int] | None = None,
+    ) -> None:
         self.server.authorizations.append(self.headers.get("Authorization", ""))
         digest = hashlib.md5(body if etag_of is None else etag_of).hexdigest()
         self.send_response(status)
         for name, value in {**_HEADERS, "ETag": f'"{digest}"'}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
+        if content_range is not None:
+            start, size = content_range
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{size}")
+            if self.server.num_to_cut:
+                self.server.num_to_cut -= 1
+                self.close_connection = True
+                body = body[: len(body) // 2]
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

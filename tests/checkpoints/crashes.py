@@ -25,7 +25,7 @@ from checkpoints.messages import Retention
 from tests.checkpoints.saving import NOW, claim, save_step
 
 OLDEST_STEP, OLD_STEP, NEW_STEP, NEXT_STEP = 4, 5, 6, 7
-OPERATIONS = ("get", "get_range", "put", "create", "replace", "list", "delete")
+OPERATIONS = ("get", "read_into", "put", "create", "replace", "list", "delete")
 KEEP_TWO = Retention(keep_last=2, keep_every=None)
 
 

@@ -12,6 +12,12 @@ from checkpoints.uploader import commit_parts, upload_staged
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
+def read_range(store, key, start, length):
+    data = bytearray(length)
+    store.read_into(key, start, [memoryview(data)])
+    return bytes(data)
+
+
 def claim(store):
     return claim_attempt(store, claimed_by="a", claimed_at=NOW, world_size=1, offer={}).attempt
 

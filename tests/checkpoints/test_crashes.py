@@ -16,15 +16,15 @@ WHENS = ("before", "within", "after")
 UPLOAD = ["put"]
 COMMIT = ["get", "list", "get", "get", "create", "replace"]
 # The second rank reads its own object, and the first one's for what is not split.
-LOADS = [["get", "get", "get_range"], ["get", "get", "get_range", "get_range"]]
+LOADS = [["get", "get", "read_into"], ["get", "get", "read_into", "read_into"]]
 COLLECT = ["get", "list", "get", "list", "get", "delete", "list", "delete"]
 OPERATIONS = {
     "save": [*UPLOAD, *COMMIT, *COLLECT],
     "claim": ["get", "create", "replace"],
     # HEAD, manifest, the damaged object twice; the parent's manifest, HEAD; then the same again.
     "restore": [
-        *("get", "get", "get_range", "get_range", "get", "get", "replace"),
-        *("get", "get", "get_range"),
+        *("get", "get", "read_into", "read_into", "get", "get", "replace"),
+        *("get", "get", "read_into"),
     ],
 }
 

