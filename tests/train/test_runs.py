@@ -565,10 +565,10 @@ def test_when_every_checkpoint_is_damaged_training_begins_again(straight_run, ne
 
 def test_without_time_for_a_save_a_notice_stops_without_one(new_run):
     new_run.start(world_size=1, flush_timeout_s=60.0)
-    new_run.wait_until(lambda: new_run.records("flush"))
-    write_uploaded(new_run.spool_dir, 1 << 30)
-    new_run.wait_until(lambda: len(new_run.records("step")) == 3)
+    # The save of step 4 waits for that of step 2, and that for the agent, whose turn is here.
+    new_run.wait_until(lambda: len(new_run.records("step")) == 4 and new_run.records("flush"))
     write_notice(new_run.notice_file, Notice(deadline_at=now()))
+    write_uploaded(new_run.spool_dir, spool_path(new_run.spool_dir).stat().st_size)
     assert new_run.wait() == [0]
     (outcome,) = new_run.outcomes(1)
     assert (outcome.outcome, outcome.step) == (OutcomeKind.SAVED, 2)
