@@ -91,12 +91,12 @@ def read_rows(store: ObjectStore, targets: Iterable[Target]) -> None:
     spare = _SpareMemory()
 
     def fetch(batch: list[Extent]) -> None:
-        beside = spare.of_this_thread()
-        places, landed = [], []
+        places, landed, num_spare = [], [], 0
         for extent in batch:
             place = _own_place(extent, pieces[extent])
             if place is None:
-                place, beside = beside[: extent.length], beside[extent.length :]
+                place = spare.of_this_thread()[num_spare : num_spare + extent.length]
+                num_spare += extent.length
                 landed += [(piece, place) for piece in pieces[extent]]
             places.append(place.numpy().data)
         read(store, batch, places)

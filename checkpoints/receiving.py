@@ -8,6 +8,7 @@ and tells what is wrong.
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -23,8 +24,17 @@ from obstore.store import S3Store
 
 log = logging.getLogger(__name__)
 
-# Without a byte for so long, a connection is given up.
+# Without a byte for so long, a connection is given up, and a request that is not through by then.
 _TIMEOUT_S = 15.0
+_REQUEST_S = 60.0
+# Between looks at the clock.
+_PIECE_BYTES = 1024 * 1024
+# Answers about the object; others, such as refusals, would come every time.
+_ABOUT_OBJECT = (
+    HTTPStatus.PARTIAL_CONTENT,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+)
 # Used at once; the rest is for clocks that differ.
 _SIGNED_FOR = timedelta(minutes=15)
 
@@ -35,6 +45,7 @@ class Receiver:
     def __init__(self, client: S3Store) -> None:
         self._client = client
         self._idle: deque[HTTPConnection] = deque()
+        self._has_worked = False
         # The standard library's client knows no proxies.
         self._is_usable = not getproxies().keys() & {"http", "https", "all"}
         weakref.finalize(self, _close_all, self._idle)
@@ -43,26 +54,20 @@ class Receiver:
         """Fill the buffers with the object's bytes from `start` on; return whether that worked."""
         if not self._is_usable:
             return False
-        num_bytes = sum(len(buffer) for buffer in buffers)
         try:
             url = urlsplit(obstore.sign(self._client, "GET", path, _SIGNED_FOR))
             connection = self._connection(url)
         except (BaseError, OSError) as error:
-            log.info("bytes are received by obstore from here on: %s", error)
-            self._is_usable = False
+            log.info("no connection for %s: %s", path, error)
+            self._is_usable = self._has_worked
             return False
         try:
-            wanted = {"Range": f"bytes={start}-{start + num_bytes - 1}"}
-            connection.request("GET", f"{url.path}?{url.query}", headers=wanted)
-            response = connection.getresponse()
-            if response.status != HTTPStatus.PARTIAL_CONTENT or response.length != num_bytes:
-                raise HTTPException(f"{response.status} {response.reason}, {response.length} bytes")
-            for buffer in buffers:
-                _fill(response, buffer)
+            self._request(connection, url, start, buffers)
         except (OSError, HTTPException) as error:
             log.info("bytes of %s are asked for again: %s", path, error)
             connection.close()
             return False
+        self._has_worked = True
         self._idle.append(connection)
         return True
 
@@ -75,12 +80,33 @@ class Receiver:
             connection.connect()
             return connection
 
+    def _request(
+        self,
+        connection: HTTPConnection,
+        url: SplitResult,
+        start: int,
+        buffers: Sequence[memoryview],
+    ) -> None:
+        give_up_at = time.monotonic() + _REQUEST_S
+        num_bytes = sum(len(buffer) for buffer in buffers)
+        wanted = {"Range": f"bytes={start}-{start + num_bytes - 1}"}
+        connection.request("GET", f"{url.path}?{url.query}", headers=wanted)
+        response = connection.getresponse()
+        if response.status != HTTPStatus.PARTIAL_CONTENT or response.length != num_bytes:
+            if response.status < 500 and response.status not in _ABOUT_OBJECT:
+                self._is_usable = self._has_worked
+            raise HTTPException(f"{response.status} {response.reason}, {response.length} bytes")
+        for buffer in buffers:
+            _fill(response, buffer, give_up_at)
 
-def _fill(response: HTTPResponse, buffer: memoryview) -> None:
+
+def _fill(response: HTTPResponse, buffer: memoryview, give_up_at: float) -> None:
     while buffer:
-        num_bytes = response.readinto(buffer)
+        num_bytes = response.readinto(buffer[:_PIECE_BYTES])
         if not num_bytes:
             raise HTTPException("The connection ended")
+        if time.monotonic() > give_up_at:
+            raise HTTPException(f"It took more than {_REQUEST_S:g} s")
         buffer = buffer[num_bytes:]
 
 

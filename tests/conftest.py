@@ -1,8 +1,9 @@
-"""A real S3 server on loopback, for every test that needs one."""
+"""S3 servers on loopback, for every test that needs one: a real one, and one that is to blame."""
 
 import pytest
 
 from orchestrator.cloud.local.s3_server import BUCKET, read_server, start_server
+from tests.loose_s3 import loose_server
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,14 @@ def s3_url(tmp_path_factory):
         yield f"s3://{BUCKET}"
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def loose(monkeypatch):
+    """Yield the server of tests.loose_s3; s3:// URLs are its buckets meanwhile."""
+    with loose_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        yield server

@@ -31,6 +31,9 @@ class LooseServer(ThreadingHTTPServer):
         self.authorizations: list[str] = []
         self.connections: list[socket.socket] = []
         self.num_to_cut = 0
+        self.num_presigned = 0
+        self.refuses_deletes = False
+        self.refuses_presigned = False
 
     def close_connections(self) -> None:
         for connection in self.connections:
@@ -57,7 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        if self._key() is None:
+        is_presigned = "X-Amz-Signature" in query
+        self.server.num_presigned += is_presigned
+        if is_presigned and self.server.refuses_presigned:
+            self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+        elif self._key() is None:
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif "list-type" in query:
             self._list(query.get("prefix", [""])[0])
@@ -82,6 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Delete the objects that the request names."""
+        if self.server.refuses_deletes:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+            return
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         for key in re.findall("<Key>(.*?)</Key>", text):
             self.server.objects.pop(key, None)

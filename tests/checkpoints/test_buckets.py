@@ -13,7 +13,7 @@ from checkpoints.checksums import crc64
 from checkpoints.errors import StoreRefused
 from checkpoints.store import open_store
 from tests.checkpoints.saving import read_range
-from tests.loose_s3 import BUCKET, loose_server
+from tests.loose_s3 import BUCKET
 
 PART = memoryview(bytes(16 << 20))
 HINT = "Check the credentials"
@@ -44,15 +44,6 @@ def keys(s3_url):
 @pytest.fixture
 def profile(keys, tmp_path, monkeypatch):
     return Profile(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def loose(monkeypatch):
-    with loose_server() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        yield server
 
 
 def test_the_server_is_told_the_checksum_of_what_it_stores(keys, s3_url):

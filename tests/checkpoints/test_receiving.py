@@ -10,17 +10,13 @@ from checkpoints.receiving import Receiver
 from checkpoints.remote_clients import open_client
 from checkpoints.store import open_store
 from tests.checkpoints.saving import read_range
-from tests.loose_s3 import BUCKET, loose_server
+from tests.loose_s3 import BUCKET
 
 
 @pytest.fixture
-def server(monkeypatch):
-    with loose_server() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        server.objects["a"] = bytes(range(100))
-        yield server
+def server(loose):
+    loose.objects["a"] = bytes(range(100))
+    return loose
 
 
 @pytest.fixture
@@ -43,6 +39,24 @@ def test_a_connection_is_used_again(receiver, server):
 def test_what_is_not_there_is_not_received(receiver, server, start, path):
     assert receive(receiver, start=start, length=3, path=path) is None
     assert receive(receiver, start=0, length=3) == b"\0\1\2"
+
+
+def test_a_store_receives_so_and_asks_obstore_where_that_is_refused(server):
+    store = open_store(f"s3://{BUCKET}")
+    assert read_range(store, "a", 10, 5) == bytes(range(10, 15))
+    assert server.num_presigned == 1
+    server.refuses_presigned = True
+    for start in range(3):
+        assert read_range(store, "a", start, 5) == bytes(range(start, start + 5))
+    assert server.num_presigned == 4  # it has worked: credentials may have changed meanwhile
+
+
+def test_a_bucket_that_refuses_from_the_start_is_tried_once(server):
+    server.refuses_presigned = True
+    store = open_store(f"s3://{BUCKET}")
+    for start in range(3):
+        assert read_range(store, "a", start, 5) == bytes(range(start, start + 5))
+    assert server.num_presigned == 1
 
 
 def test_an_answer_that_ends_in_the_middle_is_asked_for_again(server):

@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.loose_s3 import BUCKET, loose_server
+from tests.loose_s3 import BUCKET
 from tests.orchestrator.test_cli import assert_two_lines, write_spec
-
-
-@pytest.fixture
-def loose(monkeypatch):
-    """Yield a server that has one bucket and honours no condition."""
-    with loose_server() as server:
-        for name, value in {
-            "AWS_ENDPOINT_URL": server.endpoint,
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-        }.items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 def last_two_lines(err: str) -> str:
