@@ -31,6 +31,7 @@ from torch.futures import Future
 from checkpoints.dcp_items import Read, batches, check_rows, metadata_of, pickled, staged, value_of
 from checkpoints.errors import ObjectMissing, RecordInvalid
 from checkpoints.fence import claim_attempt, parent_of, read_head
+from checkpoints.history import committed_at
 from checkpoints.inspect import holder_of, read_manifest
 from checkpoints.layout import manifest_key, parse_checkpoint_prefix, shard_key
 from checkpoints.load import read_rows
@@ -38,7 +39,6 @@ from checkpoints.manifest import Manifest
 from checkpoints.messages import Commit, Retention
 from checkpoints.places import only
 from checkpoints.rank_object import Part, upload
-from checkpoints.retention import committed_at
 from checkpoints.store import ObjectStore, open_store
 from checkpoints.uploader import commit_parts
 from checkpoints.values import from_json, to_json

@@ -13,7 +13,7 @@ CheckpointError
 ├── RecordInvalid          a record does not parse, is too new, or does not fit
 ├── Damaged                bytes differ from their checksum or size
 ├── Fenced                 a later attempt owns the run
-└── SaveFailed             a rank could not write its part; nothing was committed
+└── SaveFailed             a rank could not write its part, or nobody knows of a commit
 """
 
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from checkpoints.errors import StoreError
+from checkpoints.errors import BucketMissing, StoreError
 from checkpoints.store import ObjectEntry, ObjectStore, open_store
 
 log = logging.getLogger(__name__)
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """Objects by their stores, one store after the other; and the URLs of those left out."""
+    """Objects by their stores, one store after the other; and the URLs of those that answered."""
 
     found: tuple[tuple[ObjectStore, ObjectEntry], ...]
-    silent: frozenset[str]
+    answered: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +49,18 @@ class Places:
         A store of older objects that does not answer is left out: what lies there can wait.
         """
         found: list[tuple[ObjectStore, ObjectEntry]] = []
-        silent = set()
+        answered = set()
         for store in self.stores:
             try:
                 found += ((store, entry) for entry in store.list(prefix))
             except StoreError as error:
                 if store in (self.records, self.objects):
                     raise
-                log.warning("%s was left out: %s", store.url, error)
-                silent.add(store.url)
-        return Look(found=tuple(found), silent=frozenset(silent))
+                if not isinstance(error, BucketMissing):
+                    log.warning("%s was left out: %s", store.url, error)
+                    continue
+            answered.add(store.url)
+        return Look(found=tuple(found), answered=frozenset(answered))
 
 
 def only(store: ObjectStore) -> Places:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 
 from checkpoints.errors import Fenced, ObjectExists, ObjectMissing, RecordInvalid, StoreError
 from checkpoints.fence import read_head
+from checkpoints.history import Chain, Point, point_of, read_chain
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import (
     CHECKPOINTS,
@@ -21,12 +22,10 @@ from checkpoints.layout import (
     pin_key,
 )
 from checkpoints.manifest import Head
-from checkpoints.places import Look, Places, only
+from checkpoints.places import Look, Places
 from checkpoints.store import ObjectEntry, ObjectStore
 
 log = logging.getLogger(__name__)
-
-Point = tuple[int, int]  # (step, attempt): what a checkpoint is named by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ def prune(places: Places, *, keep_last: int, keep_every: int | None, attempt: in
 def removable(
     places: Places, *, head: Head, keep_last: int, keep_every: int | None, alive_from: int
 ) -> list[StoredCheckpoint]:
-    """Return the checkpoints that no rule keeps, oldest first.
+    """Return the checkpoints that no rule keeps, in the order in which they are to go.
 
     `alive_from` is the first attempt that may still be writing. HEAD is to be read before: whatever
     is committed meanwhile is newer than all that may go.
@@ -85,7 +84,7 @@ def removable(
         stored.keys(),
         whole={point for point in stored if stored[point].is_whole},
         head=head,
-        recent=list(islice(_history(places.records, head), keep_last)),
+        chain=read_chain(places.records, head),
         keep_last=keep_last,
         keep_every=keep_every,
         alive_from=alive_from,
@@ -93,8 +92,8 @@ def removable(
     )
     return [
         stored[point]
-        for point in sorted(doomed)
-        if not _is_out_of_sight(places.records, stored[point], look.silent)
+        for point in doomed
+        if not _is_out_of_sight(places.records, stored[point], look.answered)
     ]
 
 
@@ -103,25 +102,37 @@ def surplus(
     *,
     whole: Set[Point],
     head: Head,
-    recent: Sequence[Point],
+    chain: Chain,
     keep_last: int,
     keep_every: int | None,
     alive_from: int,
     pinned: Set[Point] = frozenset(),
-) -> set[Point]:
+) -> list[Point]:
     """Return those of the stored checkpoints that no rule keeps; `whole` ones have a manifest.
 
-    `recent` is the end of the history. A manifest that is no older and not in it was written by an
-    attempt that lost the run before its commit, or was given up as damaged.
+    What was never committed, or was given up as damaged, comes first: if it outlived the chain
+    beside it, it would look like history.
     """
     targets = {point_of(key) for key in (head.manifest, head.parent) if key is not None}
-    oldest = min((point[0] for point in recent), default=0)
-    history = {point for point in whole if point in recent or point[0] < oldest}
-    kept = set(sorted(history)[-keep_last:])
+    history = stored & {*chain.with_older(whole)}
+    kept = {*sorted(history & whole)[-keep_last:]}
     if keep_every:
         kept |= {point for point in history if point[0] % keep_every == 0}
-    strays = {point for point in stored - history if point[1] < alive_from}
-    return ((history - kept) | strays) - targets - pinned
+    strays = {
+        point
+        for point in stored - history
+        if point[1] < alive_from or _is_passed(point, head.manifest)
+    }
+    kept |= targets | pinned
+    return [*sorted(strays - kept), *sorted(history - kept)]
+
+
+def _is_passed(point: Point, manifest: str | None) -> bool:
+    """Say whether the attempt that HEAD's checkpoint is of has come to a later step itself."""
+    if manifest is None:
+        return False
+    step, attempt = point_of(manifest)
+    return point[1] == attempt and point[0] < step
 
 
 def remove(places: Places, checkpoint: StoredCheckpoint) -> bool:
@@ -150,53 +161,6 @@ def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
     return _by_point(places.look(CHECKPOINTS))
 
 
-def committed_at(store: ObjectStore, step: int) -> Point | None:
-    """Return the committed checkpoint of a step, the newest if there are several."""
-    found = read_head(store)
-    if found is None or step > found[0].step:
-        return None
-    end = None
-    for end in _history(store, found[0]):
-        if end[0] <= step:
-            return end if end[0] == step else None
-    behind = older_than(store, end) if end else []
-    return next((point for point in behind if point[0] == step), None)
-
-
-def older_than(store: ObjectStore, end: Point) -> list[Point]:
-    """Return the checkpoints that were committed before `end`, one of the history, newest first.
-
-    For what lies behind the end of HEAD's chain of parents, where `keep_every` and pins keep some.
-    Attempts follow each other, and so do their steps: a manifest at a step that a later attempt's
-    has passed was never committed, or was given up as damaged.
-    """
-    stored = list_checkpoints(only(store))
-    older = []
-    for point in sorted(stored, key=lambda point: (point[1], point[0]), reverse=True):
-        if stored[point].is_whole and point[0] < end[0] and point[1] <= end[1]:
-            older.append(point)
-            end = point
-    return older
-
-
-def point_of(manifest: str) -> Point:
-    """Return what the checkpoint of a manifest is named by."""
-    found = parse_checkpoint_prefix(manifest)
-    assert found is not None, manifest  # Head and Manifest take no other keys
-    return found
-
-
-def _history(store: ObjectStore, head: Head) -> Iterator[Point]:
-    """Yield the committed checkpoints, newest first, as far back as manifests can be read."""
-    key = head.manifest
-    while key is not None:
-        yield point_of(key)
-        try:
-            key = read_manifest(store, key).parent
-        except (RecordInvalid, ObjectMissing):
-            return
-
-
 def _by_point(look: Look) -> dict[Point, StoredCheckpoint]:
     found: dict[Point, list[tuple[ObjectStore, ObjectEntry]]] = {}
     for store, entry in look.found:
@@ -210,15 +174,16 @@ def _by_point(look: Look) -> dict[Point, StoredCheckpoint]:
 
 
 def _is_out_of_sight(
-    records: ObjectStore, checkpoint: StoredCheckpoint, silent: frozenset[str]
+    records: ObjectStore, checkpoint: StoredCheckpoint, answered: frozenset[str]
 ) -> bool:
     """Say whether its objects may lie in a store that gave no answer: then all of it can wait."""
-    if not silent or not checkpoint.is_whole or len(checkpoint.objects) > 1:
+    if not checkpoint.is_whole or len(checkpoint.objects) > 1:
         return False
     try:
-        return read_manifest(records, manifest_key(*checkpoint.point)).store in silent
+        store = read_manifest(records, manifest_key(*checkpoint.point)).store
     except (RecordInvalid, ObjectMissing):
-        return True
+        return False  # nobody can tell any more
+    return store is not None and store not in answered
 
 
 def _remove_manifest(store: ObjectStore, point: Point) -> bool:
@@ -231,7 +196,8 @@ def _remove_manifest(store: ObjectStore, point: Point) -> bool:
     try:
         data = store.get(key).data
     except ObjectMissing:
-        return True
+        # Another prune has it, and may yet put it back.
+        return point not in read_pins(store)
     store.delete([key])
     if point not in read_pins(store):
         return True

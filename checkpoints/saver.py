@@ -140,7 +140,8 @@ class Saver:
     def outcome(self) -> Committed | CheckpointError | None:
         """Return what became of the last save, None while it is in flight; errors are not raised.
 
-        Fenced: a later attempt owns the run. SaveFailed: nothing was committed, training can go on.
+        Fenced: a later attempt owns the run. SaveFailed: nothing was committed as far as is known,
+        and training can go on; HEAD tells.
         """
         return self._outcome
 

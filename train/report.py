@@ -99,7 +99,7 @@ class Report:
         log.info("checkpoint of step %d committed after %.2f s", saved.step, seconds)
 
     def save_failed(self, step: int, what: str) -> None:
-        """Record a save that committed nothing."""
+        """Record a save of which no commit is known."""
         if self._spool is not None:
             self._spool.append(records.SaveFailed(at=now(), step=step, what=what))
             log.warning("save of step %d failed: %s", step, what)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,11 @@ from torch import nn
 
 from checkpoints.errors import BucketMissing, Damaged, Fenced, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head, rewind
+from checkpoints.history import Point, committed_before, point_of, whole_checkpoints
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import manifest_key
 from checkpoints.load import load
 from checkpoints.manifest import Manifest
-from checkpoints.retention import older_than, point_of
 from checkpoints.store import ObjectStore
 from train.config import TrainConfig
 from train.model import ModelPlan, build_model
@@ -32,6 +31,10 @@ from train.state import (
     seed_generators,
     write_generators,
 )
+
+# In place of a point: the run began there; all that was before is pruned.
+_BEGINNING: Point = (-1, -1)
+_NOTHING_LEFT: Point = (-2, -2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +63,12 @@ def restore(
     model, optimizer = _build(config, ranks, is_restored=is_built_to_restore)
     report.phase(PhaseName.STARTUP, report.process_started_at)
     started_at = now()
-    for key, manifest, complaint in _candidates(config, store):
+    key = config.parent
+    while True:
         if key is None and is_built_to_restore:
             model, optimizer = _build(config, ranks, is_restored=False)
         tensors = named_tensors(model, optimizer)
+        manifest, complaint = _read(store, key)
         progress = START
         if complaint is None:
             try:
@@ -75,6 +80,7 @@ def restore(
             break
         assert key is not None
         report.damaged(key, complaint)
+        key = _key_before(config, ranks, agreement, store, key)
     if key != config.parent:
         _rewind(config, ranks, agreement, store, manifest)
     report.phase(PhaseName.RESTORE, started_at)
@@ -101,45 +107,55 @@ def _build(
     return model, build_optimizer(model, config.train)
 
 
-def _candidates(
-    config: TrainConfig, store: ObjectStore
-) -> Iterator[tuple[str | None, Manifest | None, str | None]]:
-    """Yield the committed checkpoints, newest first, along their chain of parents; then (None, ..).
+def _read(store: ObjectStore, key: str | None) -> tuple[Manifest | None, str | None]:
+    """Return the manifest under `key`, or what is wrong with it."""
+    try:
+        return (None if key is None else read_manifest(store, key)), None
+    except (RecordInvalid, ObjectMissing) as error:
+        return None, error.what
 
-    Each comes with its manifest, or with what is wrong with that. Never the newest name listed:
-    only what was HEAD once is history. Where the chain was pruned, those that `keep_every` or pins
-    have kept come last; raises Damaged if there is nothing left.
+
+def _key_before(
+    config: TrainConfig, ranks: Ranks, agreement: Agreement, store: ObjectStore, key: str
+) -> str | None:
+    """Return which checkpoint was committed before, None if there was none; raise Damaged.
+
+    Rank 0 looks for all: another may find pruned what was there a moment ago.
     """
-    key = config.parent
-    while key is not None:
-        try:
-            manifest = read_manifest(store, key)
-        except (RecordInvalid, ObjectMissing) as error:
-            head = read_head(store)
-            if head is None or head[0].manifest != key:
-                yield from _older(store, key)
-                raise Damaged(
-                    f"No checkpoint of the run can be used: {error.what}",
-                    "See orchestrate checkpoints verify; a new run name starts from the beginning.",
-                ) from error
-            yield key, None, error.what
-            key = head[0].parent
-        else:
-            yield key, manifest, None
-            key = manifest.parent
-    yield None, None, None
+    found = _NOTHING_LEFT
+    if ranks.is_first:
+        found = _point_before(store, key, is_last=key == config.parent)
+    step, attempt = agreement.from_first(*found)
+    if (step, attempt) == _NOTHING_LEFT:
+        raise Damaged(
+            f"No checkpoint of the run can be used: those before {key} are pruned",
+            "See orchestrate checkpoints verify; a new run name starts from the beginning.",
+        )
+    return None if (step, attempt) == _BEGINNING else manifest_key(step, attempt)
 
 
-def _older(
-    store: ObjectStore, key: str
-) -> Iterator[tuple[str | None, Manifest | None, str | None]]:
-    """Yield the checkpoints from before the one with the manifest `key`, newest first."""
-    for point in older_than(store, point_of(key)):
-        older = manifest_key(*point)
-        try:
-            yield older, read_manifest(store, older), None
-        except RecordInvalid as error:
-            yield older, None, error.what
+def _point_before(store: ObjectStore, key: str, *, is_last: bool) -> Point:
+    """Return the parent of `key`; where the chain was pruned, what `keep_every` or pins have kept.
+
+    Never the newest name listed: only what was HEAD once is history. `is_last` says that `key` is
+    HEAD's, whose parent is never pruned: if that is missing, it is damaged.
+    """
+    parent = _parent(store, key)
+    if parent is None:
+        return _BEGINNING
+    point, whole = point_of(parent), whole_checkpoints(store)
+    if parent != key and (point in whole or is_last):
+        return point
+    return next(iter(committed_before(point, whole)), _NOTHING_LEFT)
+
+
+def _parent(store: ObjectStore, key: str) -> str | None:
+    """Return what the manifest or, for its own, HEAD says; `key` itself if neither does."""
+    manifest, _ = _read(store, key)
+    if manifest is not None:
+        return manifest.parent
+    head = read_head(store)
+    return head[0].parent if head is not None and head[0].manifest == key else key
 
 
 def _fill(

@@ -123,7 +123,7 @@ class Damaged(_Event):
 
 
 class SaveFailed(_Event):
-    """A save failed and nothing was committed; training goes on."""
+    """A save failed, without a commit as far as is known; training goes on."""
 
     kind: Literal["save_failed"] = "save_failed"
     step: Count

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Sequence
 
-from checkpoints.errors import ObjectMissing, RecordInvalid, StoreError
+from checkpoints.errors import CheckpointError, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import CHECKPOINTS
@@ -71,7 +71,7 @@ class AttemptFacts:
     def inherited(self, known: Sequence[CommitView]) -> None:
         """Say what the agent before us saw but may not have lived to say: commits and deletions."""
         self._known |= {commit.manifest for commit in known}
-        self._catch_up(self._claim.parent)
+        self._catch_up(self._claim.parent, end=None)
         present = {entry.key for entry in self._store.list(CHECKPOINTS)}
         for commit in known:
             if commit.deleted_at is None and commit.manifest not in present:
@@ -79,18 +79,20 @@ class AttemptFacts:
                 self._journal.record(CheckpointDeleted(checkpoint=prefix))
         self._journal.flush()
 
-    def _catch_up(self, key: str | None) -> None:
-        """Say the commits along the chain of parents from `key` on that the ledger does not know.
+    def _catch_up(self, key: str | None, *, end: str | None) -> None:
+        """Say the commits from `key` to `end`, along their parents, that the ledger does not know.
 
-        A commit whose answer was lost is one that nobody has told of.
+        A commit whose answer was lost is one that nobody has told of, also if others followed.
         """
-        while key is not None and key not in self._known:
+        while key is not None and key != end:
             try:
                 manifest = read_manifest(self._store, key)
-            except (RecordInvalid, ObjectMissing) as error:
-                # If it is to be resumed from, the trainer goes back to an earlier one and says so.
-                log.warning("%s", error.what)
+            except (RecordInvalid, ObjectMissing):
+                # Pruned; or damaged, then the trainer goes back to an earlier one and says so.
                 return
+            key = manifest.parent
+            if manifest.key in self._known:
+                continue
             self._committed(
                 CheckpointCommitted(
                     attempt=manifest.attempt,
@@ -101,7 +103,6 @@ class AttemptFacts:
                     num_objects=len(manifest.objects),
                 )
             )
-            key = manifest.parent
 
     def _committed(self, fact: CheckpointCommitted) -> None:
         self._known.add(fact.manifest)
@@ -148,8 +149,8 @@ class AttemptFacts:
         try:
             head = read_head(self._store)
             if head is not None and head[0].attempt == self._claim.attempt:
-                self._catch_up(head[0].manifest)
-        except StoreError as failure:
+                self._catch_up(head[0].manifest, end=self._claim.parent)
+        except CheckpointError as failure:
             log.warning("the last commits were not looked for: %s", failure)
         self._journal.record(
             AttemptEnded(attempt=self._claim.attempt, reason=reason, step=step, error=error)

@@ -11,11 +11,12 @@ import click
 from checkpoints.errors import ObjectMissing, RecordInvalid
 from checkpoints.export import export_weights
 from checkpoints.fence import read_head
+from checkpoints.history import Point
 from checkpoints.inspect import compare, read_manifest
 from checkpoints.inspect import verify as verify_bytes
 from checkpoints.layout import CHECKPOINTS, manifest_key, parse_checkpoint_prefix
 from checkpoints.manifest import Head, Manifest
-from checkpoints.retention import Point, read_pins
+from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, progress, say, store_option
 from orchestrator.cli.retention import find_step, open_run, pin, prune, show_size, unpin

@@ -162,8 +162,13 @@ def _delete_all(stores: Sequence[ObjectStore], known: KnownRun) -> None:
     The run's own store is the last of `stores`.
     """
     for store in stores:
-        abort_uploads(store, "", lambda key: True)
-        store.delete([entry.key for entry in store.list("") if entry.key != RUN_KEY])
+        try:
+            abort_uploads(store, "", lambda key: True)
+            store.delete([entry.key for entry in store.list("") if entry.key != RUN_KEY])
+        except StoreError as error:
+            if store is stores[-1]:
+                raise
+            _say_left_behind(store.url, error)
     stores[-1].delete([RUN_KEY])
     for store in stores:
         if store.url.startswith("file:"):

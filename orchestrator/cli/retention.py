@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import click
 
 from checkpoints.errors import ObjectMissing, StoreError
 from checkpoints.fence import read_head
+from checkpoints.history import Point, committed_at
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.manifest import Head
 from checkpoints.places import Places
 from checkpoints.retention import (
-    Point,
     StoredCheckpoint,
-    committed_at,
     is_left_by_lower_attempt,
+    read_pins,
     removable,
     remove,
 )
@@ -33,6 +34,8 @@ from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.places import open_places
 from orchestrator.runs import find_run
 from train.config import CheckpointOptions
+
+_POINT = attrgetter("point")
 
 
 @click.command()
@@ -109,7 +112,15 @@ def pin(run: str, step: int, store: str | None) -> None:
 def unpin(run: str, step: int, store: str | None) -> None:
     """Let RUN's checkpoint of STEP be pruned again."""
     folder, _ = open_run(run, store)
-    unpin_checkpoint(folder, find_step(folder, run, step))
+    # By the pins themselves: what was given up as damaged is pinned as well as ever.
+    pinned = sorted(point for point in read_pins(folder) if point[0] == step)
+    if not pinned:
+        raise UsageError(
+            f"No checkpoint of step {step} of {run} is pinned.",
+            f"See orchestrate checkpoints list {run}",
+        )
+    for point in pinned:
+        unpin_checkpoint(folder, point)
     say(f"Step {step} of {run} is pruned as the others are.")
 
 
@@ -216,7 +227,7 @@ def _abort_leftovers(places: Places, alive_from: int) -> list[str]:
 
 
 def _show(doomed: list[StoredCheckpoint], show: Callable[[str], None]) -> None:
-    for checkpoint in doomed:
+    for checkpoint in sorted(doomed, key=_POINT):
         step, attempt = checkpoint.point
         why = "" if checkpoint.is_whole else "  never committed"
         size = show_size(checkpoint.num_bytes)
@@ -244,7 +255,7 @@ def _document(
                 "num_bytes": checkpoint.num_bytes,
                 "is_whole": checkpoint.is_whole,
             }
-            for checkpoint in doomed
+            for checkpoint in sorted(doomed, key=_POINT)
         ],
         "num_bytes": sum(checkpoint.num_bytes for checkpoint in doomed),
         "aborted_uploads": aborted,

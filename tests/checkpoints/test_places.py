@@ -3,7 +3,7 @@
 import torch
 from safetensors import safe_open
 
-from checkpoints.errors import StoreRefused, StoreUnreachable
+from checkpoints.errors import BucketMissing, StoreRefused, StoreUnreachable
 from checkpoints.export import export_weights
 from checkpoints.fence import read_head
 from checkpoints.inspect import compare, read_manifest, verify
@@ -118,6 +118,45 @@ def test_what_may_lie_in_a_silent_store_stays_with_its_manifest(tmp_path):
     committed = save_step(second, attempt, 5, tensors_at(5), retention=KEEP_ONE)
     assert len(committed.deleted) == 3
     assert keys_in(east) == []
+
+
+def test_what_may_lie_in_a_store_that_cannot_be_opened_stays_with_its_manifest(tmp_path):
+    home, east, west = urls(tmp_path)
+    first = open_places(home, east, [east])
+    save_step(first, claim(first.records), 1, tensors_at(1))
+    attempt = claim(first.records)
+    without = open_places(home, west, ["az://no-account/run"])
+    for step in (2, 3):
+        committed = save_step(without, attempt, step, tensors_at(step), retention=KEEP_ONE)
+    assert committed.deleted == ()
+    assert len(keys_in(east)) == 1
+    committed = save_step(
+        open_places(home, west, [east, west]), attempt, 4, tensors_at(4), retention=KEEP_ONE
+    )
+    assert len(committed.deleted) == 2
+    assert keys_in(east) == []
+
+
+def test_what_lay_in_a_bucket_that_is_gone_is_gone(tmp_path):
+    home, east, west = urls(tmp_path)
+    first = open_places(home, east, [east])
+    attempt = claim(first.records)
+    save_step(first, attempt, 1, tensors_at(1))
+
+    class Gone(Silent):
+        url = east
+
+        def list(self, prefix):
+            raise BucketMissing("no such bucket", "create it")
+
+        def delete(self, keys):
+            raise BucketMissing("no such bucket", "create it")
+
+    store = open_store(west)
+    after = Places(records=first.records, objects=store, others=(Gone(),))
+    for step in (2, 3):
+        committed = save_step(after, attempt, step, tensors_at(step), retention=KEEP_ONE)
+    assert committed.deleted == ("checkpoints/step-00000001.a001",)
 
 
 class ReadOnly:

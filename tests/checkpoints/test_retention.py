@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from checkpoints.errors import Fenced, ObjectMissing
 from checkpoints.fence import claim_attempt, commit, read_head
+from checkpoints.history import Chain, committed_at, committed_before, whole_checkpoints
 from checkpoints.layout import (
     CHECKPOINTS,
     PINS,
@@ -20,12 +21,12 @@ from checkpoints.layout import (
 from checkpoints.manifest import Head, Manifest, ObjectRecord
 from checkpoints.places import only
 from checkpoints.retention import (
-    committed_at,
     is_left_by_lower_attempt,
-    older_than,
     pin,
     prune,
     read_pins,
+    removable,
+    remove,
     surplus,
     unpin,
 )
@@ -160,6 +161,21 @@ class Meddling:
         self._store.delete(keys)
 
 
+def test_of_two_prunes_neither_takes_what_is_pinned_meanwhile(memory_store):
+    attempt = claim(memory_store)
+    for step in (10, 20, 30):
+        save(memory_store, attempt, step)
+    places, head = only(memory_store), read_head(memory_store)[0]
+    rules = {"keep_last": 1, "keep_every": None, "alive_from": attempt}
+    (doomed,) = removable(places, head=head, **rules)
+    pin(memory_store, doomed.point)
+    data = memory_store.get(manifest_key(*doomed.point)).data
+    memory_store.delete([manifest_key(*doomed.point)])  # the other prune is at work
+    assert not remove(places, doomed)
+    memory_store.create(manifest_key(*doomed.point), data)  # and has seen the pin
+    assert memory_store.get(shard_key(*doomed.point, 0, 1)).data == b"x"
+
+
 def test_a_checkpoint_that_is_pinned_while_it_is_pruned_stays_whole(memory_store):
     attempt = claim(memory_store)
     for step in (10, 20, 30, 40):
@@ -195,6 +211,44 @@ def test_a_step_names_what_was_committed_and_not_what_lost_its_commit(memory_sto
     assert committed_at(memory_store, 10) == (10, first)
 
 
+def test_a_save_that_lost_its_commit_is_gone_before_it_can_look_like_history(memory_store):
+    attempt = claim(memory_store)
+    for step in (2, 4):
+        save(memory_store, attempt, step)
+    memory_store.put(manifest_key(6, attempt), manifest(attempt, 6).to_json())
+    for step in (8, 10, 12, 14):
+        save(memory_store, attempt, step)
+        prune_now(memory_store, attempt, keep_last=3, keep_every=6)
+    assert [one[5:13] for one in steps_left(memory_store)] == ["00000010", "00000012", "00000014"]
+    assert committed_at(memory_store, 6) is None
+
+
+def test_before_the_first_commit_there_is_no_history(memory_store):
+    attempt = claim(memory_store)
+    save(memory_store, attempt, 2)
+    memory_store.put(manifest_key(1, attempt), manifest(attempt, 1).to_json())
+    assert committed_at(memory_store, 1) is None
+    assert committed_at(memory_store, 2) == (2, attempt)
+
+
+def test_a_pruned_step_is_not_found(memory_store):
+    attempt = claim(memory_store)
+    for step in (2, 4, 6, 8):
+        save(memory_store, attempt, step)
+    memory_store.delete([manifest_key(4, attempt)])
+    assert committed_at(memory_store, 4) is None
+    assert committed_at(memory_store, 2) == (2, attempt)
+
+
+def test_one_step_can_be_committed_twice_in_two_places(memory_store):
+    first = claim(memory_store)
+    for step in (2, 4):
+        save(memory_store, first, step)
+    second = claim(memory_store)
+    save(memory_store, second, 4)
+    assert committed_before((4, second), whole_checkpoints(memory_store)) == [(4, 1), (2, 1)]
+
+
 def test_behind_the_end_of_the_chain_a_manifest_that_a_later_attempt_passed_is_no_history(
     memory_store,
 ):
@@ -207,7 +261,8 @@ def test_behind_the_end_of_the_chain_a_manifest_that_a_later_attempt_passed_is_n
     for step in (8, 10, 12):
         save(memory_store, second, step)
     memory_store.delete([manifest_key(10, second)])
-    assert older_than(memory_store, (10, second)) == [(8, 2), (6, 2), (4, 1), (2, 1)]
+    whole = whole_checkpoints(memory_store)
+    assert committed_before((10, second), whole) == [(8, 2), (6, 2), (4, 1), (2, 1)]
     assert committed_at(memory_store, 9) is None
 
 
@@ -238,13 +293,18 @@ points = st.sets(st.tuples(st.integers(0, 30), st.integers(1, 4)), min_size=1, m
 
 @st.composite
 def histories(draw):
-    """Return whole checkpoints, those of them that were committed in turn, and HEAD."""
+    """Return whole checkpoints, those of them that were committed in turn, and HEAD.
+
+    An attempt saves only behind what was committed when it took over.
+    """
     whole = draw(points)
-    committed = sorted(draw(st.sets(st.sampled_from(sorted(whole)), min_size=1)))
-    steps = [step for step, _ in committed]
-    committed = [
-        point for point, after in zip(committed, [*steps[1:], 99], strict=True) if point[0] < after
-    ]
+    committed = []
+    for step, attempt in sorted(draw(st.sets(st.sampled_from(sorted(whole)), min_size=1))):
+        if not committed or (step > committed[-1][0] and attempt >= committed[-1][1]):
+            committed.append((step, attempt))
+    whole = {
+        point for point in whole if all(point[0] >= c[0] for c in committed if c[1] < point[1])
+    }
     names = [None, *(manifest_key(*point) for point in committed)]
     step, attempt = committed[-1]
     owner = attempt + draw(st.integers(0, 4))
@@ -255,44 +315,58 @@ def histories(draw):
     )
 
 
+def chain_of(committed, torn=frozenset()):
+    points = []
+    for point in reversed(committed):
+        if point in torn:
+            return Chain(points=tuple(points), end=point)
+        points.append(point)
+    return Chain(points=tuple(points), end=None)
+
+
 @given(histories(), st.data(), st.integers(1, 4), st.none() | st.integers(1, 7))
-def test_head_its_parent_and_pins_are_never_deleted(history, data, keep_last, keep_every):
+def test_head_its_parent_pins_and_what_the_rules_keep_are_never_deleted(
+    history, data, keep_last, keep_every
+):
     whole, committed, head = history
     pinned = data.draw(st.sets(st.sampled_from(sorted(whole))))
     torn = data.draw(st.sets(st.sampled_from(sorted(whole))))  # their manifests are gone
+    chain = chain_of(committed, torn)
     gone = surplus(
         whole,
         whole=whole - torn,
         head=head,
-        recent=committed[-keep_last:],
+        chain=chain,
         keep_last=keep_last,
         keep_every=keep_every,
         alive_from=head.attempt + data.draw(st.integers(0, 1)),
         pinned=pinned,
     )
-    assert gone <= whole - pinned - {*committed[-2:]}
-    assert gone.isdisjoint({*committed[-keep_last:]} - torn)
+    assert len(gone) == len({*gone})
+    assert {*gone} <= whole - pinned - {*committed[-2:]}
+    assert {*gone}.isdisjoint(chain.points[:keep_last])
     if keep_every:
         kept = {point for point in committed if point[0] % keep_every == 0}
-        assert gone.isdisjoint(kept - torn)
+        assert {*gone}.isdisjoint(kept - torn)
 
 
 @given(histories(), st.integers(1, 4))
 def test_no_more_stays_than_the_rules_keep(history, keep_last):
     whole, committed, head = history
-    recent = committed[-keep_last:]
     gone = surplus(
         whole,
         whole=whole,
         head=head,
-        recent=recent,
+        chain=chain_of(committed),
         keep_last=keep_last,
         keep_every=None,
         alive_from=head.attempt,
     )
-    of_owner = {point for point in whole if point[1] >= head.attempt}
-    allowed = {*committed[-max(keep_last, 2) :]} | of_owner
-    older = {point for point in whole if point[0] < recent[0][0]}
-    assert (whole - gone) - older <= allowed
-    # What is older than all that was walked is taken for history; HEAD's parent may be there too.
-    assert len((whole - gone) & older) <= keep_last - len(recent) + 1
+    of_owner = {point for point in whole if point[1] >= head.attempt and point[0] > head.step}
+    if committed[-1][1] < head.attempt:  # it may have gone back and be anywhere
+        of_owner = {point for point in whole if point[1] >= head.attempt}
+    assert whole - {*gone} <= {*committed[-max(keep_last, 2) :]} | of_owner | {
+        point for point in whole if point[1] > committed[-1][1] and point[1] >= head.attempt
+    }
+    strays = [point for point in gone if point not in committed]
+    assert gone[: len(strays)] == strays  # first

@@ -18,7 +18,7 @@ from orchestrator.agent.outcomes import judge
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
 from orchestrator.clock import SystemClock
-from orchestrator.ledger.fold import fold
+from orchestrator.ledger.fold import CommitView, fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader, steps_of
 from tests.orchestrator.histories import at, make_offer, make_record, make_step
@@ -240,16 +240,16 @@ def test_a_commit_whose_answer_was_lost_is_told_at_the_attempt_s_end(store):
     claim = claim_attempt(store, claimed_by="a", claimed_at=at(0), world_size=1, offer={})
     facts = AttemptFacts(store, claim, SystemClock(), spec=record.spec, offer=make_offer())
     facts.started("one")
-    for step in (2, 3):
+    for step in (2, 3, 4):
         committed(store, claim.attempt, step)
     told = Commit(
-        at=at(2), step=2, manifest=manifest_key(2, 1), num_bytes=7, num_objects=1, seconds=1.0
+        at=at(3), step=3, manifest=manifest_key(3, 1), num_bytes=7, num_objects=1, seconds=1.0
     )
     facts.measured(told)
-    facts.ended(EndReason.SUCCEEDED, 3, None)
+    facts.ended(EndReason.SUCCEEDED, 4, None)
     facts.flush()
     commits = fold(record, LedgerReader(store).read()).commits
-    assert [(one.step, one.place) for one in commits] == [(2, None), (3, None)]
+    assert [(one.step, one.place) for one in commits] == [(2, None), (3, None), (4, None)]
 
 
 def test_commits_that_earlier_agents_did_not_live_to_tell_are_told_along_the_chain(store):
@@ -259,6 +259,9 @@ def test_commits_that_earlier_agents_did_not_live_to_tell_are_told_along_the_cha
     committed(store, first.attempt, 2)
     second = claim_attempt(store, claimed_by="b", claimed_at=at(3), world_size=1, offer={})
     facts = AttemptFacts(store, second, SystemClock(), spec=record.spec, offer=make_offer())
-    facts.inherited([])
+    last = CommitView(
+        attempt=1, at=at(2), step=2, manifest=manifest_key(2, 1), num_bytes=7, num_objects=1
+    )
+    facts.inherited([last])
     commits = fold(record, LedgerReader(store).read()).commits
-    assert [(one.step, one.place) for one in commits] == [(1, "aws/us-east-1"), (2, None)]
+    assert [(one.step, one.place) for one in commits] == [(1, "aws/us-east-1")]

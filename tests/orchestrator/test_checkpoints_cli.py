@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from checkpoints.fence import claim_attempt, commit, read_head
+from checkpoints.fence import claim_attempt, commit, read_head, rewind
+from checkpoints.inspect import read_manifest
 from checkpoints.layout import (
     CHECKPOINTS,
     PINS,
@@ -186,10 +187,22 @@ def test_pruned_checkpoints_are_deleted_in_the_ledger_and_the_old_bill_stands(or
 
 
 def test_pins_name_a_checkpoint_that_is_there(orchestrate, folder):
-    for verb in ("pin", "unpin"):
-        code, _, err = orchestrate("checkpoints", verb, "demo", 7)
-        assert code == 2
-        assert "no checkpoint of step 7" in err
+    code, _, err = orchestrate("checkpoints", "pin", "demo", 7)
+    assert code == 2
+    assert "no checkpoint of step 7" in err
+    assert folder.list(PINS) == []
+    code, _, err = orchestrate("checkpoints", "unpin", "demo", 3)
+    assert code == 2
+    assert "No checkpoint of step 3 of demo is pinned" in err
+
+
+def test_what_was_given_up_as_damaged_can_be_unpinned(orchestrate, folder):
+    assert orchestrate("checkpoints", "pin", "demo", 6)[0] == 0
+    attempt = claim_attempt(folder, claimed_by="c", claimed_at=at(9), world_size=1, offer={})
+    rewind(
+        folder, run="demo", attempt=attempt.attempt, to=read_manifest(folder, manifest_key(4, 2))
+    )
+    assert orchestrate("checkpoints", "unpin", "demo", 6)[0] == 0
     assert folder.list(PINS) == []
 
 

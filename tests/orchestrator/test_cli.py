@@ -18,6 +18,7 @@ from orchestrator.home import run_home
 from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.record import create_record
 from orchestrator.runs import remember_run
+from tests.loose_s3 import BUCKET
 from tests.orchestrator.histories import (
     Ledger,
     at,
@@ -317,10 +318,15 @@ def test_dashboard_is_one_page_that_fetches_nothing(orchestrate, finished, tmp_p
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
 
 
-def test_delete_says_what_it_cannot_reach_and_deletes_the_rest(orchestrate, tmp_path, monkeypatch):
+@pytest.mark.parametrize("other", ["az://gone/runs", f"s3://{BUCKET}"], ids=["closed", "refusing"])
+def test_delete_says_what_it_cannot_empty_and_deletes_the_rest(
+    orchestrate, tmp_path, monkeypatch, loose, other
+):
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    loose.objects["demo/checkpoints/step-00000001.a001/x.safetensors"] = b"x"
+    loose.refuses_deletes = True
     url, east = (tmp_path / "store").as_uri(), (tmp_path / "east").as_uri()
-    stores = {"azure/eastus": "az://gone/runs", "aws/us-east-1": east}
+    stores = {"azure/eastus": other, "aws/us-east-1": east}
     folder = open_store(f"{url}/demo")
     create_record(folder, make_record(store=url, checkpoints={"stores": stores}))
     open_store(f"{east}/demo").put("checkpoints/step-00000001.a001/x.safetensors", b"x")
@@ -333,6 +339,6 @@ def test_delete_says_what_it_cannot_reach_and_deletes_the_rest(orchestrate, tmp_
     remember_run(run_home(url, "demo"), "demo", url)
     code, _, err = orchestrate("delete", "demo", "--confirm", "demo")
     assert code == 0, err
-    assert "az://gone/runs cannot be emptied" in err
+    assert f"{other}{'/demo' if other.startswith('s3') else ''} cannot be emptied" in err
     assert open_store(f"{url}/demo").list("") == []
     assert open_store(f"{east}/demo").list("") == []

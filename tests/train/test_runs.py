@@ -538,14 +538,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_resumed(
     assert different == []
 
 
-def test_behind_the_pruned_end_of_the_chain_what_other_rules_kept_is_resumed(straight_run, new_run):
+@pytest.mark.parametrize(
+    "harm", [lambda path: path.unlink(), lambda path: path.write_text("{")], ids=["lost", "torn"]
+)
+def test_behind_a_manifest_that_is_gone_what_is_older_is_resumed(straight_run, new_run, harm):
     shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
     last = new_run.head_manifest()
     (new_run.folder / "run" / last.objects[0].key).unlink()
-    shutil.rmtree((new_run.folder / "run" / last.parent).parent)  # step 4; step 2 is left
+    harm(new_run.folder / "run" / last.parent)  # step 4; step 2 is left
     new_run.start()
     new_run.wait_until(lambda: new_run.records("resumed"))
-    assert [record.manifest for record in new_run.records("damaged")] == [last.key]
+    damaged = [record.manifest for record in new_run.records("damaged")]
+    assert damaged == [last.key, last.parent]
     (resumed,) = new_run.records("resumed")
     assert resumed.step == 2
     new_run.wait_until(lambda: len(new_run.records("step")) >= 2)
