@@ -84,7 +84,7 @@ def test_replicas_share_the_writing_and_write_nothing_twice(tmp_path):
 
 def test_an_uploader_that_hangs_or_dies_costs_one_save_and_is_replaced(tmp_path):
     store = open_store((tmp_path / "run").as_uri())
-    job = {"act": "hang", "world_size": 2, "attempt": claimed(store), "deadline_s": 8.0}
+    job = {"act": "hang", "world_size": 2, "attempt": claimed(store), "deadline_s": 12.0}
     (printed,) = run_ranks(tmp_path, job)
     for lines in printed:
         said = [line.split()[0] for line in lines if line != "flushed"]
