@@ -17,7 +17,8 @@ UPLOAD = ["put"]
 COMMIT = ["get", "list", "get", "get", "create", "replace"]
 # The second rank reads its own object, and the first one's for what is not split.
 LOADS = [["get", "get", "read_into"], ["get", "get", "read_into", "read_into"]]
-COLLECT = ["get", "list", "get", "list", "get", "delete", "list", "delete"]
+# HEAD; what is there; the chain of parents to where it was pruned; pins; then what goes.
+COLLECT = ["get", "list", *["get"] * 4, "list", "get", "delete", "list", "delete"]
 OPERATIONS = {
     "save": [*UPLOAD, *COMMIT, *COLLECT],
     "claim": ["get", "create", "replace"],
