@@ -25,7 +25,7 @@ from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.facts import AttemptFacts
 from orchestrator.agent.hazard import run_hazard
 from orchestrator.agent.lease import OwnerLease
-from orchestrator.agent.notice import NoticeWatch
+from orchestrator.agent.notice import NoticeSource, NoticeWatch, local_notices
 from orchestrator.agent.outcomes import judge
 from orchestrator.agent.processes import kill_tree, start_torchrun
 from orchestrator.agent.tracking import TrackedRun, WandbTracker
@@ -68,9 +68,7 @@ class Agent:
         self._spool_dir = config.scratch / "spool"
         self._notice_file = config.scratch / "notice.json"
         self._log_file = config.scratch / "train.log"
-        self._notices = NoticeWatch(
-            config.metadata / "notice.json", self._notice_file, config.poll_seconds
-        )
+        self._notices = NoticeWatch(_notice_source(config), self._notice_file, config.poll_seconds)
         self._is_noticed = False
         self._leaving: int | None = None
         self._kill_at: float | None = None
@@ -287,6 +285,14 @@ class Agent:
             self._store.put(log_key(claim.attempt, offline.name), offline.read_bytes())
         except StoreError as error:
             _log.warning("the offline W&B run was not kept: %s", error)
+
+
+def _notice_source(config: AgentConfig) -> NoticeSource:
+    if config.metadata is not None:
+        return local_notices(config.metadata / "notice.json")
+    from orchestrator.agent.metadata import open_notices  # httpx takes 0.1 s, for clouds only
+
+    return open_notices(config.offer.cloud)
 
 
 def abort_leftovers(store: ObjectStore, attempt: int) -> None:

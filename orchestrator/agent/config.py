@@ -25,8 +25,8 @@ class AgentConfig(BaseModel):
     """Training processes on this node."""
     scratch: Path
     """The node's disk; gone with the node."""
-    metadata: Path
-    """Folder in which a local node finds what a cloud's metadata service would say."""
+    metadata: Path | None = None
+    """Where a simulated node finds what a cloud's metadata service would say; None: ask that."""
     owner: str | None = None
     """Writer of the heartbeat without which the node stops itself."""
     lease_seconds: float = Field(default=900, gt=0)

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
+from train.errors import SpoolInvalid
 from train.spool import Notice, read_notice, write_notice
+
+log = logging.getLogger(__name__)
+
+NoticeSource: TypeAlias = Callable[[], Notice | None]
+"""Returns the notice, None while there is none; raises SourceSilent or SpoolInvalid."""
+# A source that fails again and again is mentioned this seldom.
+_SAY_EVERY = 300
+
+
+class SourceSilent(Exception):
+    """The source gave no answer, or none that can be understood."""
+
+
+def local_notices(file: Path) -> NoticeSource:
+    """Return the source of a simulated node's notices, which is a file."""
+    return lambda: read_notice(file)
 
 
 class NoticeWatch:
@@ -14,8 +34,8 @@ class NoticeWatch:
     Of several deadlines (the cloud's, a stop's, the lost owner's) the trainer sees the earliest.
     """
 
-    def __init__(self, source: Path, target: Path, poll_seconds: float) -> None:
-        """Watch the file `source` and write notices to `target`."""
+    def __init__(self, source: NoticeSource, target: Path, poll_seconds: float) -> None:
+        """Ask the source every `poll_seconds` and write what it says to `target`."""
         self._source = source
         self._target = target
         self._poll_seconds = poll_seconds
@@ -40,7 +60,19 @@ class NoticeWatch:
 
     def _watch(self) -> None:
         pause = threading.Event()
-        while (notice := read_notice(self._source)) is None:
+        num_failures = 0
+        while True:
+            try:
+                notice = self._source()
+                num_failures = 0
+            except (SourceSilent, SpoolInvalid) as error:
+                # Nothing is known then, which is no notice; the periodic saves are the guarantee.
+                notice = None
+                if num_failures % _SAY_EVERY == 0:
+                    log.warning("no word about interruptions: %s", error)
+                num_failures += 1
+            if notice is not None:
+                break
             pause.wait(self._poll_seconds)
         self.pass_on(notice)
         self._cloud = notice

@@ -13,7 +13,7 @@ from checkpoints.manifest import Manifest, ObjectRecord
 from checkpoints.store import open_store
 from orchestrator.agent.facts import AttemptFacts
 from orchestrator.agent.lease import OwnerLease
-from orchestrator.agent.notice import NoticeWatch
+from orchestrator.agent.notice import NoticeWatch, local_notices
 from orchestrator.agent.outcomes import judge
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
@@ -141,7 +141,7 @@ def test_log_is_uploaded_piece_by_piece(store, tmp_path):
 
 def test_trainer_learns_the_earliest_of_several_deadlines(tmp_path):
     source, target = tmp_path / "metadata.json", tmp_path / "notice.json"
-    watch = NoticeWatch(source, target, poll_seconds=0.01)
+    watch = NoticeWatch(local_notices(source), target, poll_seconds=0.01)
     watch.pass_on(Notice(deadline_at=at(120)))
     watch.pass_on(Notice(deadline_at=at(200)))
     assert read_notice(target) == Notice(deadline_at=at(120))
