@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -10,6 +9,7 @@ from decimal import Decimal
 from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
 from orchestrator.inputs import PreparedInputs, prepare_inputs
+from orchestrator.memory import MemoryEstimate, parameters_from_name, require_memory
 from orchestrator.offers import Offer, list_offers
 from orchestrator.places import home_place
 from orchestrator.spec import RunSpec
@@ -57,6 +57,8 @@ class LaunchPlan:
     inputs: PreparedInputs | None
     estimate: Estimate | None
     egress: Egress
+    memory: MemoryEstimate | None
+    """None on this machine, and where the model's size is unknown."""
 
     @property
     def usd_per_hour(self) -> Decimal:
@@ -74,9 +76,10 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
 
     Raises:
         InputError: the data or the model cannot be used.
-        SpecError: no offer fits.
+        SpecError: no offer fits, or the model fits into no GPU's memory.
     """
     offers = list_offers(spec.nodes.accelerators, spec.clouds, spec.limits.market)
+    memory = None if spec.is_local else require_memory(spec)
     inputs = prepare_inputs(spec) if spec.is_local else None
     num_steps = spec.train.num_steps
     if inputs is not None:
@@ -89,6 +92,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         inputs=inputs,
         estimate=None if spec.is_local else _estimate(spec, offers[0]),
         egress=Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec)),
+        memory=memory,
     )
 
 
@@ -104,7 +108,7 @@ def _require_possible_script(spec: RunSpec, num_steps: int) -> None:
 
 def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:
     """Apply C = 6 N D (Kaplan et al. 2020) at an assumed MFU; None where N or D is unknown."""
-    num_parameters = _parameters_from_name(spec.model.base)
+    num_parameters = parameters_from_name(spec.model.base)
     num_tokens = _total_tokens(spec)
     kind, _, per_node = spec.nodes.accelerators.partition(":")
     peak = PEAK_FLOPS.get(kind)
@@ -122,13 +126,8 @@ def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:
 
 
 def _checkpoint_bytes(spec: RunSpec) -> int | None:
-    num_parameters = _parameters_from_name(spec.model.base)
+    num_parameters = parameters_from_name(spec.model.base)
     return None if num_parameters is None else int(num_parameters * _BYTES_PER_PARAMETER)
-
-
-def _parameters_from_name(base: str) -> float | None:
-    match = re.search(r"(\d+(?:\.\d+)?)b\b", base.rpartition("/")[2].lower())
-    return float(match[1]) * 1e9 if match else None
 
 
 def _total_tokens(spec: RunSpec) -> float | None:

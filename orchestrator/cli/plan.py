@@ -43,6 +43,17 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
             "usd_cheapest": float(estimate.usd_cheapest),
             "assumption": estimate.assumption,
         },
+        "memory": None
+        if plan.memory is None
+        else {
+            "needed_gb": _gigabytes(plan.memory.needed),
+            "available_gb": _gigabytes(plan.memory.available),
+            "state_gb": _gigabytes(plan.memory.state),
+            "gathered_gb": _gigabytes(plan.memory.gathered),
+            "activations_gb": _gigabytes(plan.memory.activations),
+            "logits_gb": _gigabytes(plan.memory.logits),
+            "reserved_gb": _gigabytes(plan.memory.reserved),
+        },
         "egress": {
             "home": "/".join(plan.egress.home),
             "checkpoint_gb": _gigabytes(plan.egress.checkpoint_bytes),
@@ -96,6 +107,13 @@ def _how_much(plan: LaunchPlan) -> list[str]:
         lines.append(
             f"Estimate: {hours:.1f} h and ${plan.estimate.usd_cheapest} on the first offer "
             f"({plan.estimate.assumption})"
+        )
+    if plan.memory is not None:
+        memory = plan.memory
+        lines.append(
+            f"Memory: about {_gigabytes(memory.needed)} of {_gigabytes(memory.available):g} GB per "
+            f"GPU (state {_gigabytes(memory.state)}, gathered {_gigabytes(memory.gathered)}, "
+            f"activations {_gigabytes(memory.activations)}, logits {_gigabytes(memory.logits)})"
         )
     if spec.is_local:
         lines.append(f"Time: 1 wall second counts as {spec.time_scale:g} market seconds")
