@@ -29,13 +29,7 @@ from orchestrator.ledger.record import (
     require_same_run,
 )
 from orchestrator.ledger.requests import clear_requests
-from orchestrator.offers import (
-    PRICES_AS_OF,
-    PRICES_SOURCE,
-    MarketPreference,
-    Offer,
-    list_offers,
-)
+from orchestrator.offers import MarketPreference, Offer, list_offers
 from orchestrator.places import open_places
 from orchestrator.plan import LaunchPlan
 from orchestrator.runs import open_run_folder, remember_run
@@ -177,8 +171,8 @@ def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
         code_version=__version__,
         spec=spec,
         num_steps=plan.num_steps,
-        offers=tuple(QuotedOffer.quote(offer) for offer in _all_offers(spec)),
-        prices_source=f"{PRICES_SOURCE} ({PRICES_AS_OF})",
+        offers=tuple(QuotedOffer.quote(offer) for offer in _all_offers(plan)),
+        prices_source=str(plan.prices),
         home_place=plan.egress.home,
         inputs=plan.inputs.files,
         simulated=spec.is_local,
@@ -186,9 +180,10 @@ def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
     )
 
 
-def _all_offers(spec: RunSpec) -> tuple[Offer, ...]:
+def _all_offers(plan: LaunchPlan) -> tuple[Offer, ...]:
     """Quote both markets: limits.market may change later, and the policy keeps to it."""
-    return list_offers(spec.nodes.accelerators, spec.clouds, MarketPreference.SPOT_WITH_FALLBACK)
+    kinds, both = plan.spec.nodes.accelerators, MarketPreference.SPOT_WITH_FALLBACK
+    return list_offers(plan.prices, kinds, plan.spec.clouds, both)
 
 
 def _threads_per_rank(spec: RunSpec) -> int:

@@ -1,24 +1,26 @@
 """What capacity costs where: a dated table of offers, one row per zone.
 
-The table is a snapshot of list and spot prices (see `PRICES_AS_OF`); quoted prices are frozen into
-run.json at launch. Rows where the public catalog is known to be wrong (spot at or above on-demand)
-are not in it.
+The shipped table is a snapshot of list and spot prices, without the rows of the public catalog that
+are known to be wrong; `orchestrator.catalog` reads the present one. Quoted prices are frozen into
+run.json at launch.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from importlib import resources
+from statistics import median
 
 from orchestrator.errors import SpecError
 
-# The catalog gives no day for its rows; only the year of the snapshot is known.
-PRICES_AS_OF = "2026"
-PRICES_SOURCE = "orchestrator/prices.csv, from the SkyPilot catalog v8"
+# A price is doubted that is this far from what others of its kind are.
+_LOW_SPOT = Decimal("0.15")
+_LOW_ON_DEMAND = Decimal("0.75")
 
 
 class Market(str, Enum):
@@ -52,6 +54,8 @@ class Offer:
     market: Market
     usd_per_hour: Decimal
     on_demand_usd_per_hour: Decimal
+    doubt: str | None = None
+    """Why the price may be wrong."""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -62,31 +66,79 @@ class Offer:
         return f"{self.cloud} {self.region} {self.zone} {self.market.value}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceTable:
+    """Offers, where their prices are from, and of when."""
+
+    offers: tuple[Offer, ...]
+    source: str
+    as_of: datetime | None
+    """None: of some day in 2026; the shipped snapshot gives none."""
+
+    def __str__(self) -> str:
+        return f"{self.source} ({'2026' if self.as_of is None else f'{self.as_of:%Y-%m-%d}'})"
+
+
+def shipped_prices() -> PriceTable:
+    """Return the table that comes with this version."""
+    return PriceTable(
+        offers=tuple(_read_table()),
+        source="orchestrator/prices.csv, from the SkyPilot catalog v8",
+        as_of=None,
+    )
+
+
 def list_offers(
-    accelerators: str, clouds: Iterable[str] | None, preference: MarketPreference
+    table: PriceTable,
+    accelerators: str,
+    clouds: Iterable[str] | None,
+    preference: MarketPreference,
 ) -> tuple[Offer, ...]:
-    """Return the offers for `accelerators` (as "A100-80GB:8"), cheapest first.
+    """Return the offers for `accelerators` (as "A100-80GB:8"), cheapest first, doubted ones last.
 
     Raises:
         SpecError: no row of the table fits.
     """
     wanted = None if clouds is None else set(clouds)
-    table = list(_read_table())
     fitting = [
         offer
-        for offer in table
-        if offer.accelerators == accelerators
-        and (wanted is None or offer.cloud in wanted)
-        and preference.allows(offer.market)
+        for offer in table.offers
+        if offer.accelerators == accelerators and (wanted is None or offer.cloud in wanted)
     ]
-    if not fitting:
-        known = sorted({offer.accelerators for offer in table})
+    allowed = [offer for offer in _doubted(fitting) if preference.allows(offer.market)]
+    if not allowed:
+        known = sorted({offer.accelerators for offer in table.offers} - {accelerators})
         places = "any cloud" if wanted is None else ", ".join(sorted(wanted))
         raise SpecError(
             f"No offer for nodes.accelerators {accelerators!r} on {places} ({preference.value}).",
-            f"Choose one of {', '.join(known)}, or other clouds under infra.",
+            f"Choose one of {', '.join(known)}, or other clouds under infra."
+            if known
+            else "Choose others, or other clouds under infra.",
         )
-    return tuple(sorted(fitting, key=lambda offer: (offer.usd_per_hour, str(offer))))
+    return tuple(sorted(allowed, key=lambda o: (o.doubt is not None, o.usd_per_hour, str(o))))
+
+
+def _doubted(offers: list[Offer]) -> Iterator[Offer]:
+    """Yield the offers, with doubts about prices that public catalogs are known to have wrong."""
+    usual: dict[tuple[str, str], list[Decimal]] = {}
+    for offer in offers:
+        kind = (offer.cloud, offer.instance_type)
+        usual.setdefault(kind, []).append(offer.on_demand_usd_per_hour)
+    for offer in offers:
+        typical = median(usual[offer.cloud, offer.instance_type])
+        yield replace(offer, doubt=_doubt(offer, typical))
+
+
+def _doubt(offer: Offer, typical: Decimal) -> str | None:
+    listed = offer.on_demand_usd_per_hour
+    if offer.market is Market.SPOT:
+        if offer.usd_per_hour >= listed:
+            return "not below on demand"
+        if offer.usd_per_hour < _LOW_SPOT * listed:
+            return f"{offer.usd_per_hour / listed:.0%} of on demand"
+    if offer.market is Market.ON_DEMAND and listed < _LOW_ON_DEMAND * typical:
+        return f"{1 - listed / typical:.0%} below other regions"
+    return None
 
 
 def _read_table() -> Iterable[Offer]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
+from orchestrator.catalog import read_catalog
 from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, parameters_from_name, require_memory
-from orchestrator.offers import Offer, list_offers
+from orchestrator.offers import Offer, PriceTable, list_offers, shipped_prices
 from orchestrator.places import home_place
 from orchestrator.spec import RunSpec
 from train.config import resolve_num_steps
@@ -52,6 +53,7 @@ class LaunchPlan:
     """What will run, where it may run and what it may cost; `offers` are cheapest first."""
 
     spec: RunSpec
+    prices: PriceTable
     offers: tuple[Offer, ...]
     num_steps: int | None
     inputs: PreparedInputs | None
@@ -78,7 +80,8 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         InputError: the data or the model cannot be used.
         SpecError: no offer fits, or the model fits into no GPU's memory.
     """
-    offers = list_offers(spec.nodes.accelerators, spec.clouds, spec.limits.market)
+    prices = _prices(spec)
+    offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
     inputs = prepare_inputs(spec) if spec.is_local else None
     num_steps = spec.train.num_steps
@@ -87,6 +90,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         _require_possible_script(spec, num_steps)
     return LaunchPlan(
         spec=spec,
+        prices=prices,
         offers=offers,
         num_steps=num_steps,
         inputs=inputs,
@@ -94,6 +98,13 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         egress=Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec)),
         memory=memory,
     )
+
+
+def _prices(spec: RunSpec) -> PriceTable:
+    """Return SkyPilot's own prices where there are any; what is simulated stays as it is."""
+    if spec.clouds is None:
+        return shipped_prices()
+    return read_catalog(spec.nodes.accelerators, spec.clouds) or shipped_prices()
 
 
 def _require_possible_script(spec: RunSpec, num_steps: int) -> None:

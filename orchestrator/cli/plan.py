@@ -31,9 +31,14 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
                 "on_demand_usd_per_hour": float(offer.on_demand_usd_per_hour),
                 "checkpoint_store": objects_url(plan.spec, offer),
                 "move_usd": _usd(plan.egress.move_usd(offer.place)),
+                "doubt": offer.doubt,
             }
             for offer in plan.offers
         ],
+        "prices": {
+            "source": plan.prices.source,
+            "as_of": None if plan.prices.as_of is None else plan.prices.as_of.isoformat(),
+        },
         "usd_per_hour": float(plan.usd_per_hour),
         "worst_case_usd": float(plan.worst_case_usd),
         "estimate": None
@@ -94,9 +99,14 @@ def _where(plan: LaunchPlan) -> list[str]:
             f"  {number}. {offer.cloud:<7}{offer.region:<17}{offer.zone:<19}"
             f"{offer.market.value:<10} ${offer.usd_per_hour:>8}/h"
             f"   on demand ${offer.on_demand_usd_per_hour}/h"
+            + ("" if offer.doubt is None else f"   ? {offer.doubt}")
         )
     hidden = len(plan.offers) - _SHOWN_OFFERS
-    return lines + ([f"  and {hidden} more"] if hidden > 0 else [])
+    num_doubted = sum(offer.doubt is not None for offer in plan.offers)
+    if hidden > 0:
+        doubted = f", {num_doubted} of all with a price that may be wrong" if num_doubted else ""
+        lines.append(f"  and {hidden} more{doubted} (--json shows them)")
+    return [*lines, f"  Prices: {plan.prices}"]
 
 
 def _how_much(plan: LaunchPlan) -> list[str]:

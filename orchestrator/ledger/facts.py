@@ -44,6 +44,7 @@ class QuotedOffer(_Fact):
     market: Market
     usd_per_hour: Decimal
     on_demand_usd_per_hour: Decimal
+    doubt: str | None = None
 
     @classmethod
     def quote(cls, offer: Offer) -> QuotedOffer:

@@ -10,6 +10,9 @@ from orchestrator import cli as cli_module
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("ORCHESTRATE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(
+        "SKY_RUNTIME_DIR", str(tmp_path / "sky")
+    )  # this machine's catalog is not ours
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
-from orchestrator.offers import Market, MarketPreference, list_offers
+from orchestrator.offers import Market, MarketPreference, list_offers, shipped_prices
 from orchestrator.spec import format_duration, parse_duration, parse_spec
 from orchestrator.spec_file import apply_overrides, load_spec
 
@@ -147,7 +147,8 @@ def test_durations_round_trip(duration):
 
 
 def test_offers_are_sane_and_cheapest_first():
-    offers = list_offers("A100-80GB:8", None, MarketPreference.SPOT_WITH_FALLBACK)
+    both = MarketPreference.SPOT_WITH_FALLBACK
+    offers = list_offers(shipped_prices(), "A100-80GB:8", None, both)
     assert list(offers) == sorted(offers, key=lambda offer: offer.usd_per_hour)
     spot = [offer for offer in offers if offer.market is Market.SPOT]
     assert all(offer.usd_per_hour < offer.on_demand_usd_per_hour for offer in spot)
@@ -155,7 +156,8 @@ def test_offers_are_sane_and_cheapest_first():
 
 
 def test_offers_keep_to_the_clouds_and_the_market_asked_for():
-    offers = list_offers("A100-80GB:8", ["gcp"], MarketPreference.ON_DEMAND)
+    table = shipped_prices()
+    offers = list_offers(table, "A100-80GB:8", ["gcp"], MarketPreference.ON_DEMAND)
     assert {(offer.cloud, offer.market) for offer in offers} == {("gcp", Market.ON_DEMAND)}
     with pytest.raises(SpecError, match="TPU"):
-        list_offers("TPU:8", None, MarketPreference.SPOT)
+        list_offers(table, "TPU:8", None, MarketPreference.SPOT)

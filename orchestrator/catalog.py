@@ -1,0 +1,126 @@
+"""SkyPilot's price catalog, read from its CSV files where SkyPilot has fetched them.
+
+Not through SkyPilot: importing that takes seconds, and `plan` shows prices in tenths of one. The
+format is that of catalogs/v8 in skypilot-org/skypilot-catalog.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from orchestrator.offers import Market, Offer, PriceTable
+
+_VERSION = "v8"
+# On Google Cloud the accelerators and the machine that they need are rows of their own.
+_GOOGLE_HOSTS = {
+    "A100:1": "a2-highgpu-1g",
+    "A100:2": "a2-highgpu-2g",
+    "A100:4": "a2-highgpu-4g",
+    "A100:8": "a2-highgpu-8g",
+    "A100:16": "a2-megagpu-16g",
+    "A100-80GB:1": "a2-ultragpu-1g",
+    "A100-80GB:2": "a2-ultragpu-2g",
+    "A100-80GB:4": "a2-ultragpu-4g",
+    "A100-80GB:8": "a2-ultragpu-8g",
+    "H100:8": "a3-highgpu-8g",
+}
+
+
+def read_catalog(accelerators: str, clouds: Iterable[str]) -> PriceTable | None:
+    """Return what the catalog has of `accelerators` in these clouds, None if it is not there.
+
+    Rows that cannot be read are left out.
+    """
+    root = Path(os.environ.get("SKY_RUNTIME_DIR") or Path.home())
+    files = {cloud: root / ".sky" / "catalogs" / _VERSION / cloud / "vms.csv" for cloud in clouds}
+    found = {cloud: file for cloud, file in files.items() if file.is_file()}
+    if not found:
+        return None
+    offers: list[Offer] = []
+    for cloud, file in found.items():
+        with file.open(encoding="utf-8", newline="") as text:
+            rows = csv.DictReader(text)
+            read = _google_rows if cloud == "gcp" else _rows
+            offers += read(cloud, accelerators, rows)
+    oldest = min(file.stat().st_mtime for file in found.values())
+    missing = sorted(files.keys() - found.keys())
+    return PriceTable(
+        offers=tuple(offers),
+        source=f"SkyPilot's catalog {_VERSION}"
+        + (f", which lacks {', '.join(missing)}" if missing else ""),
+        as_of=datetime.fromtimestamp(oldest, timezone.utc),
+    )
+
+
+def _rows(cloud: str, accelerators: str, rows: Iterable[dict[str, str]]) -> Iterator[Offer]:
+    for row in rows:
+        if _accelerators(row) == accelerators:
+            prices = _price(row, "Price"), _price(row, "SpotPrice")
+            yield from _offers(cloud, accelerators, row, row["InstanceType"], *prices)
+
+
+def _google_rows(cloud: str, accelerators: str, rows: Iterable[dict[str, str]]) -> Iterator[Offer]:
+    host_type = _GOOGLE_HOSTS.get(accelerators)
+    if host_type is None:
+        return
+    hosts, fitting = {}, []
+    for row in rows:
+        if row["InstanceType"] == host_type:
+            hosts[row["AvailabilityZone"]] = row
+        elif not row["InstanceType"] and _accelerators(row) == accelerators:
+            fitting.append(row)
+    for row in fitting:
+        host = hosts.get(row["AvailabilityZone"])
+        if host is not None:
+            prices = (_sum(row, host, "Price"), _sum(row, host, "SpotPrice"))
+            yield from _offers(cloud, accelerators, row, host_type, *prices)
+
+
+def _offers(
+    cloud: str,
+    accelerators: str,
+    row: dict[str, str],
+    instance_type: str,
+    on_demand: Decimal | None,
+    spot: Decimal | None,
+) -> Iterator[Offer]:
+    """Yield what the row offers; without an on-demand price there is nothing to compare with."""
+    if on_demand is None:
+        return
+    for market, price in ((Market.ON_DEMAND, on_demand), (Market.SPOT, spot)):
+        if price is not None:
+            yield Offer(
+                cloud=cloud,
+                region=row["Region"],
+                zone=row.get("AvailabilityZone") or row["Region"],
+                instance_type=instance_type,
+                accelerators=accelerators,
+                market=market,
+                usd_per_hour=price,
+                on_demand_usd_per_hour=on_demand,
+            )
+
+
+def _accelerators(row: dict[str, str]) -> str | None:
+    try:
+        return f"{row['AcceleratorName']}:{float(row['AcceleratorCount']):g}"
+    except ValueError:
+        return None
+
+
+def _price(row: dict[str, str], name: str) -> Decimal | None:
+    try:
+        price = Decimal(row.get(name) or "")
+    except InvalidOperation:
+        return None
+    return price if price.is_finite() and price > 0 else None
+
+
+def _sum(row: dict[str, str], host: dict[str, str], name: str) -> Decimal | None:
+    parts = _price(row, name), _price(host, name)
+    return None if None in parts else sum(filter(None, parts), Decimal(0))

@@ -1,0 +1,115 @@
+"""Prices from SkyPilot's catalog: its columns, its gaps and its known mistakes."""
+
+import json
+import os
+from decimal import Decimal
+
+import pytest
+
+from orchestrator.catalog import read_catalog
+from orchestrator.offers import Market, MarketPreference, list_offers
+from tests.end_to_end.conftest import EXAMPLES
+
+GPU = "\"{'Gpus': [{'Name': 'A100-80GB', 'Count': 8.0}]}\""
+HEADS = {
+    "aws": "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,GpuInfo,Price,SpotPrice,Region,"
+    "AvailabilityZone",
+    "gcp": "InstanceType,vCPUs,AcceleratorName,AcceleratorCount,GpuInfo,Region,AvailabilityZone,"
+    "Price,SpotPrice",
+    "azure": "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,Price,SpotPrice,Region",
+    "lambda": "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,Price,Region,GpuInfo,SpotPrice",
+}
+ROWS = {
+    "aws": [
+        f"p4de.24xlarge,A100-80GB,8.0,96.0,{GPU},40.0,10.0,us-east-1,use1-az1",
+        f"p4de.24xlarge,A100-80GB,8.0,96.0,{GPU},40.0,40.0,us-east-1,use1-az2",
+        f"p4de.24xlarge,A100-80GB,8.0,96.0,{GPU},40.0,2.0,us-west-2,usw2-az1",
+        f"p4de.24xlarge,A100-80GB,8.0,96.0,{GPU},,9.0,us-west-2,usw2-az2",
+        f"p4d.24xlarge,A100,8.0,96.0,{GPU},22.0,7.0,us-west-2,usw2-az1",
+        "m6i.2xlarge,,,8.0,,0.4,0.1,us-east-1,use1-az1",
+    ],
+    "gcp": [
+        "a2-ultragpu-8g,96.0,,,,us-east5,us-east5-a,10.0,3.0",
+        "a2-ultragpu-8g,96.0,,,,europe-west4,europe-west4-a,10.0,3.0",
+        "a2-ultragpu-8g,96.0,,,,us-west1,us-west1-b,10.0,3.0",
+        f",,A100-80GB,8.0,{GPU},us-east5,us-east5-a,34.0,9.5",
+        f",,A100-80GB,8.0,{GPU},europe-west4,europe-west4-a,12.0,9.0",
+        f",,A100-80GB,8.0,{GPU},us-west1,us-west1-b,33.0,9.0",
+        f",,A100-80GB,8.0,{GPU},us-north9,us-north9-z,33.0,9.0",
+    ],
+    "azure": ["Standard_ND96amsr_A100_v4,A100-80GB,8.0,96.0,32.77,13.1,eastus"],
+    "lambda": [
+        f"gpu_8x_a100_80gb_sxm4,A100-80GB,8.0,240.0,22.32,us-east-1,{GPU},",
+        f"gpu_8x_a100_80gb_sxm4,A100-80GB,8.0,240.0,n/a,us-west-9,{GPU},",
+    ],
+}
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    root = tmp_path / "sky" / ".sky" / "catalogs" / "v8"
+    for number, (cloud, rows) in enumerate(ROWS.items()):
+        file = root / cloud / "vms.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text("\n".join([HEADS[cloud], *rows]) + "\n")
+        os.utime(file, (1_790_000_000 + number,) * 2)
+    return root
+
+
+def offers(clouds=tuple(ROWS), preference=MarketPreference.SPOT_WITH_FALLBACK):
+    return list_offers(read_catalog("A100-80GB:8", clouds), "A100-80GB:8", clouds, preference)
+
+
+def test_offers_of_four_clouds_are_ranked_and_doubted_prices_come_last(catalog):
+    shown = [
+        (offer.cloud, offer.zone, offer.usd_per_hour, offer.doubt)
+        for offer in offers()
+        if offer.market is Market.SPOT
+    ]
+    assert shown == [
+        ("aws", "use1-az1", Decimal("10.0"), None),
+        ("gcp", "europe-west4-a", Decimal("12.0"), None),
+        ("gcp", "us-west1-b", Decimal("12.0"), None),
+        ("gcp", "us-east5-a", Decimal("12.5"), None),
+        ("azure", "eastus", Decimal("13.1"), None),
+        ("aws", "usw2-az1", Decimal("2.0"), "5% of on demand"),
+        ("aws", "use1-az2", Decimal("40.0"), "not below on demand"),
+    ]
+
+
+def test_on_demand_far_below_other_regions_is_doubted(catalog):
+    doubts = {o.region: o.doubt for o in offers(("gcp",), MarketPreference.ON_DEMAND)}
+    assert doubts == {"us-east5": None, "us-west1": None, "europe-west4": "49% below other regions"}
+
+
+def test_a_price_that_is_missing_is_no_offer(catalog):
+    zones = {offer.zone for offer in offers()}
+    assert zones.isdisjoint({"usw2-az2", "us-north9-z", "us-west-9"})
+    (only,) = offers(("lambda",))
+    assert (only.market, only.usd_per_hour) == (Market.ON_DEMAND, Decimal("22.32"))
+
+
+def test_the_table_says_how_old_it_is_and_what_it_lacks(catalog):
+    (catalog / "azure" / "vms.csv").unlink()
+    table = read_catalog("A100-80GB:8", ["azure", "gcp", "lambda"])
+    assert str(table) == "SkyPilot's catalog v8, which lacks azure (2026-09-21)"
+    assert read_catalog("A100-80GB:8", ["azure"]) is None
+
+
+def test_plan_uses_the_catalog_where_there_is_one(orchestrate, catalog):
+    spec = EXAMPLES / "vicuna-13b.yaml"
+    code, out, err = orchestrate("plan", spec, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["prices"]["source"] == "SkyPilot's catalog v8"
+    assert document["offers"][0]["usd_per_hour"] == 10
+    assert document["offers"][-1]["doubt"] == "not below on demand"
+    code, out, _ = orchestrate("plan", spec, "--set", "infra=[lambda, azure]")
+    assert "azure" in out
+    assert "Prices: SkyPilot's catalog v8 (2026-09-21)" in out
+
+
+def test_plan_goes_by_the_shipped_table_where_there_is_no_catalog(orchestrate):
+    code, out, _ = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml")
+    assert code == 0
+    assert "Prices: orchestrator/prices.csv" in out
