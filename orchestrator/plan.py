@@ -80,7 +80,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
         InputError: the data or the model cannot be used.
         SpecError: no offer fits, or the model fits into no GPU's memory.
     """
-    prices = _prices(spec)
+    prices = price_table(spec)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
     inputs = prepare_inputs(spec) if spec.is_local else None
@@ -100,7 +100,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
     )
 
 
-def _prices(spec: RunSpec) -> PriceTable:
+def price_table(spec: RunSpec) -> PriceTable:
     """Return SkyPilot's own prices where there are any; what is simulated stays as it is."""
     if spec.clouds is None:
         return shipped_prices()

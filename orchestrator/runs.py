@@ -37,7 +37,7 @@ class KnownRun:
 
 def open_run_folder(store_url: str, run: str) -> ObjectStore:
     """Return the folder of a run."""
-    return _open_store(run_folder_url(store_url, run))
+    return open_store_at(run_folder_url(store_url, run))
 
 
 def run_folder_url(store_url: str, run: str) -> str:
@@ -65,7 +65,7 @@ def list_runs(store: str | None) -> list[KnownRun]:
     """Return the runs in `store`, or those that this machine has launched or looked at."""
     if store is not None:
         url = resolve_store(store)
-        found = (_RUN_RECORD.fullmatch(entry.key) for entry in _open_store(url).list(""))
+        found = (_RUN_RECORD.fullmatch(entry.key) for entry in open_store_at(url).list(""))
         return [KnownRun(run=match[1], store_url=url) for match in found if match]
     runs = []
     for path in sorted(home().glob(f"runs/*/{_KNOWN_NAME}")):
@@ -102,7 +102,7 @@ def find_run(run: str, store: str | None) -> KnownRun:
     return found[0]
 
 
-def _open_store(url: str) -> ObjectStore:
+def open_store_at(url: str) -> ObjectStore:
     """Open a store whose server may have to be started first, as after a reboot."""
     if url.startswith(LOCAL_S3):
         from orchestrator.cloud.local.s3_server import ensure_server  # psutil: 7 ms

@@ -110,7 +110,7 @@ def _open_run(tracked: TrackedRun) -> Any:  # noqa: ANN401  # wandb.Run, whose m
     if "WANDB_MODE" in os.environ:
         return open_run(resume="allow")
     # wandb.init waits much longer than its init_timeout for a server that is not there.
-    if _has_key() and _is_reachable():
+    if has_key() and _is_reachable():
         return open_run(resume="allow", mode="online")
     return open_run(mode="offline")
 
@@ -126,7 +126,8 @@ def _is_reachable() -> bool:
     return True
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Say whether W&B's key is where its client looks for it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -1,0 +1,179 @@
+"""Look for what would fail at a launch, or cost more than it should, before there is one."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+from checkpoints.errors import CheckpointError
+from checkpoints.layout import CHECKPOINTS
+from checkpoints.probe import check_conditional_writes
+from orchestrator import __version__
+from orchestrator.agent.tracking import has_key
+from orchestrator.errors import OrchestratorError
+from orchestrator.memory import require_memory
+from orchestrator.offers import list_offers
+from orchestrator.plan import price_table
+from orchestrator.runs import open_store_at
+from orchestrator.spec import RunSpec
+
+# Where SkyPilot's settings of this machine are.
+_SKY_CONFIG = "SKYPILOT_GLOBAL_CONFIG"
+
+
+class Verdict(str, Enum):
+    """What a check found."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The outcome of one check; `next_step` where there is something to do."""
+
+    check: str
+    verdict: Verdict
+    what: str
+    next_step: str | None = None
+
+
+def examine(spec: RunSpec | None) -> Iterator[Finding]:
+    """Yield a finding after each check, of this machine and of what `spec` needs."""
+    yield from _packages(spec)
+    if spec is None:
+        return
+    for url in store_urls(spec):
+        yield _store(url)
+    if not spec.is_local:
+        yield _memory(spec)
+        yield _prices(spec)
+        yield from _sky_config(spec)
+    if spec.tracking.wandb is not None:
+        yield _wandb()
+
+
+def store_urls(spec: RunSpec) -> list[str]:
+    """Return every store that runs of the spec use, the run's own first."""
+    return list(dict.fromkeys([spec.store, *spec.checkpoints.stores.values()]))
+
+
+def _packages(spec: RunSpec | None) -> Iterator[Finding]:
+    found = f"orchestrate {__version__}, Python {platform.python_version()}"
+    yield Finding(check="version", verdict=Verdict.OK, what=found)
+    is_cloud = spec is not None and not spec.is_local
+    needed = {"skypilot": is_cloud, "torch": not is_cloud, "wandb": False}
+    for package, is_needed in needed.items():
+        try:
+            what = f"{package} {version(package)}"
+            yield Finding(check="packages", verdict=Verdict.OK, what=what)
+        except PackageNotFoundError:
+            extra = "sky" if package == "skypilot" else "train"
+            yield Finding(
+                check="packages",
+                verdict=Verdict.WARNING if is_needed else Verdict.OK,
+                what=f"{package} is not installed",
+                next_step=f"pip install 'spot-orchestrator[{extra}]'" if is_needed else None,
+            )
+
+
+def _store(url: str) -> Finding:
+    try:
+        store = open_store_at(url)
+        check_conditional_writes(store)
+        store.abort_uploads(CHECKPOINTS, lambda key: False)
+    except (CheckpointError, OrchestratorError) as error:
+        return _failed("store", error)
+    what = f"{url} can be read and written, and honours conditional writes"
+    return Finding(check="store", verdict=Verdict.OK, what=what)
+
+
+def _memory(spec: RunSpec) -> Finding:
+    try:
+        memory = require_memory(spec)
+    except OrchestratorError as error:
+        return _failed("memory", error)
+    if memory is None:
+        what = f"the size of {spec.model.base} is not known from its name"
+        return Finding(check="memory", verdict=Verdict.WARNING, what=what)
+    what = f"about {memory.needed / 1e9:.0f} of {memory.available / 1e9:.0f} GB per GPU"
+    return Finding(check="memory", verdict=Verdict.OK, what=what)
+
+
+def _prices(spec: RunSpec) -> Finding:
+    table = price_table(spec)
+    try:
+        offers = list_offers(table, spec.nodes.accelerators, spec.clouds, spec.limits.market)
+    except OrchestratorError as error:
+        return _failed("prices", error)
+    clouds = sorted({offer.cloud for offer in offers})
+    what = f"{len(offers)} offers in {', '.join(clouds)}: {table}"
+    if table.as_of is None:
+        return Finding(
+            check="prices",
+            verdict=Verdict.WARNING,
+            what=what,
+            next_step="Have SkyPilot fetch today's: sky check",
+        )
+    return Finding(check="prices", verdict=Verdict.OK, what=what)
+
+
+def _sky_config(spec: RunSpec) -> Iterator[Finding]:
+    """Yield what SkyPilot's defaults give away or risk on a laptop.
+
+    See remote_identity and consolidation_mode in SkyPilot's reference of its configuration.
+    """
+    path = Path(os.environ.get(_SKY_CONFIG) or "~/.sky/config.yaml").expanduser()
+    config: object = None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        config = {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        line = str(error).splitlines()[0]
+        yield Finding(check="skypilot", verdict=Verdict.FAILED, what=f"{path}: {line}")
+        return
+    for cloud in spec.clouds or ():
+        if cloud in ("aws", "gcp") and _get(config, cloud, "remote_identity") is None:
+            yield Finding(
+                check="skypilot",
+                verdict=Verdict.WARNING,
+                what=f"nodes on {cloud} receive this machine's credentials",
+                next_step=f"Set {cloud}.remote_identity in {path}",
+            )
+    if _get(config, "jobs", "controller", "consolidation_mode") is True:
+        yield Finding(
+            check="skypilot",
+            verdict=Verdict.WARNING,
+            what="jobs.controller.consolidation_mode: recovery ends when this machine sleeps",
+            next_step=f"Remove it from {path}, unless the API server runs elsewhere",
+        )
+
+
+def _wandb() -> Finding:
+    if has_key():
+        return Finding(check="wandb", verdict=Verdict.OK, what="a W&B key was found")
+    return Finding(
+        check="wandb",
+        verdict=Verdict.WARNING,
+        what="no W&B key: the run is recorded offline",
+        next_step="wandb login, or set WANDB_API_KEY",
+    )
+
+
+def _get(config: object, *keys: str) -> object:
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
+def _failed(check: str, error: CheckpointError | OrchestratorError) -> Finding:
+    return Finding(check=check, verdict=Verdict.FAILED, what=error.what, next_step=error.next_step)

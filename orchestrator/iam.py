@@ -1,0 +1,54 @@
+"""The least that a run needs of its buckets, as policies to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+# What the stores call: get, put (also conditional and in parts), delete, list, and abort.
+_OBJECT_ACTIONS = (
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:AbortMultipartUpload",
+)
+_BUCKET_ACTIONS = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
+_OTHER_CLOUDS = {
+    "gs": "grant roles/storage.objectUser on bucket {bucket} to the run's service account",
+    "az": "grant Storage Blob Data Contributor on container {bucket} to the run's identity",
+}
+
+
+def s3_policy(urls: Iterable[str]) -> dict[str, Any] | None:
+    """Return an AWS IAM policy for the stores in S3 among `urls`, None if there are none."""
+    statements = []
+    for url in sorted({url for url in urls if urlsplit(url).scheme == "s3"}):
+        parts = urlsplit(url)
+        prefix = parts.path.strip("/")
+        below = f"{prefix}/*" if prefix else "*"
+        bucket = f"arn:aws:s3:::{parts.netloc}"
+        statements += [
+            {
+                "Effect": "Allow",
+                "Action": list(_OBJECT_ACTIONS),
+                "Resource": f"{bucket}/{below}",
+            },
+            {
+                "Effect": "Allow",
+                "Action": list(_BUCKET_ACTIONS),
+                "Resource": bucket,
+                "Condition": {"StringLike": {"s3:prefix": [below]}},
+            },
+        ]
+    return {"Version": "2012-10-17", "Statement": statements} if statements else None
+
+
+def other_grants(urls: Iterable[str]) -> list[str]:
+    """Return what to grant for the stores in other clouds, a sentence each."""
+    parts = [urlsplit(url) for url in sorted(set(urls))]
+    return [
+        _OTHER_CLOUDS[part.scheme].format(bucket=part.netloc)
+        for part in parts
+        if part.scheme in _OTHER_CLOUDS
+    ]

@@ -1,0 +1,115 @@
+"""`orchestrate doctor` on real stores and files: what it finds, says to do, and exits with."""
+
+import json
+
+import pytest
+import yaml
+
+from orchestrator.iam import s3_policy
+from tests.end_to_end.conftest import EXAMPLES
+from tests.loose_s3 import BUCKET
+from tests.orchestrator.test_cli import write_spec
+
+CLOUD = EXAMPLES / "vicuna-13b.yaml"
+
+
+@pytest.fixture(autouse=True)
+def sky_config(tmp_path, monkeypatch):
+    file = tmp_path / "sky-config.yaml"
+    monkeypatch.setenv("SKYPILOT_GLOBAL_CONFIG", str(file))
+    return file
+
+
+def findings(orchestrate, *arguments):
+    code, out, err = orchestrate("doctor", *arguments, "--json")
+    assert "Traceback" not in err
+    found = json.loads(out)["findings"]
+    assert code == (3 if any(one["verdict"] == "failed" for one in found) else 0)
+    return found
+
+
+def of(found, check):
+    return [(one["verdict"], one["what"]) for one in found if one["check"] == check]
+
+
+def test_without_a_spec_it_names_the_versions(orchestrate):
+    code, out, _ = orchestrate("doctor")
+    assert code == 0
+    assert "orchestrate 0." in out
+    assert "torch 2." in out
+
+
+def test_a_good_store_passes_and_is_left_as_it_was(orchestrate, tmp_path):
+    url = (tmp_path / "store").as_uri()
+    found = findings(orchestrate, write_spec(tmp_path, store=url))
+    what = f"{url} can be read and written, and honours conditional writes"
+    assert of(found, "store") == [("ok", what)]
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.suffix]
+
+
+def test_a_store_without_conditional_writes_fails(orchestrate, tmp_path, loose):
+    found = findings(orchestrate, write_spec(tmp_path, store=f"s3://{BUCKET}/runs"))
+    ((verdict, what),) = of(found, "store")
+    assert verdict == "failed"
+    assert "does not honour conditional writes" in what
+    assert loose.objects == {}
+
+
+def test_every_store_of_the_spec_is_tried(orchestrate, tmp_path, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    stores = {"azure/eastus": "az://gone/runs", "aws/us-east-1": (tmp_path / "east").as_uri()}
+    spec = write_spec(tmp_path, checkpoints={"stores": stores})
+    verdicts = [verdict for verdict, _ in of(findings(orchestrate, spec), "store")]
+    assert sorted(verdicts) == ["failed", "ok", "ok"]
+
+
+def test_a_cloud_spec_is_told_of_memory_prices_and_skypilot(orchestrate, loose, sky_config):
+    sky_config.write_text(
+        yaml.safe_dump(
+            {
+                "aws": {"remote_identity": "NO_UPLOAD"},
+                "jobs": {"controller": {"consolidation_mode": True}},
+            }
+        )
+    )
+    found = findings(orchestrate, CLOUD)
+    assert of(found, "memory") == [("ok", "about 34 of 80 GB per GPU")]
+    assert of(found, "prices")[0][0] == "warning"  # no catalog here
+    assert [what for _, what in of(found, "skypilot")] == [
+        "nodes on gcp receive this machine's credentials",
+        "jobs.controller.consolidation_mode: recovery ends when this machine sleeps",
+    ]
+    found = findings(orchestrate, CLOUD, "--set", "model.base=x/180b")
+    assert of(found, "memory")[0][0] == "failed"
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"{", b"[]", b"aws: 3"])
+def test_a_configuration_of_skypilot_that_makes_no_sense_is_no_crash(orchestrate, sky_config, text):
+    sky_config.write_bytes(text)
+    assert of(findings(orchestrate, CLOUD), "skypilot")
+
+
+def test_the_policy_names_no_more_than_the_run_s_folder(orchestrate):
+    code, out, _ = orchestrate("doctor", CLOUD, "--iam")
+    assert code == 0
+    policy = json.loads(out)
+    assert policy == s3_policy(["s3://my-bucket/runs"])
+    objects, bucket = policy["Statement"]
+    assert objects["Resource"] == "arn:aws:s3:::my-bucket/runs/*"
+    assert bucket["Condition"] == {"StringLike": {"s3:prefix": ["runs/*"]}}
+    assert "*" not in objects["Action"] + bucket["Action"]
+
+
+def test_a_policy_needs_a_bucket(orchestrate, tmp_path):
+    for arguments in (["doctor", "--iam"], ["doctor", write_spec(tmp_path), "--iam"]):
+        code, out, err = orchestrate(*arguments)
+        assert (code, out) == (2, "")
+        assert len(err.strip().splitlines()) == 2
+
+
+def test_other_clouds_are_told_in_words(orchestrate):
+    stores = "checkpoints.stores={gcp/us-central1: 'gs://near/runs'}"
+    code, out, err = orchestrate("doctor", CLOUD, "--iam", "--set", stores)
+    assert code == 0
+    assert json.loads(out)["Statement"]
+    assert "roles/storage.objectUser on bucket near" in err
