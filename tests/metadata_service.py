@@ -18,6 +18,7 @@ class MetadataService(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.spot_action: dict[str, str] | None = None
+        self.rebalance: dict[str, str] | None = None
         self.is_preempted = False
         self.scheduled_events: list[dict[str, object]] = []
         self.garbage: bytes | None = None
@@ -60,7 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         query = parse_qs(url.query)
         match url.path:
             case "/latest/meta-data/spot/instance-action":
-                self._aws()
+                self._aws(self.server.spot_action)
+            case "/latest/meta-data/events/recommendations/rebalance":
+                self._aws(self.server.rebalance)
             case "/computeMetadata/v1/instance/preempted":
                 is_right = self.headers.get("Metadata-Flavor") == "Google"
                 text = b"TRUE" if self.server.is_preempted else b"FALSE"
@@ -76,13 +79,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def _aws(self) -> None:
+    def _aws(self, told: dict[str, str] | None) -> None:
         if self.headers.get("X-aws-ec2-metadata-token") != self.server.token:
             self._answer(401)
-        elif self.server.spot_action is None:
+        elif told is None:
             self._answer(404)
         else:
-            self._answer(200, json.dumps(self.server.spot_action).encode())
+            self._answer(200, json.dumps(told).encode())
 
     def _azure(self, body: bytes) -> None:
         self._answer(200 if self.headers.get("Metadata") == "true" else 400, body)

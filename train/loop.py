@@ -93,9 +93,7 @@ def _train(  # the one loop
         loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         is_save_due = False
         for batch in batches:
-            flags = agreement.flags(
-                is_save_due=ranks.is_first and saves.is_due, is_save_in_flight=saves.is_in_flight
-            )
+            flags = agreement.flags(is_save_due=saves.is_due, is_save_in_flight=saves.is_in_flight)
             is_save_due = is_save_due or flags.is_save_due
             if not flags.is_save_in_flight:
                 saves.settle()

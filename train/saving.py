@@ -16,11 +16,12 @@ from checkpoints.errors import CheckpointError, Fenced, SaveFailed
 from checkpoints.messages import Committed, Retention
 from checkpoints.saver import Save, Saver
 from train.config import TrainConfig
+from train.errors import SpoolInvalid
 from train.interval import NoticePlan, SaveClock, on_notice
 from train.preemption import Agreement
 from train.ranks import Ranks
 from train.report import Report, now, seconds_between
-from train.spool import PhaseName
+from train.spool import PhaseName, read_risk, risk_path
 from train.state import Progress, to_state
 
 # The last save of a run is the one that must not be lost to a short outage of the store.
@@ -54,6 +55,7 @@ class Saves:
         self._tensors = tensors
         self.saved_step = saved_step  # of the last committed checkpoint
         self._begun: _Begun | None = None
+        self._last_begun_at: datetime | None = None
         self._stall_s = 0.0
         self._error: str | None = None
         self._clock = SaveClock(
@@ -78,8 +80,11 @@ class Saves:
 
     @property
     def is_due(self) -> bool:
-        """Say, as rank 0, whether the clock wants a save at the end of this step."""
-        return self._begun is None and self._clock.is_time(time.monotonic())
+        """Say whether rank 0's clock, or a risk to this node, asks for a save after this step."""
+        if self._begun is not None:
+            return False
+        is_time = self._ranks.is_first and self._clock.is_time(time.monotonic())
+        return is_time or self._is_at_risk()
 
     @property
     def is_in_flight(self) -> bool:
@@ -100,6 +105,7 @@ class Saves:
         started_at, started_s = now(), time.monotonic()
         self._stall_s = 0.0
         self._begun = _Begun(step=progress.step, at=started_at, at_s=started_s)
+        self._last_begun_at = started_at
         self._clock.note_begun(started_s)
         options = self._config.checkpoints
         save = Save(
@@ -169,6 +175,15 @@ class Saves:
     def close(self) -> None:
         """Give up what is in flight."""
         self._saver.close()
+
+    def _is_at_risk(self) -> bool:
+        """Say whether the node came to be at risk since the last save was begun."""
+        try:
+            risk = read_risk(risk_path(self._config.notice_file))
+        except SpoolInvalid:
+            return False
+        begun_at = self._last_begun_at
+        return risk is not None and (begun_at is None or risk.noted_at > begun_at)
 
     def _plan_for_notice(self, progress: Progress) -> NoticePlan:
         left_s = self._agreement.seconds_left()

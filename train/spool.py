@@ -180,6 +180,12 @@ class Notice(_Record):
     deadline_at: UtcDatetime
 
 
+class Risk(_Record):
+    """The node may go away, nobody knows when or whether: worth one save, not leaving."""
+
+    noted_at: UtcDatetime
+
+
 class Spool:
     """Rank 0's end of the spool file at `path`; uploaded.json lies beside it."""
 
@@ -275,6 +281,21 @@ def write_notice(path: Path, notice: Notice) -> None:
 def read_notice(path: Path) -> Notice | None:
     """Return the notice, None if there is none."""
     return _read(path, Notice)
+
+
+def risk_path(notice_file: Path) -> Path:
+    """Return where the agent notes a risk, beside its notices."""
+    return notice_file.with_name("risk.json")
+
+
+def write_risk(path: Path, risk: Risk) -> None:
+    """Note (as the agent) that the node is at risk, atomically."""
+    _write(path, risk)
+
+
+def read_risk(path: Path) -> Risk | None:
+    """Return the latest risk, None if there is none."""
+    return _read(path, Risk)
 
 
 _File = TypeVar("_File", bound=_Record)

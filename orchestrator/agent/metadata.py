@@ -1,8 +1,8 @@
 """Ask a cloud's metadata service whether it is about to take this node back.
 
-The replies are those of AWS (instance metadata version 2, spot/instance-action), Google Cloud
-(instance/preempted) and Azure (scheduled events, version 2020-07-01), as their documentation has
-them; other clouds give no notice.
+The replies are those of AWS (instance metadata version 2: spot/instance-action and
+events/recommendations/rebalance), Google Cloud (instance/preempted) and Azure (scheduled events,
+version 2020-07-01), as their documentation has them; other clouds give no notice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.agent.notice import NoticeSource, SourceSilent
-from train.spool import Notice, UtcDatetime
+from train.spool import Notice, Risk, UtcDatetime
 
 # The services answer from the node's own host; Azure's very first answer may take two minutes.
 _TIMEOUT_S = 2.0
@@ -46,7 +46,7 @@ def open_notices(cloud: str) -> NoticeSource:
         case _:
             return lambda: None
 
-    def look() -> Notice | None:
+    def look() -> Notice | Risk | None:
         try:
             return source()
         except (httpx.HTTPError, ValueError) as error:
@@ -64,24 +64,34 @@ class _SpotAction(_Reply):
     time: UtcDatetime
 
 
+class _Rebalance(_Reply):
+    noted_at: UtcDatetime = Field(alias="noticeTime")
+
+
 class AwsNotices:
-    """Spot interruptions, announced two minutes before."""
+    """Spot interruptions, announced two minutes before; rebalance recommendations are a risk."""
 
     def __init__(self, address: str) -> None:
         self._client = _client(address, _TIMEOUT_S)
 
-    def __call__(self) -> Notice | None:
-        """Return the notice, if there is one."""
+    def __call__(self) -> Notice | Risk | None:
+        """Return the notice or the risk, if there is one."""
         # A token per look: one that was garbled or has expired would go on failing.
         wanted = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
         token = self._client.put("/latest/api/token", headers=wanted).raise_for_status().text
-        response = self._client.get(
-            "/latest/meta-data/spot/instance-action", headers={"X-aws-ec2-metadata-token": token}
-        )
+        if (action := self._get("spot/instance-action", token)) is not None:
+            return Notice(deadline_at=_SpotAction.model_validate_json(action).time)
+        if (advice := self._get("events/recommendations/rebalance", token)) is not None:
+            return Risk(noted_at=_Rebalance.model_validate_json(advice).noted_at)
+        return None
+
+    def _get(self, name: str, token: str) -> bytes | None:
+        """Return what the service has under a name, None if there is nothing."""
+        given = {"X-aws-ec2-metadata-token": token}
+        response = self._client.get(f"/latest/meta-data/{name}", headers=given)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
-        found = _SpotAction.model_validate_json(response.raise_for_status().content)
-        return Notice(deadline_at=found.time)
+        return response.raise_for_status().content
 
 
 class GoogleNotices:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from train.errors import SpoolInvalid
-from train.spool import Notice, read_notice, write_notice
+from train.spool import Notice, Risk, read_notice, risk_path, write_notice, write_risk
 
 log = logging.getLogger(__name__)
 
-NoticeSource: TypeAlias = Callable[[], Notice | None]
-"""Returns the notice, None while there is none; raises SourceSilent or SpoolInvalid."""
+NoticeSource: TypeAlias = Callable[[], "Notice | Risk | None"]
+"""Returns what the cloud says of the node, None while that is nothing; raises SourceSilent."""
 # A source that fails again and again is mentioned this seldom.
 _SAY_EVERY = 300
 
@@ -42,6 +42,8 @@ class NoticeWatch:
         self._lock = threading.Lock()
         self._passed_on: Notice | None = None
         self._cloud: Notice | None = None
+        self._risk: Risk | None = None
+        self._num_failures = 0
         self._thread = threading.Thread(target=self._watch, name="notice", daemon=True)
         self._thread.start()
 
@@ -60,19 +62,26 @@ class NoticeWatch:
 
     def _watch(self) -> None:
         pause = threading.Event()
-        num_failures = 0
-        while True:
-            try:
-                notice = self._source()
-                num_failures = 0
-            except (SourceSilent, SpoolInvalid) as error:
-                # Nothing is known then, which is no notice; the periodic saves are the guarantee.
-                notice = None
-                if num_failures % _SAY_EVERY == 0:
-                    log.warning("no word about interruptions: %s", error)
-                num_failures += 1
-            if notice is not None:
-                break
+        while self._cloud is None:
+            match self._look():
+                case Notice() as notice:
+                    self.pass_on(notice)
+                    self._cloud = notice
+                    return
+                case Risk() as risk if risk != self._risk:
+                    log.info("the cloud may take the node back; a checkpoint is saved")
+                    write_risk(risk_path(self._target), risk)
+                    self._risk = risk
             pause.wait(self._poll_seconds)
-        self.pass_on(notice)
-        self._cloud = notice
+
+    def _look(self) -> Notice | Risk | None:
+        """Ask the source; what cannot be learned is no notice: the periodic saves count anyway."""
+        try:
+            found = self._source()
+        except (SourceSilent, SpoolInvalid) as error:
+            if self._num_failures % _SAY_EVERY == 0:
+                log.warning("no word about interruptions: %s", error)
+            self._num_failures += 1
+            return None
+        self._num_failures = 0
+        return found

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.agent.metadata import open_notices
 from orchestrator.agent.notice import NoticeWatch, SourceSilent
 from tests.metadata_service import AZURE_NAME, metadata_service
-from train.spool import Notice, read_notice
+from train.spool import Notice, Risk, read_notice, read_risk, risk_path
 
 AT = datetime(2026, 1, 1, 12, 0, 30, tzinfo=timezone.utc)
 RFC_1123 = "Thu, 01 Jan 2026 12:00:30 GMT"
@@ -72,6 +72,21 @@ def test_the_trainer_is_told_within_seconds(service, cloud, tmp_path):
         assert time.monotonic() - announced_s < 5
         time.sleep(0.01)
     assert watch.from_cloud == read_notice(target)
+
+
+def test_a_rebalance_recommendation_is_a_risk_and_the_notice_after_it_a_notice(service, tmp_path):
+    target = tmp_path / "notice.json"
+    service.rebalance = {"noticeTime": "2026-01-01T11:58:00Z"}
+    watch = NoticeWatch(open_notices("aws"), target, poll_seconds=0.01)
+    give_up_at = time.monotonic() + 10
+    while read_risk(risk_path(target)) is None and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert read_risk(risk_path(target)) == Risk(noted_at=AT - timedelta(seconds=150))
+    assert watch.from_cloud is None
+    announce(service, "aws")
+    while watch.from_cloud is None and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert read_notice(target) == Notice(deadline_at=AT)
 
 
 def test_an_expired_token_is_renewed(service):

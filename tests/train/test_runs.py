@@ -36,10 +36,13 @@ from train.data.prepare import prepare
 from train.spool import (
     Notice,
     OutcomeKind,
+    Risk,
     read_outcome,
     read_records,
+    risk_path,
     spool_path,
     write_notice,
+    write_risk,
     write_uploaded,
 )
 
@@ -576,6 +579,15 @@ def test_without_time_for_a_save_a_notice_stops_without_one(new_run):
     assert new_run.wait() == [0]
     (outcome,) = new_run.outcomes(1)
     assert (outcome.outcome, outcome.step) == (OutcomeKind.SAVED, 2)
+
+
+def test_a_risk_costs_one_save_and_training_goes_on(new_run, straight_run):
+    write_risk(risk_path(new_run.notice_file), Risk(noted_at=now()))
+    new_run.start()
+    assert new_run.wait() == [0, 0], new_run.log.read_text()
+    saved = [record.step for record in new_run.records("commit")]
+    assert saved == [1, 2, 4, 6]  # the first one is beside the interval
+    assert new_run.step_values() == straight_run.step_values()
 
 
 def test_ranks_end_with_their_owner(new_run):
