@@ -145,10 +145,15 @@ class Saver:
         """
         return self._outcome
 
-    def wait(self) -> Committed | CheckpointError:
-        """Return the outcome of the last save, at the latest 75 s after its deadline."""
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> Committed | CheckpointError:
+        """Return the outcome of the last save, at the latest 75 s after its deadline.
+
+        `meanwhile` is called now and then, about once a second.
+        """
         assert self._thread is not None, "nothing was begun"
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(timeout=1.0)
+            meanwhile()
         assert self._outcome is not None
         return self._outcome
 

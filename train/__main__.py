@@ -6,9 +6,11 @@ Leaves outcome-<rank>.json, which is what counts: torchrun turns every exit stat
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import logging
 import os
+import signal
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,6 +30,8 @@ log = logging.getLogger("train")
 def main() -> int:
     """Run the trainer; return its exit status."""
     process_started_at = _process_start()
+    # The agent asks for it before it kills a trainer that hangs.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     rank = int(os.environ.get("RANK", "0"))
     _configure_logging(rank)
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)

@@ -27,7 +27,7 @@ from train.ranks import Ranks, join_ranks, set_numerics
 from train.report import Report, now, seconds_between
 from train.restore import Restored, restore
 from train.saving import Saves
-from train.spool import Outcome, OutcomeKind
+from train.spool import Outcome, OutcomeKind, Pulse
 from train.state import Progress, read_generators
 
 
@@ -39,7 +39,8 @@ def train(config: TrainConfig, report: Report) -> Outcome:
     """
     ranks = join_ranks()
     set_numerics(deterministic=config.train.deterministic)
-    agreement = Agreement(config.notice_file, ranks.agreement_group)
+    pulse = Pulse(config.spool_dir, ranks.rank)
+    agreement = Agreement(config.notice_file, ranks.agreement_group, pulse)
     dataset = _open_data(config)
     restored = restore(config, ranks, agreement, open_store(config.store), report)
     saves = Saves(

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from train.errors import SpoolInvalid
-from train.spool import Notice, read_notice
+from train.spool import Notice, Pulse, read_notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +26,14 @@ class Flags:
 class Agreement:
     """Lets ranks decide alike, through small messages on a gloo group of their own."""
 
-    def __init__(self, notice_file: Path, group: dist.ProcessGroup) -> None:
+    def __init__(self, notice_file: Path, group: dist.ProcessGroup, pulse: Pulse) -> None:
         self._notice_file = notice_file
         self._group = group
+        self.pulse = pulse
 
     def flags(self, *, is_save_due: bool, is_save_in_flight: bool) -> Flags:
         """Agree: what any rank sees, wants or still does counts for all."""
+        self.pulse.beat()
         mine = [self._notice() is not None, is_save_due, is_save_in_flight]
         flags = torch.tensor(mine, dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)

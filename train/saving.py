@@ -129,7 +129,7 @@ class Saves:
         if self._begun is None:
             return
         started_at, started_s = now(), time.monotonic()
-        outcome = self._saver.wait()
+        outcome = self._saver.wait(self._agreement.pulse.beat)  # a slow store is no hang
         if time.monotonic() - started_s > _NOTICEABLE_S:
             self._report.phase(PhaseName.CHECKPOINT, started_at)
         begun, self._begun = self._begun, None

@@ -23,6 +23,7 @@ from checkpoints.retention import is_left_by_lower_attempt
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.facts import AttemptFacts
+from orchestrator.agent.hang import HangWatch
 from orchestrator.agent.hazard import run_hazard
 from orchestrator.agent.lease import OwnerLease
 from orchestrator.agent.notice import NoticeSource, NoticeWatch, local_notices
@@ -183,12 +184,19 @@ class Agent:
         lease = None
         if config.owner is not None:
             lease = OwnerLease(self._store, config.owner, config.lease_seconds, now)
-        heard_at = uploaded_at = lease_at = now
+        uploaded_at = lease_at = now
+        self._hang = HangWatch(
+            self._spool_dir,
+            num_steps=self._record.num_steps,
+            slow_s=config.hang_seconds,
+            step_s=config.step_hang_seconds,
+            now=now,
+        )
         while trainer.poll() is None:
             time.sleep(config.poll_seconds)
             now = time.monotonic()
             if self._pump(tracker):
-                heard_at = now
+                self._hang.note_life(now)
             if self._spool.wants_upload or now - uploaded_at >= config.upload_seconds:
                 self._upload(claim)
                 uploaded_at = now
@@ -200,7 +208,9 @@ class Agent:
                     self._ask_to_leave(AgentExit.PREEMPTED, "the owner's heartbeat stands still")
             if self._kill_at is not None and now >= self._kill_at:
                 kill_tree(trainer)
-            if now - heard_at > config.hang_seconds:
+            if self._hang.is_hung(now):
+                _log.warning("no sign of life for %g s", self._hang.limit_s)
+                self._hang.dump_stacks()
                 kill_tree(trainer)
                 return True
         return False
@@ -212,6 +222,7 @@ class Agent:
             self._facts.measured(record)
             if isinstance(record, Step):
                 self._step = record.step
+                self._hang.note_step(record.step, record.seconds)
         if tracker is not None:
             tracker.log(records)
         return len(records)

@@ -36,4 +36,6 @@ class AgentConfig(BaseModel):
     poll_seconds: float = Field(default=1, gt=0)
     """How often the agent looks at the trainer, at notices and requests."""
     hang_seconds: float = Field(default=1800, gt=0)
-    """How long the trainer may say nothing."""
+    """How long the trainer may give no sign of life while it starts or ends."""
+    step_hang_seconds: float = Field(default=120, gt=0)
+    """The same between steps, if five of the longest ones do not take longer."""

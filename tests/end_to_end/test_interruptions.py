@@ -149,6 +149,24 @@ def test_seeded_market_is_survived(workplace):
     workplace.wait_until_quiet()
 
 
+def test_a_trainer_that_hangs_is_killed_and_its_stacks_are_kept(workplace):
+    spec = workplace.write_spec(train={"num_steps": 2000, "global_batch": 4, "precision": "fp32"})
+    assert workplace.run("launch", spec, "--yes", "--detach").returncode == 0
+    workplace.wait_for(lambda: _step(workplace) >= 8)
+    ranks = [one for one in workplace.processes() if one.cmdline()[-3:-1] == ["-m", "train"]]
+    assert len(ranks) == 2
+    ranks[1].suspend()
+    workplace.wait_for(
+        lambda: len(workplace.document("status", "small")["attempts"]) == 2, seconds=200
+    )
+    first, _ = workplace.document("status", "small")["attempts"]
+    assert first["end_reason"] == "hang"
+    log = workplace.run("logs", "small", "--attempt", "1")
+    assert "most recent call first" in log.stdout
+    workplace.run("stop", "small", "--yes")
+    workplace.wait_until_quiet()
+
+
 def test_more_budget_for_a_running_run_changes_nothing_else(workplace):
     spec = workplace.write_spec(train={"num_steps": 40, "global_batch": 4, "precision": "fp32"})
     watcher = workplace.start("launch", spec, "--yes")
