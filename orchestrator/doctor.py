@@ -44,6 +44,8 @@ class Finding:
     verdict: Verdict
     what: str
     next_step: str | None = None
+    error: CheckpointError | OrchestratorError | None = None
+    """What a launch would have ended with."""
 
 
 def examine(spec: RunSpec | None) -> Iterator[Finding]:
@@ -176,4 +178,10 @@ def _get(config: object, *keys: str) -> object:
 
 
 def _failed(check: str, error: CheckpointError | OrchestratorError) -> Finding:
-    return Finding(check=check, verdict=Verdict.FAILED, what=error.what, next_step=error.next_step)
+    return Finding(
+        check=check,
+        verdict=Verdict.FAILED,
+        what=error.what,
+        next_step=error.next_step,
+        error=error,
+    )

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.common import json_option, print_json, say, set_option
+from orchestrator.cli.failures import explain
 from orchestrator.doctor import Finding, Verdict, examine, store_urls
 from orchestrator.errors import UsageError
 from orchestrator.iam import other_grants, s3_policy
 from orchestrator.spec_file import load_spec
 
-_FAILED_STATUS = 3
 _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"}
 
 
@@ -33,8 +33,8 @@ def doctor(
 ) -> None:
     """Check this machine, and the stores, GPUs and prices that SPEC needs; nothing is launched.
 
-    A few small objects are written to each store and removed again. The exit status is 3 if a check
-    failed; warnings do not count.
+    A few small objects are written to each store and removed again. The exit status is that of a
+    launch that fails for the same reason; warnings do not count.
     """
     loaded = None if spec is None else load_spec(spec, overrides)
     if iam:
@@ -49,8 +49,14 @@ def doctor(
             _print(finding)
     if as_json:
         print_json({"schema_version": 1, "findings": [_row(finding) for finding in findings]})
-    if any(finding.verdict is Verdict.FAILED for finding in findings):
-        context.exit(_FAILED_STATUS)
+    context.exit(max(_exit_code(finding) for finding in findings))
+
+
+def _exit_code(finding: Finding) -> int:
+    if finding.verdict is not Verdict.FAILED:
+        return 0
+    explained = explain(finding.error) if finding.error is not None else None
+    return UsageError.exit_code if explained is None else explained.exit_code
 
 
 def _print(finding: Finding) -> None:
