@@ -7,13 +7,16 @@ format is that of catalogs/v8 in skypilot-org/skypilot-catalog.
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from orchestrator.offers import Market, Offer, PriceTable
+from orchestrator.offers import Market, Offer, PriceTable, shipped_prices
+
+log = logging.getLogger(__name__)
 
 _VERSION = "v8"
 # On Google Cloud the accelerators and the machine that they need are rows of their own.
@@ -27,6 +30,9 @@ _GOOGLE_HOSTS = {
     "A100-80GB:2": "a2-ultragpu-2g",
     "A100-80GB:4": "a2-ultragpu-4g",
     "A100-80GB:8": "a2-ultragpu-8g",
+    "H100:1": "a3-highgpu-1g",
+    "H100:2": "a3-highgpu-2g",
+    "H100:4": "a3-highgpu-4g",
     "H100:8": "a3-highgpu-8g",
 }
 
@@ -34,27 +40,41 @@ _GOOGLE_HOSTS = {
 def read_catalog(accelerators: str, clouds: Iterable[str]) -> PriceTable | None:
     """Return what the catalog has of `accelerators` in these clouds, None if it is not there.
 
-    Rows that cannot be read are left out.
+    Rows that cannot be read are left out. A cloud without a file that can be understood is priced
+    by the shipped table.
     """
     root = Path(os.environ.get("SKY_RUNTIME_DIR") or Path.home())
     files = {cloud: root / ".sky" / "catalogs" / _VERSION / cloud / "vms.csv" for cloud in clouds}
-    found = {cloud: file for cloud, file in files.items() if file.is_file()}
+    read = {cloud: _read(cloud, accelerators, file) for cloud, file in files.items()}
+    found = {cloud: offers for cloud, offers in read.items() if offers is not None}
     if not found:
         return None
-    offers: list[Offer] = []
-    for cloud, file in found.items():
-        with file.open(encoding="utf-8", newline="") as text:
-            rows = csv.DictReader(text)
-            read = _google_rows if cloud == "gcp" else _rows
-            offers += read(cloud, accelerators, rows)
-    oldest = min(file.stat().st_mtime for file in found.values())
+    shipped = shipped_prices()
     missing = sorted(files.keys() - found.keys())
+    added = tuple(offer for offer in shipped.offers if offer.cloud in missing)
     return PriceTable(
-        offers=tuple(offers),
+        offers=tuple(offer for offers in found.values() for offer in offers) + added,
         source=f"SkyPilot's catalog {_VERSION}"
-        + (f", which lacks {', '.join(missing)}" if missing else ""),
-        as_of=datetime.fromtimestamp(oldest, timezone.utc),
+        + (f", {', '.join(missing)} by {shipped.source}" if missing else ""),
+        as_of=datetime.fromtimestamp(
+            min(files[cloud].stat().st_mtime for cloud in found), timezone.utc
+        ),
     )
+
+
+def _read(cloud: str, accelerators: str, file: Path) -> list[Offer] | None:
+    """Return the offers of a cloud's file, None if it is not there or not understood."""
+    if cloud == "gcp" and accelerators not in _GOOGLE_HOSTS:
+        return None
+    rows_of = _google_rows if cloud == "gcp" else _rows
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            return list(rows_of(cloud, accelerators, csv.DictReader(text)))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        log.warning("%s was left out: %r", file, error)
+        return None
 
 
 def _rows(cloud: str, accelerators: str, rows: Iterable[dict[str, str]]) -> Iterator[Offer]:
@@ -65,9 +85,7 @@ def _rows(cloud: str, accelerators: str, rows: Iterable[dict[str, str]]) -> Iter
 
 
 def _google_rows(cloud: str, accelerators: str, rows: Iterable[dict[str, str]]) -> Iterator[Offer]:
-    host_type = _GOOGLE_HOSTS.get(accelerators)
-    if host_type is None:
-        return
+    host_type = _GOOGLE_HOSTS[accelerators]
     hosts, fitting = {}, []
     for row in rows:
         if row["InstanceType"] == host_type:
@@ -90,7 +108,7 @@ def _offers(
     spot: Decimal | None,
 ) -> Iterator[Offer]:
     """Yield what the row offers; without an on-demand price there is nothing to compare with."""
-    if on_demand is None:
+    if on_demand is None or not row["Region"]:  # or the file ends in the middle of the row
         return
     for market, price in ((Market.ON_DEMAND, on_demand), (Market.SPOT, spot)):
         if price is not None:
@@ -109,7 +127,7 @@ def _offers(
 def _accelerators(row: dict[str, str]) -> str | None:
     try:
         return f"{row['AcceleratorName']}:{float(row['AcceleratorCount']):g}"
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 

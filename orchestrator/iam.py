@@ -13,7 +13,7 @@ _OBJECT_ACTIONS = (
     "s3:DeleteObject",
     "s3:AbortMultipartUpload",
 )
-_BUCKET_ACTIONS = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
+_LIST, _LIST_UPLOADS = "s3:ListBucket", "s3:ListBucketMultipartUploads"
 _OTHER_CLOUDS = {
     "gs": "grant roles/storage.objectUser on bucket {bucket} to the run's service account",
     "az": "grant Storage Blob Data Contributor on container {bucket} to the run's identity",
@@ -28,18 +28,18 @@ def s3_policy(urls: Iterable[str]) -> dict[str, Any] | None:
         prefix = parts.path.strip("/")
         below = f"{prefix}/*" if prefix else "*"
         bucket = f"arn:aws:s3:::{parts.netloc}"
+        listing: dict[str, Any] = {"Effect": "Allow", "Action": [_LIST], "Resource": bucket}
+        if prefix:
+            listing["Condition"] = {"StringLike": {"s3:prefix": [below]}}
         statements += [
             {
                 "Effect": "Allow",
                 "Action": list(_OBJECT_ACTIONS),
                 "Resource": f"{bucket}/{below}",
             },
-            {
-                "Effect": "Allow",
-                "Action": list(_BUCKET_ACTIONS),
-                "Resource": bucket,
-                "Condition": {"StringLike": {"s3:prefix": [below]}},
-            },
+            listing,
+            # AWS knows no prefix of a listing of uploads: a condition on it would never be met.
+            {"Effect": "Allow", "Action": [_LIST_UPLOADS], "Resource": bucket},
         ]
     return {"Version": "2012-10-17", "Statement": statements} if statements else None
 

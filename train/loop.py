@@ -193,7 +193,10 @@ def _evaluate(
         size=config.train.micro_batch,
     )
     model.eval()
-    loss_sum = sum(_loss_sum(model, batch, ranks.device).item() for batch in batches)
+    loss_sum = 0.0
+    for batch in batches:
+        agreement.pulse.beat()
+        loss_sum += _loss_sum(model, batch, ranks.device).item()
     model.train()
     num_trained_tokens = count_tokens(dataset, samples).num_trained_tokens
     loss = agreement.sum(loss_sum) / num_trained_tokens

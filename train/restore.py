@@ -138,7 +138,7 @@ def _point_before(store: ObjectStore, key: str, *, is_last: bool) -> Point:
     """Return the parent of `key`; where the chain was pruned, what `keep_every` or pins have kept.
 
     Never the newest name listed: only what was HEAD once is history. `is_last` says that `key` is
-    HEAD's, whose parent is never pruned: if that is missing, it is damaged.
+    HEAD's, whose parent is pruned only behind a rewind: if that is missing, it is named.
     """
     parent = _parent(store, key)
     if parent is None:

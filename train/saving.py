@@ -21,7 +21,7 @@ from train.interval import NoticePlan, SaveClock, on_notice
 from train.preemption import Agreement
 from train.ranks import Ranks
 from train.report import Report, now, seconds_between
-from train.spool import PhaseName, read_risk, risk_path
+from train.spool import PhaseName, Risk, read_risk, risk_path
 from train.state import Progress, to_state
 
 # The last save of a run is the one that must not be lost to a short outage of the store.
@@ -55,7 +55,7 @@ class Saves:
         self._tensors = tensors
         self.saved_step = saved_step  # of the last committed checkpoint
         self._begun: _Begun | None = None
-        self._last_begun_at: datetime | None = None
+        self._answered_risk: Risk | None = None
         self._stall_s = 0.0
         self._error: str | None = None
         self._clock = SaveClock(
@@ -105,7 +105,7 @@ class Saves:
         started_at, started_s = now(), time.monotonic()
         self._stall_s = 0.0
         self._begun = _Begun(step=progress.step, at=started_at, at_s=started_s)
-        self._last_begun_at = started_at
+        self._answered_risk = self._risk()
         self._clock.note_begun(started_s)
         options = self._config.checkpoints
         save = Save(
@@ -177,13 +177,14 @@ class Saves:
         self._saver.close()
 
     def _is_at_risk(self) -> bool:
-        """Say whether the node came to be at risk since the last save was begun."""
+        """Say whether the cloud has named a risk that no save was begun after."""
+        return self._risk() not in (None, self._answered_risk)
+
+    def _risk(self) -> Risk | None:
         try:
-            risk = read_risk(risk_path(self._config.notice_file))
+            return read_risk(risk_path(self._config.notice_file))
         except SpoolInvalid:
-            return False
-        begun_at = self._last_begun_at
-        return risk is not None and (begun_at is None or risk.noted_at > begun_at)
+            return None
 
     def _plan_for_notice(self, progress: Progress) -> NoticePlan:
         left_s = self._agreement.seconds_left()

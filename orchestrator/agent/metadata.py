@@ -49,7 +49,7 @@ def open_notices(cloud: str) -> NoticeSource:
     def look() -> Notice | Risk | None:
         try:
             return source()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, OverflowError) as error:
             raise SourceSilent(f"{cloud}: {error}") from error
 
     return look

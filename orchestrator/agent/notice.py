@@ -63,16 +63,21 @@ class NoticeWatch:
     def _watch(self) -> None:
         pause = threading.Event()
         while self._cloud is None:
-            match self._look():
-                case Notice() as notice:
-                    self.pass_on(notice)
-                    self._cloud = notice
-                    return
-                case Risk() as risk if risk != self._risk:
-                    log.info("the cloud may take the node back; a checkpoint is saved")
-                    write_risk(risk_path(self._target), risk)
-                    self._risk = risk
+            try:
+                self._heed(self._look())
+            except OSError as error:  # no room for a small file at this moment
+                log.warning("the trainer could not be told, and will be again: %s", error)
             pause.wait(self._poll_seconds)
+
+    def _heed(self, found: Notice | Risk | None) -> None:
+        match found:
+            case Notice() as notice:
+                self.pass_on(notice)
+                self._cloud = notice
+            case Risk() as risk if risk != self._risk:
+                log.info("the cloud may take the node back; a checkpoint is saved")
+                write_risk(risk_path(self._target), risk)
+                self._risk = risk
 
     def _look(self) -> Notice | Risk | None:
         """Ask the source; what cannot be learned is no notice: the periodic saves count anyway."""

@@ -143,7 +143,8 @@ def _unavoidable_usd(history: History, offers: Sequence[Offer], limits: Limits) 
     """Return what a stop costs from here, or at the least a start and a stop where nothing runs."""
     if history.is_up:
         return history.usd_per_hour * Decimal(limits.stop_margin / timedelta(hours=1))
-    cheapest = min((offer.usd_per_hour for offer in offers), default=Decimal(0))
+    trusted = [offer for offer in offers if offer.doubt is None] or offers
+    cheapest = min((offer.usd_per_hour for offer in trusted), default=Decimal(0))
     return (
         cheapest
         * history.num_nodes
@@ -219,8 +220,9 @@ def _without_capacity_since(history: History) -> datetime | None:
     return since
 
 
-def _price_order(offer: Offer) -> tuple[bool, Decimal, str]:
-    return (offer.market is Market.ON_DEMAND, offer.usd_per_hour, str(offer))
+def _price_order(offer: Offer) -> tuple[bool, bool, Decimal, str]:
+    is_on_demand, is_doubted = offer.market is Market.ON_DEMAND, offer.doubt is not None
+    return (is_on_demand, is_doubted, offer.usd_per_hour, str(offer))
 
 
 def _refusals(history: History) -> dict[tuple[str, Market], datetime]:

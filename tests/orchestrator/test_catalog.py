@@ -89,11 +89,35 @@ def test_a_price_that_is_missing_is_no_offer(catalog):
     assert (only.market, only.usd_per_hour) == (Market.ON_DEMAND, Decimal("22.32"))
 
 
-def test_the_table_says_how_old_it_is_and_what_it_lacks(catalog):
-    (catalog / "azure" / "vms.csv").unlink()
+def test_the_table_says_how_old_it_is_and_what_is_from_elsewhere(catalog):
+    (catalog / "lambda" / "vms.csv").unlink()
     table = read_catalog("A100-80GB:8", ["azure", "gcp", "lambda"])
-    assert str(table) == "SkyPilot's catalog v8, which lacks azure (2026-09-21)"
+    assert str(table).startswith("SkyPilot's catalog v8, lambda by orchestrator/prices.csv")
+    assert str(table).endswith("(2026-09-21)")
+    assert "lambda" in {offer.cloud for offer in table.offers}
+    (catalog / "azure" / "vms.csv").unlink()
     assert read_catalog("A100-80GB:8", ["azure"]) is None
+
+
+def test_kinds_whose_rows_are_not_understood_are_priced_by_the_shipped_table(catalog):
+    assert read_catalog("V100:8", ["gcp"]) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe",
+        b"A,B\n1,2\n",
+        HEADS["azure"].encode() + b"\nStandard_ND96amsr_A100_v4,A100-80GB,8.0,96.0,32.77",
+        HEADS["azure"].encode() + b"\nStandard_ND96amsr_A100_v4,A100-80GB",
+        b"",
+    ],
+    ids=["no text", "other columns", "cut row", "shorter row", "empty"],
+)
+def test_a_file_that_makes_no_sense_is_no_crash(catalog, text):
+    (catalog / "azure" / "vms.csv").write_bytes(text)
+    table = read_catalog("A100-80GB:8", ["azure", "lambda"])
+    assert {offer.cloud for offer in table.offers} == {"lambda"}
 
 
 def test_plan_uses_the_catalog_where_there_is_one(orchestrate, catalog):

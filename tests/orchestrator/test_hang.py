@@ -83,14 +83,15 @@ def test_the_stacks_of_a_hung_rank_are_in_its_output(tmp_path):
         "faulthandler.register(signal.SIGUSR1, all_threads=True)\n"
         "Pulse(pathlib.Path(sys.argv[1]), 0)\n"
         "def hanging_collective():\n"
+        "    print('hangs', flush=True)\n"
         "    time.sleep(60)\n"
         "hanging_collective()\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as rank:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as rank:
+        assert rank.stdout.readline() == "hangs\n"
         watch = HangWatch(tmp_path, num_steps=1, slow_s=1, step_s=1, now=0)
-        while not list(tmp_path.glob("pulse-*")):
-            pass
         watch.is_hung(0)
         watch.dump_stacks()
         assert rank.poll() is None

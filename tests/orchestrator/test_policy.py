@@ -66,6 +66,13 @@ def test_first_launch_takes_the_cheapest_spot_offer():
     assert "$8/h" in decision.why
 
 
+def test_a_price_that_may_be_wrong_is_not_chased():
+    doubted = replace(EAST, usd_per_hour=Decimal("0.5"), doubt="2% of on demand")
+    decision = decide(NOTHING_YET, [doubted, WEST, ON_DEMAND], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == WEST
+
+
 def test_running_launch_is_kept():
     running = LaunchRecord(offer=EAST, started_at=START)
     assert isinstance(decide(after(running), [EAST, WEST], LIMITS, START), Keep)
