@@ -175,9 +175,11 @@ class Run:
         return [process.wait(timeout_s) for process in self.processes]
 
     def kill(self):
+        # All before any is waited for: a rank that outlives another says why it fails.
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+        for process in self.processes:
             process.wait()
 
     def outcomes(self, world_size=2):
