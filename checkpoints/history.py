@@ -77,9 +77,8 @@ def committed_at(store: ObjectStore, step: int) -> Point | None:
 
 def whole_checkpoints(store: ObjectStore) -> frozenset[Point]:
     """Return what has a manifest in the store of the records, committed or not."""
-    keys = {entry.key for entry in store.list(CHECKPOINTS)}
-    points = {point for key in keys if (point := parse_checkpoint_prefix(key)) is not None}
-    return frozenset(point for point in points if manifest_key(*point) in keys)
+    points = ((parse_checkpoint_prefix(entry.key), entry.key) for entry in store.list(CHECKPOINTS))
+    return frozenset(point for point, key in points if point and key == manifest_key(*point))
 
 
 def point_of(manifest: str) -> Point:

@@ -156,11 +156,6 @@ def remove(places: Places, checkpoint: StoredCheckpoint) -> bool:
     return is_gone
 
 
-def list_checkpoints(places: Places) -> dict[Point, StoredCheckpoint]:
-    """Return every checkpoint that has an object in some store, complete or not."""
-    return _by_point(places.look(CHECKPOINTS))
-
-
 def _by_point(look: Look) -> dict[Point, StoredCheckpoint]:
     found: dict[Point, list[tuple[ObjectStore, ObjectEntry]]] = {}
     for store, entry in look.found:

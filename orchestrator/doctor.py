@@ -134,11 +134,10 @@ def _sky_config(spec: RunSpec) -> Iterator[Finding]:
     See remote_identity and consolidation_mode in SkyPilot's reference of its configuration.
     """
     path = Path(os.environ.get(_SKY_CONFIG) or "~/.sky/config.yaml").expanduser()
-    config: object = None
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        config = {}
+        config = None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         line = str(error).splitlines()[0]
         yield Finding(check="skypilot", verdict=Verdict.FAILED, what=f"{path}: {line}")

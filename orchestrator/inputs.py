@@ -111,11 +111,11 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
     for file in files:
         key = input_key(file.sha256, file.name)
         digest = hashlib.sha256()
+        memory = memoryview(bytearray(min(_FETCH_BYTES, file.size)))
         with (folder / file.name).open("wb") as output:
             for start in range(0, file.size, _FETCH_BYTES):
-                length = min(_FETCH_BYTES, file.size - start)
-                block = bytearray(length)
-                store.read_into(key, start, [memoryview(block)])
+                block = memory[: file.size - start]
+                store.read_into(key, start, [block])
                 digest.update(block)
                 output.write(block)
         if digest.hexdigest() != file.sha256:

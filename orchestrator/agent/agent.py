@@ -301,7 +301,7 @@ class Agent:
 def _notice_source(config: AgentConfig) -> NoticeSource:
     if config.metadata is not None:
         return local_notices(config.metadata / "notice.json")
-    from orchestrator.agent.metadata import open_notices  # httpx takes 0.1 s, for clouds only
+    from orchestrator.agent.metadata import open_notices  # httpx takes 50 ms, for clouds only
 
     return open_notices(config.offer.cloud)
 

@@ -38,4 +38,4 @@ class AgentConfig(BaseModel):
     hang_seconds: float = Field(default=1800, gt=0)
     """How long the trainer may give no sign of life while it starts or ends."""
     step_hang_seconds: float = Field(default=120, gt=0)
-    """The same between steps, if five of the longest ones do not take longer."""
+    """The same between steps, unless five times their 99th percentile is longer."""

@@ -13,7 +13,7 @@ from train.spool import Notice, Risk, read_notice, risk_path, write_notice, writ
 
 log = logging.getLogger(__name__)
 
-NoticeSource: TypeAlias = Callable[[], "Notice | Risk | None"]
+NoticeSource: TypeAlias = Callable[[], Notice | Risk | None]
 """Returns what the cloud says of the node, None while that is nothing; raises SourceSilent."""
 # A source that fails again and again is mentioned this seldom.
 _SAY_EVERY = 300

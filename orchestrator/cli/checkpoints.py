@@ -11,10 +11,10 @@ import click
 from checkpoints.errors import ObjectMissing, RecordInvalid
 from checkpoints.export import export_weights
 from checkpoints.fence import read_head
-from checkpoints.history import Point
+from checkpoints.history import Point, whole_checkpoints
 from checkpoints.inspect import compare, read_manifest
 from checkpoints.inspect import verify as verify_bytes
-from checkpoints.layout import CHECKPOINTS, manifest_key, parse_checkpoint_prefix
+from checkpoints.layout import manifest_key
 from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
@@ -140,15 +140,13 @@ def export(run: str, output: Path, store: str | None) -> None:
 def _read_manifests(folder: ObjectStore) -> tuple[list[Manifest], dict[str, str]]:
     """Return the manifests by step, and what is wrong with each that cannot be read."""
     manifests, unusable = [], {}
-    for entry in folder.list(CHECKPOINTS):
-        point = parse_checkpoint_prefix(entry.key)
-        if point is None or entry.key != manifest_key(*point):
-            continue
+    for point in sorted(whole_checkpoints(folder)):
+        key = manifest_key(*point)
         try:
-            manifests.append(read_manifest(folder, entry.key))
+            manifests.append(read_manifest(folder, key))
         except (RecordInvalid, ObjectMissing) as error:
-            unusable[entry.key] = error.what
-    return sorted(manifests, key=lambda one: (one.step, one.attempt)), unusable
+            unusable[key] = error.what
+    return manifests, unusable
 
 
 def _row(manifest: Manifest, head: Head | None, pins: frozenset[Point]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from datetime import datetime, timezone
 
 from checkpoints.fence import claim_attempt
-from checkpoints.layout import shard_key
+from checkpoints.layout import CHECKPOINTS, parse_checkpoint_prefix, shard_key
 from checkpoints.messages import Commit, Upload
 from checkpoints.places import Places, only
 from checkpoints.staging import SlotPlanner, StagingBuffer
@@ -16,6 +16,11 @@ def read_range(store, key, start, length):
     data = bytearray(length)
     store.read_into(key, start, [memoryview(data)])
     return bytes(data)
+
+
+def stored_points(places):
+    """Return every checkpoint that has an object in some store, complete or not."""
+    return {parse_checkpoint_prefix(entry.key) for _, entry in places.look(CHECKPOINTS).found}
 
 
 def claim(store):

@@ -29,12 +29,11 @@ from checkpoints.layout import attempt_key, checkpoint_prefix, manifest_key, sha
 from checkpoints.load import load
 from checkpoints.messages import Retention
 from checkpoints.places import only
-from checkpoints.retention import list_checkpoints
 from checkpoints.store import open_store
 from orchestrator.cli import cli
 from orchestrator.ledger.record import create_record
 from tests.checkpoints.ranks import run_ranks
-from tests.checkpoints.saving import claim, save_step
+from tests.checkpoints.saving import claim, save_step, stored_points
 from tests.checkpoints.test_save_load import change, same_bytes, tensors_of_every_dtype, zeros_like
 from tests.orchestrator.histories import make_record
 
@@ -142,7 +141,7 @@ def test_a_tensor_split_into_columns_is_named_and_nothing_is_written(printed):
     what = "RecordInvalid wide [5, 6] is split along dimension 1: a rank holds [5, 3] at"
     assert lines["refuse"] == [[f"0 {what} [0, 0]", f"1 {what} [0, 3]"]] * 2
     store = open_store((folder / "run").as_uri())
-    assert {point for point in list_checkpoints(only(store))} == {(3, 1)}
+    assert stored_points(only(store)) == {(3, 1)}
 
 
 def test_our_own_load_reads_what_dcp_saved(store):
@@ -351,7 +350,7 @@ def test_a_writer_claims_one_attempt_at_its_first_save(folder_store, url):
     assert read_head(folder_store) is None
     for writer, step in ((first, 1), (first, 2), (second, 3)):
         dcp.save(state_of(step), storage_writer=writer, checkpoint_id=str(step))
-    assert sorted(list_checkpoints(only(folder_store))) == [(1, 1), (2, 1), (3, 2)]
+    assert sorted(stored_points(only(folder_store))) == [(1, 1), (2, 1), (3, 2)]
     with failing(Fenced, "attempt 2 owns it"):
         dcp.save(state_of(4), storage_writer=first, checkpoint_id="4")
 
@@ -409,7 +408,7 @@ def test_old_checkpoints_are_pruned_as_the_writer_is_told(folder_store, url):
     writer = StoreWriter(url, run="r", retention=Retention(keep_last=1, keep_every=None))
     for step in (1, 2, 3):
         dcp.save(state_of(step), storage_writer=writer, checkpoint_id=str(step))
-    assert sorted(list_checkpoints(only(folder_store))) == [(2, 1), (3, 1)]  # HEAD and its parent
+    assert sorted(stored_points(only(folder_store))) == [(2, 1), (3, 1)]  # HEAD and its parent
 
 
 def test_an_older_checkpoint_is_loaded_by_its_step_or_manifest(url):

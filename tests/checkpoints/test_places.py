@@ -10,9 +10,8 @@ from checkpoints.inspect import compare, read_manifest, verify
 from checkpoints.load import load
 from checkpoints.messages import Retention
 from checkpoints.places import Places, open_places
-from checkpoints.retention import list_checkpoints
 from checkpoints.store import open_store
-from tests.checkpoints.saving import claim, save_step
+from tests.checkpoints.saving import claim, save_step, stored_points
 
 KEEP_ONE = Retention(keep_last=1, keep_every=None)
 
@@ -97,7 +96,7 @@ def test_a_store_of_old_objects_that_does_not_answer_holds_nothing_up(tmp_path):
     for step in (1, 2, 3):
         committed = save_step(places, attempt, step, tensors_at(step), retention=KEEP_ONE)
     assert committed.deleted == ("checkpoints/step-00000001.a001",)
-    assert sorted(point[0] for point in list_checkpoints(places)) == [2, 3]
+    assert sorted(point[0] for point in stored_points(places)) == [2, 3]
 
 
 def test_what_may_lie_in_a_silent_store_stays_with_its_manifest(tmp_path):
@@ -114,7 +113,7 @@ def test_what_may_lie_in_a_silent_store_stays_with_its_manifest(tmp_path):
     for step in (3, 4):
         committed = save_step(without, attempt, step, tensors_at(step), retention=KEEP_ONE)
     assert committed.deleted == ()
-    assert sorted(point[0] for point in list_checkpoints(without)) == [1, 2, 3, 4]
+    assert sorted(point[0] for point in stored_points(without)) == [1, 2, 3, 4]
     committed = save_step(second, attempt, 5, tensors_at(5), retention=KEEP_ONE)
     assert len(committed.deleted) == 3
     assert keys_in(east) == []

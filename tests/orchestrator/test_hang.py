@@ -43,7 +43,7 @@ def test_between_steps_five_slow_ones_or_two_minutes_are_enough(watch, seconds, 
     assert look(watch, start=1, end=4000) == limit + 1
 
 
-def test_one_slow_step_in_a_thousand_does_not_count(watch):
+def test_one_slow_step_in_a_hundred_does_not_count(watch):
     train(watch, 1.0, 99)
     watch.note_step(99, 500.0)
     assert watch.limit_s == 120
