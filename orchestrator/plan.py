@@ -73,8 +73,8 @@ class LaunchPlan:
         return self.spec.limits.budget_usd
 
 
-def build_plan(spec: RunSpec) -> LaunchPlan:
-    """Plan the run that `spec` describes; for `infra: local` this prepares its inputs.
+def build_plan(spec: RunSpec, *, prepare: bool = False) -> LaunchPlan:
+    """Plan the run that `spec` describes; `infra: local`, or `prepare`, prepares its inputs.
 
     Raises:
         InputError: the data or the model cannot be used.
@@ -83,7 +83,7 @@ def build_plan(spec: RunSpec) -> LaunchPlan:
     prices = price_table(spec)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
-    inputs = prepare_inputs(spec) if spec.is_local else None
+    inputs = prepare_inputs(spec) if spec.is_local or prepare else None
     num_steps = spec.train.num_steps
     if inputs is not None:
         num_steps = resolve_num_steps(spec.train, inputs.summary.num_samples)
