@@ -2,6 +2,9 @@
 
 RUN_FOLDER = "ORCHESTRATE_RUN_FOLDER"
 """URL of the run folder."""
+JOB = "ORCHESTRATE_JOB"
+"""Names one submission of the run. SKYPILOT_TASK_ID would not do: it changes with the controller's
+process (0.14.1 makes it of a time that only that process knows)."""
 LAUNCH = "ORCHESTRATE_LAUNCH"
 """Name of the launch that a node belongs to; set anew for each, empty without our plugin."""
 OFFER = "ORCHESTRATE_OFFER"

@@ -46,7 +46,7 @@ def resources_for(offer: Offer, requested: Any) -> Any:  # noqa: ANN401  # sky.R
     """Return `requested` narrowed to the one place, machine and market of `offer`."""
     from sky.utils import registry
 
-    place = {
+    place: dict[str, Any] = {
         "cloud": registry.CLOUD_REGISTRY.from_str(offer.cloud),
         "instance_type": offer.instance_type,
         "accelerators": offer.accelerators,
@@ -56,7 +56,8 @@ def resources_for(offer: Offer, requested: Any) -> Any:  # noqa: ANN401  # sky.R
     if offer.zone == offer.region:  # a cloud without zones
         return requested.copy(**place, zone=None)
     try:
-        return requested.copy(**place, zone=offer.zone)
+        place["cloud"].validate_region_zone(offer.region, offer.zone)
     except ValueError:
         # The catalog may name zones by ids that only their account can translate.
         return requested.copy(**place, zone=None)
+    return requested.copy(**place, zone=offer.zone)

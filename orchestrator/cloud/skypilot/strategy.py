@@ -7,13 +7,13 @@ imports this file, in SkyPilot's own processes.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 from sky.jobs import recovery_strategy, state
-from sky.skylet import constants
 from sky.utils import registry
 
 from checkpoints.errors import CheckpointError, StoreUnreachable
@@ -21,7 +21,7 @@ from checkpoints.store import open_store
 from orchestrator.attempts import AgentExit, EndReason, StopReason
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss
-from orchestrator.cloud.skypilot.environment import LAUNCH, OFFER, OWNER, RUN_FOLDER
+from orchestrator.cloud.skypilot.environment import JOB, LAUNCH, OFFER, OWNER, RUN_FOLDER
 from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.cloud.skypilot.refusals import count_instances, describe
 from orchestrator.errors import OrchestratorError
@@ -110,7 +110,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
     def _make_conductor(self) -> Conductor:
         envs = self.dag.tasks[0].envs
         store = open_store(envs[RUN_FOLDER])
-        job = envs[constants.TASK_ID_ENV_VAR]
+        job = envs.get(JOB) or f"{socket.gethostname()}-{self.job_id}"
         clock = SystemClock()
         return Conductor(store, job, clock, TodaysOffers(clock))
 
@@ -192,15 +192,21 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
     async def _wait(self, decision: Wait, *, recovery: bool) -> None:
         """Sleep until the policy wants to be asked again, without holding a launch slot."""
         await self._tell(lambda conductor: conductor.waiting(decision))
-        async with self.starting_lock:
-            self.starting.discard(self.job_id)
-            self.starting_signal.notify()
-        await state.scheduler_set_alive_async(self.job_id)
+        await self._release_launch_slot()
         await state.set_backoff_pending_async(self.job_id, self.task_id, reason=decision.why)
         left_s = (decision.until - datetime.now(timezone.utc)).total_seconds()
         # No longer than a tick: a stop or another deadline is to be heeded.
         await asyncio.sleep(min(max(left_s, 1.0), self.tick_seconds))
         await state.set_restarting_async(self.job_id, self.task_id, recovery)
+
+    async def _release_launch_slot(self) -> None:
+        """Give back the slot that a new job starts with; others are held only while launching."""
+        if self.job_id not in self.starting:
+            return
+        await state.scheduler_set_alive_async(self.job_id)
+        async with self.starting_lock:
+            self.starting.discard(self.job_id)
+            self.starting_signal.notify()
 
     async def _attend(self) -> None:
         """Keep the lease, look for stops and better offers, until the job is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -45,10 +46,8 @@ def build_task(
     if has_strategy:
         requested = requested.copy(job_recovery={"strategy": STRATEGY})
         offers = offers[:1]
-    else:
-        offers = _by_region(offers)
     # A list is tried in order; a set would be any of them.
-    task.set_resources([resources_for(offer, requested) for offer in offers])
+    task.set_resources([resources_for(offer, requested) for offer in _by_region(offers)])
     return task
 
 
@@ -88,6 +87,7 @@ def _environment(record: RunRecord, wheel: InputFile) -> dict[str, str]:
     return {
         **settings,
         environment.RUN_FOLDER: run_folder_url(record.spec.store, record.run),
+        environment.JOB: secrets.token_hex(8),
         environment.WHEEL: wheel.name,
         environment.WHEEL_SHA256: wheel.sha256,
     }
