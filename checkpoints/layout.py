@@ -11,6 +11,7 @@ CHECKPOINTS = "checkpoints/"
 EVENTS = "events/"
 HEARTBEATS = "heartbeats/"
 INPUTS = "inputs/"
+JOBS = "jobs/"
 LOGS = "logs/"
 PINS = "pins/"
 REQUESTS = "requests/"
@@ -68,6 +69,11 @@ def steps_key(attempt: int, seq: int) -> str:
 def heartbeat_key(writer: str) -> str:
     """Return the key that one writer overwrites to show that it lives."""
     return f"{HEARTBEATS}{writer}.json"
+
+
+def job_key(launched: str) -> str:
+    """Return the key of the claim on one launch of the run by the job that carries it out."""
+    return f"{JOBS}{launched}.json"
 
 
 def request_key(request_id: str) -> str:

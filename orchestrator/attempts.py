@@ -22,6 +22,7 @@ class EndReason(str, Enum):
     FENCED = "fenced"  # a later attempt owns the run
     HANG = "hang"  # no step for too long
     TRAINING_FAILED = "training_failed"  # the training program failed
+    SETUP_FAILED = "setup_failed"  # came up, but its software could not be installed
     NO_CAPACITY = "no_capacity"  # never came up
 
 
@@ -38,7 +39,7 @@ def charged_to(reason: EndReason) -> RetryBudget:
     match reason:
         case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.DRAINED:
             return RetryBudget.PREEMPTIONS
-        case EndReason.TRAINING_FAILED | EndReason.HANG:
+        case EndReason.TRAINING_FAILED | EndReason.HANG | EndReason.SETUP_FAILED:
             return RetryBudget.FAILURES
         case (
             EndReason.SUCCEEDED | EndReason.STOPPED | EndReason.FENCED | EndReason.NO_CAPACITY

@@ -19,8 +19,10 @@ from orchestrator.cost import HOURS_PER_MONTH, STORAGE_USD_PER_GB_MONTH, egress_
 from orchestrator.offers import Market, Offer
 from orchestrator.policy.decide import (
     MAX_PREEMPTIONS,
+    MIN_STAY,
     RETRY_ZONE_AFTER,
     Decision,
+    Drain,
     History,
     Keep,
     Launch,
@@ -211,6 +213,8 @@ class _Play:
                     self._pass(max(decision.until, self.now + timedelta(minutes=1)))
                 case Keep():
                     self._train()
+                case Drain():
+                    self._drain()
                 case Stop():
                     return _Outcome(
                         ended_after=self.now - _ORIGIN,
@@ -295,6 +299,8 @@ class _Play:
         left = (self.work.productive - self.done) * self._slowness
         done_at = max(self.now, self.ready_at) + left
         until = min(self.lost_at, done_at, self._broke_at(offer, saves_per_hour))
+        if offer.market is Market.ON_DEMAND:  # spot may be worth another try
+            until = min(until, self.now + MIN_STAY)
         trained = max(_NOTHING, until - max(self.now, self.ready_at))
         self.done += trained / self._slowness
         self.egress += Decimal(saves_per_hour) * hours(trained) * self._save_usd(offer)
@@ -304,6 +310,12 @@ class _Play:
             self.launches[-1] = replace(self.launches[-1], has_progressed=True)
         if until == self.lost_at:
             self._lose(offer, trained)
+
+    def _drain(self) -> None:
+        self._pass(self.now + self.limits.stop_margin)
+        self.launches[-1] = replace(
+            self.launches[-1], ended_at=self.now, reason=EndReason.DRAINED, has_progressed=True
+        )
 
     def _lose(self, offer: Offer, trained: timedelta) -> None:
         lost = min(trained, self.work.interval * self.dice.random())

@@ -24,6 +24,7 @@ from checkpoints.store import ObjectStore
 from orchestrator import __version__
 from orchestrator.errors import InputError, MissingDependency
 from orchestrator.home import home, make_folder
+from orchestrator.sources import with_local_sources
 from orchestrator.spec import RunSpec
 
 # Reading in blocks of this size keeps memory flat for weights of many GB.
@@ -79,7 +80,7 @@ def prepare_inputs(spec: RunSpec) -> PreparedInputs:
         InputError: the data or the model folder cannot be used.
         MissingDependency: the trainer's libraries are not installed.
     """
-    _check_sources(spec)
+    spec = with_local_sources(spec)
     folder = home() / "inputs" / _cache_key(spec)
     make_folder(folder.parent)
     with folder.with_suffix(".lock").open("w") as lock:
@@ -88,7 +89,7 @@ def prepare_inputs(spec: RunSpec) -> PreparedInputs:
         if not (folder / SUMMARY_NAME).exists():
             _prepare_into(folder, spec)
     summary = PreparationSummary.model_validate_json((folder / SUMMARY_NAME).read_bytes())
-    files = tuple(_describe(folder / name) for name in summary.files)
+    files = tuple(describe_file(folder / name) for name in summary.files)
     return PreparedInputs(folder=folder, files=files, summary=summary)
 
 
@@ -98,7 +99,12 @@ def stage_inputs(inputs: PreparedInputs, store: ObjectStore) -> None:
     for file in inputs.files:
         key = input_key(file.sha256, file.name)
         if present.get(key) != file.size:
-            store.put(key, _blocks(inputs.folder / file.name))
+            stage_file(inputs.folder / file.name, key, store)
+
+
+def stage_file(path: Path, key: str, store: ObjectStore) -> None:
+    """Upload one file under a key that names its content."""
+    store.put(key, _blocks(path))
 
 
 def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path) -> None:
@@ -125,29 +131,13 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
             )
 
 
-def _check_sources(spec: RunSpec) -> None:
-    data, base = Path(spec.data.train), Path(spec.model.base)
-    if "://" in spec.data.train:
-        raise InputError(
-            f"data.train {spec.data.train} is a URL, and infra: local reads files.",
-            "Download it and give the path.",
-        )
-    if not data.is_file():
-        what = "is not a file" if data.exists() else "does not exist"
-        raise InputError(f"data.train {data} {what}.", "Check the path in the spec.")
-    if not base.is_dir():
-        raise InputError(
-            f"model.base {base} is not a folder.", "Give a folder that holds config.json."
-        )
-
-
 def _cache_key(spec: RunSpec) -> str:
     digest = hashlib.sha256(__version__.encode())
     digest.update(f"{spec.model.max_length} {spec.data.eval_fraction} {spec.train.seed}".encode())
-    digest.update(_describe(Path(spec.data.train)).sha256.encode())
+    digest.update(describe_file(Path(spec.data.train)).sha256.encode())
     for path in sorted(Path(spec.model.base).iterdir()):
         if path.is_file():
-            digest.update(f"{path.name} {_describe(path).sha256}".encode())
+            digest.update(f"{path.name} {describe_file(path).sha256}".encode())
     return digest.hexdigest()[:24]
 
 
@@ -186,7 +176,8 @@ def _run_preparation(spec: RunSpec, output: Path, cwd: str) -> PreparationSummar
         ) from error
 
 
-def _describe(path: Path) -> InputFile:
+def describe_file(path: Path) -> InputFile:
+    """Return a file's name, hash and size."""
     digest = hashlib.sha256()
     size = 0
     for block in _blocks(path):

@@ -15,7 +15,7 @@ from checkpoints.store import ObjectStore, is_bucket
 from orchestrator import __version__
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import is_supervised, start_supervisor
-from orchestrator.errors import SpecError, UsageError
+from orchestrator.errors import SpecError
 from orchestrator.home import run_home
 from orchestrator.inputs import stage_inputs
 from orchestrator.ledger.facts import AmendedBy, FinalState, QuotedOffer, RunAmended, RunLaunched
@@ -37,6 +37,8 @@ from orchestrator.spec import AMENDABLE, RunSpec
 
 # A supervisor beats every 2 s; one that has been silent for this long is gone.
 _SUPERVISOR_SILENCE = timedelta(seconds=60)
+# Of the 12 or more CPU cores that clouds give per GPU; the same wherever an attempt runs.
+_NODE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +57,12 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
     Raises:
         RunConflict: the store holds a different run of that name.
         UnfitStore: the store lets two writers win.
-        UsageError: this version has no backend for the plan's infra.
+        SpecError: the store is one that the plan's nodes cannot reach.
     """
     spec = plan.spec
-    if plan.inputs is None or plan.num_steps is None:
-        assert not isinstance(spec.infra, str)
-        raise UsageError(
-            f"Launching on {', '.join(spec.infra)} needs the SkyPilot backend, which this version "
-            "does not have yet.",
-            "Price it with orchestrate plan; examples/quickstart.yaml runs on this machine.",
-        )
+    assert plan.inputs is not None, "a plan to launch has its inputs prepared"
+    if not spec.is_local:
+        _require_reachable(spec.store)
     store = open_run_folder(spec.store, spec.name)
     existing, wanted = read_record(store), _new_record(plan, clock)
     if existing is not None:
@@ -113,6 +111,9 @@ def _go_on(
     journal = Journal(store, "cli", clock)
     if amendment is not None:
         journal.note(amendment)
+    if not state.spec.is_local:
+        _submit(store, state, journal, clock)
+        return
     if state.ended is not None:
         _wait_for_predecessor(home, clock)
     elif is_supervised(home) or is_run_elsewhere(store, clock):
@@ -120,6 +121,45 @@ def _go_on(
     clear_requests(store)
     journal.note(RunLaunched(host=socket.gethostname()))
     start_supervisor(store, home)
+
+
+def _submit(store: ObjectStore, state: RunState, journal: Journal, clock: Clock) -> None:
+    """Hand the run to SkyPilot, unless a managed job carries it out already."""
+    # SkyPilot's modules, for clouds only.
+    from orchestrator.cloud.skypilot.launcher import await_job, start_job
+
+    if state.ended is None and state.num_entries and await_job(state.record, clock) is not None:
+        return
+    clear_requests(store)
+    journal.note(RunLaunched(host=socket.gethostname()))
+    spec = current_state(store, state.record).spec
+    offers = tuple(quoted.to_offer() for quoted in state.record.offers)
+    start_job(store, state.record, [one for one in offers if spec.limits.market.allows(one.market)])
+
+
+def _require_reachable(store_url: str) -> None:
+    if not is_bucket(store_url):
+        raise SpecError(
+            f"store: {store_url} is on this machine, which nodes on clouds cannot reach.",
+            "Write s3://bucket/prefix (or gs://, az://).",
+        )
+
+
+def is_carried_out(launched: Launched, clock: Clock) -> bool:
+    """Say whether somebody runs it: a supervisor, here or elsewhere, or a managed job."""
+    if launched.record.spec.is_local:
+        return is_supervised(launched.home) or is_run_elsewhere(launched.store, clock)
+    from orchestrator.cloud.skypilot.launcher import live_job
+
+    return live_job(launched.record) is not None
+
+
+def why_job_ended(launched: Launched) -> str:
+    """Return what SkyPilot says of the run's last managed job."""
+    from orchestrator.cloud.skypilot.client import find_jobs
+
+    found = find_jobs(launched.record.run_id)
+    return f"{found[0].status} ({found[0].reason})" if found else "SkyPilot does not know it"
 
 
 def is_run_elsewhere(store: ObjectStore, clock: Clock) -> bool:
@@ -191,4 +231,6 @@ def _threads_per_rank(spec: RunSpec) -> int:
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     if chosen.isdigit() and int(chosen) > 0:
         return int(chosen)
+    if not spec.is_local:
+        return _NODE_THREADS
     return max(1, (os.cpu_count() or 1) // spec.local_options.ranks)

@@ -85,8 +85,8 @@ class LaunchPlan:
         return self.spec.limits.budget_usd
 
 
-def build_plan(spec: RunSpec, *, offline: bool = False) -> LaunchPlan:
-    """Plan the run that `spec` describes; for `infra: local` this prepares its inputs.
+def build_plan(spec: RunSpec, *, prepare: bool = False, offline: bool = False) -> LaunchPlan:
+    """Plan the run that `spec` describes; `infra: local`, or `prepare`, prepares its inputs.
 
     No cloud is asked for prices if `offline`.
 
@@ -97,7 +97,7 @@ def build_plan(spec: RunSpec, *, offline: bool = False) -> LaunchPlan:
     prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
-    inputs = prepare_inputs(spec) if spec.is_local else None
+    inputs = prepare_inputs(spec) if spec.is_local or prepare else None
     num_steps = spec.train.num_steps
     if inputs is not None:
         num_steps = resolve_num_steps(spec.train, inputs.summary.num_samples)

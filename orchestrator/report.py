@@ -14,7 +14,10 @@ from orchestrator.view import RunView
 
 SCHEMA_VERSION = 1
 # The supervisor speaks every second or so; a machine that sleeps may be this late.
-_SILENCE = timedelta(seconds=30)
+_LOCAL_SILENCE = timedelta(seconds=30)
+# A controller speaks every minute; the first one may have to be provisioned before it does.
+_SILENCE = timedelta(minutes=5)
+_FIRST_SILENCE = timedelta(minutes=15)
 
 
 class RunStateName(str, Enum):
@@ -35,11 +38,13 @@ def state_name(view: RunView) -> RunStateName:
     state = view.state
     if state.ended is not None:
         return RunStateName(state.ended.state.value)
+    is_local = view.record.spec.is_local
     heard_at = max((one.at for one in view.heartbeats), default=None)
     if heard_at is None or heard_at < state.launched_at:
-        is_young = view.as_of - state.launched_at < _SILENCE
+        longest = _LOCAL_SILENCE if is_local else _FIRST_SILENCE
+        is_young = view.as_of - state.launched_at < longest
         return RunStateName.PENDING if is_young else RunStateName.UNKNOWN
-    if view.as_of - heard_at > _SILENCE:
+    if view.as_of - heard_at > (_LOCAL_SILENCE if is_local else _SILENCE):
         return RunStateName.UNKNOWN
     return _living_state(view)
 

@@ -17,7 +17,9 @@ from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.replay import Replay, compare_replayed
 
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
-SILENT_NODE_STOPS_AFTER = timedelta(seconds=30)
+_SILENT_LOCAL_NODE_STOPS_AFTER = timedelta(seconds=30)
+# On clouds the lease is 15 minutes, and SkyPilot takes an idle node down after 10 more.
+_SILENT_NODE_STOPS_AFTER = timedelta(minutes=27)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,11 @@ class RunView:
         """Return until when nodes are billed: they stop themselves when their owner is silent."""
         until = billed_until(self.state, self.as_of)
         heard_at = max((one.at for one in self.heartbeats), default=None)
-        return until if heard_at is None else min(until, heard_at + SILENT_NODE_STOPS_AFTER)
+        if heard_at is None:
+            return until
+        is_local = self.record.spec.is_local
+        lasts = _SILENT_LOCAL_NODE_STOPS_AFTER if is_local else _SILENT_NODE_STOPS_AFTER
+        return min(until, heard_at + lasts)
 
     def parts(self) -> Parts:
         """Return what the run has cost."""

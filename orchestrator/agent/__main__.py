@@ -22,6 +22,7 @@ from orchestrator.ledger.record import read_record
 def main(config_file: Path) -> int:
     """Run the attempt that the file describes and return the agent's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # or each poll for a notice is a line
     config = AgentConfig.model_validate_json(config_file.read_bytes())
     store = open_store(config.store)
     record = read_record(store)

@@ -37,6 +37,8 @@ from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY_S = 0.5
 _STOP_TIMEOUT_S = 150.0
+# Nodes on clouds have three minutes to save, and take one more to be terminated.
+_CLOUD_STOP_TIMEOUT_S = 300.0
 
 
 @click.command()
@@ -55,12 +57,15 @@ def stop(run: str, store: str | None, *, yes: bool, detach: bool) -> None:
         return
     confirm(f"Stop {run} at step {view.step}?", yes=yes)
     _request_stop(folder, clock, view.state.launched_at)
+    if not view.state.spec.is_local:
+        _stop_on_clouds(viewer, folder, clock, detach=detach)
+        return
     if not is_supervised(run_home(known.store_url, run)) and _is_silent(view):
         _end_without_supervisor(folder, clock, view)
     if detach:
         say(f"Asked {run} to stop. See orchestrate status {run}")
         return
-    _wait_until_stopped(viewer, clock, run)
+    _wait_until_stopped(viewer, clock, run, _STOP_TIMEOUT_S)
 
 
 @click.command()
@@ -72,7 +77,7 @@ def delete(run: str, store: str | None, typed: str | None) -> None:
     known = find_run(run, store)
     folder = known.open()
     view = RunViewer(folder).look(SystemClock().now())
-    if view.state.ended is None and state_name(view) is not RunStateName.UNKNOWN:
+    if view.state.ended is None and not _is_abandoned(view):
         raise UsageError(f"{run} is {state_name(view).value}.", f"First: orchestrate stop {run}")
     places = open_places(folder, view.state.spec, _say_left_behind)
     reached = []
@@ -96,6 +101,40 @@ def _request_stop(folder: ObjectStore, clock: SystemClock, launched_at: datetime
     host = socket.gethostname()
     ask(folder, Request(kind=RequestKind.STOP, at=clock.now(), by=host))
     Journal(folder, "cli", clock).note(StopRequested(host=host, launched_at=launched_at))
+
+
+def _is_abandoned(view: RunView) -> bool:
+    if state_name(view) is not RunStateName.UNKNOWN:
+        return False
+    if view.state.spec.is_local:
+        return True
+    from orchestrator.cloud.skypilot.launcher import live_job
+
+    return live_job(view.record) is None
+
+
+def _stop_on_clouds(
+    viewer: RunViewer, folder: ObjectStore, clock: SystemClock, *, detach: bool
+) -> None:
+    """Have the nodes save and leave; whatever is left after that is terminated by SkyPilot."""
+    from orchestrator.cloud.skypilot.launcher import cancel_job, live_job
+
+    view = viewer.look(clock.now())
+    run = view.record.run
+    if live_job(view.record) is not None:
+        if detach:
+            say(f"Asked {run} to stop. See orchestrate status {run}")
+            return
+        try:
+            _wait_until_stopped(viewer, clock, run, _CLOUD_STOP_TIMEOUT_S)
+            return
+        except GaveUp:
+            say(f"{run} did not stop by itself; cancelling its managed job ...")
+        cancel_job(view.record, clock)
+    view = viewer.look(clock.now())
+    if view.state.ended is None:
+        _end_without_supervisor(folder, clock, view)
+    _wait_until_stopped(viewer, clock, run, _STOP_TIMEOUT_S)
 
 
 def _is_silent(view: RunView) -> bool:
@@ -125,8 +164,8 @@ def _end_without_supervisor(folder: ObjectStore, clock: SystemClock, view: RunVi
     )
 
 
-def _wait_until_stopped(viewer: RunViewer, clock: SystemClock, run: str) -> None:
-    give_up_at = time.monotonic() + _STOP_TIMEOUT_S
+def _wait_until_stopped(viewer: RunViewer, clock: SystemClock, run: str, timeout_s: float) -> None:
+    give_up_at = time.monotonic() + timeout_s
     say(f"Waiting for {run} to save and stop ...")
     while time.monotonic() < give_up_at:
         view = viewer.look(clock.now())

@@ -40,7 +40,7 @@ from orchestrator.spec_file import apply_overrides, load_spec
 def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -> None:
     """Train what SPEC describes. The same command again picks the run up."""
     clock = SystemClock()
-    plan = build_plan(load_spec(spec, overrides))
+    plan = build_plan(load_spec(spec, overrides), prepare=True)
     say(render_plan(plan))
     confirm("Launch?", yes=yes)
     launched = launch_run(plan, clock)
@@ -59,11 +59,8 @@ def plan(spec: Path, overrides: tuple[str, ...], *, as_json: bool, offline: bool
         print_json(plan_document(built))
     else:
         print(render_plan(built))
-        if built.spec.is_local:
-            options = "".join(f" --set {shlex.quote(override)}" for override in overrides)
-            print(f"\nLaunch it: orchestrate launch {spec}{options}")
-        else:
-            print("\nLaunching on clouds comes with the SkyPilot backend; this is its price.")
+        options = "".join(f" --set {shlex.quote(override)}" for override in overrides)
+        print(f"\nLaunch it: orchestrate launch {spec}{options}")
 
 
 @click.command()

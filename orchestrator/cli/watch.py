@@ -12,14 +12,17 @@ from rich.text import Text
 from orchestrator.attempts import StopReason
 from orchestrator.cli.common import say, show_duration, show_usd
 from orchestrator.clock import Clock
-from orchestrator.cloud.local.launcher import LOG_NAME, is_supervised
+from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
-from orchestrator.launch import Launched, is_run_elsewhere
+from orchestrator.launch import Launched, is_carried_out, why_job_ended
 from orchestrator.ledger.measurements import steps_of
 from orchestrator.report import missed_by, status_document
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY = timedelta(seconds=0.5)
+# On clouds each look is a few requests that somebody pays for, and so is asking SkyPilot.
+_LOOK_AT_CLOUDS_EVERY = timedelta(seconds=5)
+_ASK_SKYPILOT_EVERY = timedelta(minutes=1)
 # Without a terminal one progress line in this time; a log file needs no more.
 _LINE_EVERY = timedelta(seconds=10)
 # A supervisor takes about a second to start and to take its lock.
@@ -68,14 +71,17 @@ def _watch_until_over(launched: Launched, clock: Clock) -> RunView:
     viewer = RunViewer(launched.store)
     view = viewer.look(clock.now())
     teller = _Teller(view)
-    started_at = clock.now()
+    is_local = view.state.spec.is_local
+    ask_at = clock.now() + (_START_GRACE if is_local else _ASK_SKYPILOT_EVERY)
     console = Console(stderr=True)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while view.state.ended is None:
             _show(view, teller, live, console)
-            clock.sleep(_LOOK_EVERY)
-            if clock.now() - started_at > _START_GRACE and not _is_supervised(launched, clock):
-                _require_end(viewer.look(clock.now()), launched)
+            clock.sleep(_LOOK_EVERY if is_local else _LOOK_AT_CLOUDS_EVERY)
+            if clock.now() >= ask_at:
+                if not is_carried_out(launched, clock):
+                    _require_end(viewer.look(clock.now()), launched)
+                ask_at = clock.now() + (_LOOK_EVERY if is_local else _ASK_SKYPILOT_EVERY)
             view = viewer.look(clock.now())
         _show(view, teller, live, console)
     return view
@@ -93,14 +99,13 @@ def _show(view: RunView, teller: _Teller, live: Live, console: Console) -> None:
 def _require_end(view: RunView, launched: Launched) -> None:
     """Raise if the run is not over, although nobody runs it any more."""
     if view.state.ended is None:
-        raise GaveUp(
-            f"The supervisor of {launched.record.run} is gone; see {launched.home / LOG_NAME}.",
-            "Run the same command again: it picks the run up where it is.",
-        )
-
-
-def _is_supervised(launched: Launched, clock: Clock) -> bool:
-    return is_supervised(launched.home) or is_run_elsewhere(launched.store, clock)
+        if view.state.spec.is_local:
+            what = (
+                f"The supervisor of {launched.record.run} is gone; see {launched.home / LOG_NAME}."
+            )
+        else:
+            what = f"The managed job of {launched.record.run} is gone: {why_job_ended(launched)}."
+        raise GaveUp(what, "Run the same command again: it picks the run up where it is.")
 
 
 def _conclude(view: RunView) -> None:

@@ -72,6 +72,22 @@ class FinalState(str, Enum):
     FAILED = "FAILED"
 
 
+def final_state(reason: StopReason) -> FinalState:
+    """Return what a run is after it stopped for `reason`."""
+    match reason:
+        case StopReason.DONE:
+            return FinalState.SUCCEEDED
+        case (
+            StopReason.REQUESTED
+            | StopReason.BUDGET
+            | StopReason.NO_CAPACITY
+            | StopReason.TOO_MANY_PREEMPTIONS
+        ):
+            return FinalState.STOPPED
+        case StopReason.TOO_MANY_FAILURES:
+            return FinalState.FAILED
+
+
 class RunLaunched(_Fact):
     """A user launched the run, or launched it again; retry budgets start anew."""
 
@@ -99,7 +115,7 @@ class DecisionMade(_Fact):
     """The policy decided something other than to go on."""
 
     fact: Literal["decision_made"] = "decision_made"
-    action: Literal["launch", "wait", "stop"]
+    action: Literal["launch", "wait", "drain", "stop"]
     why: str
     offer: QuotedOffer | None = None
     until: Instant | None = None
@@ -119,6 +135,10 @@ class LaunchReady(_Fact):
 
     fact: Literal["launch_ready"] = "launch_ready"
     launch: str
+    up_at: Instant | None = None
+    """When they came up, where that was learned only afterwards."""
+    zone: str | None = None
+    """The zone that was given, where it is not the one that was asked for."""
 
 
 class LaunchEnded(_Fact):

@@ -257,7 +257,8 @@ def _apply_to_launch(
     if launch is None:
         return  # its LaunchStarted has not arrived yet; a later fold sees both
     if isinstance(body, LaunchReady):
-        launch = replace(launch, ready_at=at)
+        offer = launch.offer if body.zone is None else replace(launch.offer, zone=body.zone)
+        launch = replace(launch, ready_at=body.up_at or at, offer=offer)
     elif isinstance(body, LaunchEnded):
         launch = replace(
             launch,

@@ -44,6 +44,11 @@ def read_requests(store: ObjectStore) -> list[Request]:
     return requests
 
 
+def withdraw(store: ObjectStore, kind: RequestKind) -> None:
+    """Withdraw a request that has been met; that none stands is no error."""
+    store.delete([request_key(kind.value)])
+
+
 def clear_requests(store: ObjectStore) -> None:
     """Withdraw every request, when the run is launched again."""
     store.delete([entry.key for entry in store.list(REQUESTS)])

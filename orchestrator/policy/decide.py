@@ -20,6 +20,9 @@ from orchestrator.offers import Market, MarketPreference, Offer
 RETRY_ZONE_AFTER = timedelta(minutes=10)
 # With nothing but spot allowed and nowhere to be had, the run gives up after this long.
 MAX_WAIT = timedelta(hours=24)
+# On demand is left for spot after this long at the earliest, and for twice what the move costs.
+MIN_STAY = timedelta(hours=1)
+MIN_GAIN = 2
 # Both count ends in a row without a new checkpoint in between.
 MAX_PREEMPTIONS = 50
 MAX_FAILURES = 3
@@ -90,6 +93,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Have the running launch save and leave, to go on elsewhere."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     """End the run: a running launch saves first."""
 
@@ -97,7 +107,7 @@ class Stop:
     why: str
 
 
-Decision = Keep | Launch | Wait | Stop
+Decision = Keep | Launch | Wait | Drain | Stop
 
 
 def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datetime) -> Decision:
@@ -106,7 +116,10 @@ def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datet
     if (stop := _reason_to_stop(history, allowed, limits)) is not None:
         return stop
     if history.is_up:
-        return Keep(why=f"{history.launches[-1].offer} is up")
+        current = history.launches[-1]
+        return _return_to_spot(current, history, allowed, limits, now) or Keep(
+            why=f"{current.offer} is up"
+        )
     if (launch := _place_for_deadline(history, allowed, limits, now)) is not None:
         return launch
     return _cheapest(history, allowed, limits, now)
@@ -152,6 +165,35 @@ def _unavoidable_usd(history: History, offers: Sequence[Offer], limits: Limits) 
     )
 
 
+def _return_to_spot(
+    current: LaunchRecord,
+    history: History,
+    offers: Sequence[Offer],
+    limits: Limits,
+    now: datetime,
+) -> Drain | None:
+    """Leave on demand once spot may be back, if that pays and the deadline allows a failed try."""
+    if current.offer.market is not Market.ON_DEMAND or history.work_left is None:
+        return None
+    if now - current.started_at < MIN_STAY:
+        return None
+    spot = [offer for offer in offers if offer.market is Market.SPOT and offer.doubt is None]
+    usable = _not_recently_refused(spot, history, now)
+    if not usable:
+        return None
+    restarts = 2 * limits.restart  # to spot, and back if there is none after all
+    left = None if limits.deadline_at is None else limits.deadline_at - now
+    if left is not None and left < history.work_left + 2 * restarts:
+        return None
+    price = current.offer.usd_per_hour * history.num_nodes
+    cheaper = usable[0].usd_per_hour * history.num_nodes
+    saved = (price - cheaper) * Decimal(history.work_left / timedelta(hours=1))
+    cost = price * Decimal(restarts / timedelta(hours=1))
+    if saved < MIN_GAIN * cost:
+        return None
+    return Drain(why=f"{usable[0]} may have room again: saves ${saved:.2f} on ${cost:.2f}")
+
+
 def _count(history: History, budget: RetryBudget) -> int:
     """Count the ends since the last launch that committed something: progress forgives."""
     count = 0
@@ -175,8 +217,9 @@ def _place_for_deadline(
     usable = _not_recently_refused(on_demand, history, now)
     if left > needed or not usable:
         return None
+    lost = _place_just_lost(history)
     return Launch(
-        offer=usable[0],
+        offer=next((offer for offer in usable if offer.place != lost), usable[0]),
         why=f"{_hours(left)} to the deadline and {_hours(needed)} needed: on-demand from here",
     )
 

@@ -49,8 +49,16 @@ def market_time(record: RunRecord) -> MarketTime:
     return MarketTime(origin=record.created_at, scale=record.spec.time_scale)
 
 
-def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> Situation:
-    """Return what is known at the wall instant `now`."""
+def situation(
+    state: RunState,
+    measured: Sequence[Measured],
+    now: datetime,
+    offers: Sequence[Offer] | None = None,
+) -> Situation:
+    """Return what is known at the wall instant `now`; `offers` where prices are newer than the run.
+
+    Without `offers`, those that were quoted when the run was launched first.
+    """
     market, limits, current = market_time(state.record), state.spec.limits, state.current_launch
     is_billed = current is not None and current.ready_at is not None
     progressed = {commit.attempt for commit in state.commits}
@@ -70,7 +78,9 @@ def situation(state: RunState, measured: Sequence[Measured], now: datetime) -> S
     deadline = limits.deadline
     return Situation(
         history=history,
-        offers=tuple(quoted.to_offer() for quoted in state.record.offers),
+        offers=tuple(quoted.to_offer() for quoted in state.record.offers)
+        if offers is None
+        else tuple(offers),
         limits=Limits(
             budget_usd=limits.budget_usd,
             deadline_at=None if deadline is None else state.record.created_at + deadline,

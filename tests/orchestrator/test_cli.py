@@ -271,7 +271,7 @@ def test_launch_without_a_terminal_needs_yes(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_clouds_are_planned_but_not_launched_by_this_version(orchestrate):
+def test_clouds_are_planned(orchestrate):
     code, out, _ = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml", "--json")
     document = json.loads(out)
     assert code == 0
@@ -287,9 +287,22 @@ def test_clouds_are_planned_but_not_launched_by_this_version(orchestrate):
     _, out, _ = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml")
     assert "$3.12 within" in out
     assert "checkpoints.stores" in out
-    code, _, err = orchestrate("launch", EXAMPLES / "vicuna-13b.yaml", "--yes")
+
+
+def test_launch_on_clouds_needs_a_store_that_nodes_reach(orchestrate, tmp_path):
+    here = [f"--set=store={tmp_path}", f"--set=data.train={EXAMPLES / 'conversations.json'}"]
+    spec = EXAMPLES / "vicuna-7b.yaml"
+    model = f"--set=model.base={EXAMPLES / 'tiny-llama'}"
+    code, _, err = orchestrate("launch", spec, *here, model, "--yes")
     assert code == 2
-    assert "SkyPilot" in err
+    assert "nodes on clouds cannot reach" in err
+
+
+def test_launch_on_clouds_says_which_source_is_missing(orchestrate):
+    spec = EXAMPLES / "vicuna-7b.yaml"
+    code, _, err = orchestrate("launch", spec, "--set=data.train=/nowhere.json", "--yes")
+    assert code == 2
+    assert "/nowhere.json does not exist" in err
 
 
 def test_delete_needs_the_name_and_leaves_nothing(orchestrate, finished):

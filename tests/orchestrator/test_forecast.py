@@ -79,12 +79,13 @@ def test_a_run_that_its_budget_ends_stays_below_it():
 
 
 def test_a_deadline_is_kept_on_demand_at_its_price():
-    scarce = replace(STORMY, absence=50 * HOUR)
-    free = forecast(WORK, OFFERS, replace(LIMITS, market=MarketPreference.SPOT), 14 * HOUR, scarce)
-    kept = forecast(WORK, OFFERS, LIMITS, 14 * HOUR, scarce)
-    assert free.chance_late > 0.9
+    scarce = replace(STORMY, absence=20 * HOUR)
+    work = replace(WORK, stall=timedelta(seconds=10))  # the policy counts steps, not stalls
+    spot = replace(LIMITS, market=MarketPreference.SPOT)
+    assert forecast(work, OFFERS, spot, 14 * HOUR, scarce).chance_late > 0.9
+    kept = forecast(work, OFFERS, LIMITS, 14 * HOUR, scarce)
     assert kept.chance_late < 0.1
-    assert kept.usd_p50 > forecast(WORK, OFFERS, LIMITS, 14 * HOUR, CALM).usd_p50
+    assert kept.usd_p50 > forecast(work, OFFERS, LIMITS, 14 * HOUR, CALM).usd_p50
 
 
 def test_saves_that_cross_regions_are_paid_for():

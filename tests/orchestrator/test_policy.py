@@ -17,7 +17,9 @@ from orchestrator.policy.decide import (
     MAX_FAILURES,
     MAX_PREEMPTIONS,
     MAX_WAIT,
+    MIN_STAY,
     RETRY_ZONE_AFTER,
+    Drain,
     History,
     Keep,
     Launch,
@@ -154,6 +156,50 @@ def test_close_deadline_goes_on_demand_although_spot_is_cheaper():
     assert isinstance(decision, Launch)
     assert decision.offer == ON_DEMAND
     assert "deadline" in decision.why
+
+
+def on_demand_since(start: datetime, **changes: object) -> History:
+    up = LaunchRecord(offer=ON_DEMAND, started_at=start)
+    return replace(NOTHING_YET, launches=(up,), work_left=20 * HOUR, **changes)
+
+
+def test_on_demand_is_left_for_spot_when_that_pays():
+    decision = decide(on_demand_since(START), [EAST, ON_DEMAND], LIMITS, START + MIN_STAY)
+    assert isinstance(decision, Drain)
+
+
+@pytest.mark.parametrize(
+    ("now", "changes", "limits"),
+    [
+        (START + MIN_STAY / 2, {}, {}),
+        (START + MIN_STAY, {"work_left": HOUR / 4}, {}),
+        (START + MIN_STAY, {"work_left": None}, {}),
+        (START + MIN_STAY, {}, {"deadline_at": START + 21 * HOUR}),
+        (START + MIN_STAY, {}, {"market": MarketPreference.ON_DEMAND}),
+    ],
+    ids=["a moment ago", "little is left", "nothing measured", "the deadline is near", "forbidden"],
+)
+def test_on_demand_is_kept_otherwise(now, changes, limits):
+    history = replace(on_demand_since(START), **changes)
+    decision = decide(history, [EAST, ON_DEMAND], replace(LIMITS, **limits), now)
+    assert isinstance(decision, Keep)
+
+
+def test_on_demand_is_kept_where_spot_was_refused_a_moment_ago():
+    refused = ended(EAST, EndReason.NO_CAPACITY, START + MIN_STAY)
+    up = LaunchRecord(offer=ON_DEMAND, started_at=START)
+    history = replace(NOTHING_YET, launches=(refused, up), work_left=20 * HOUR)
+    decision = decide(history, [EAST, ON_DEMAND], LIMITS, START + MIN_STAY)
+    assert isinstance(decision, Keep)
+
+
+def test_close_deadline_avoids_the_region_just_lost():
+    elsewhere = make_offer("us-west-2", Market.ON_DEMAND, usd="31")
+    history = replace(after(ended(EAST, EndReason.NODE_LOST)), work_left=HOUR)
+    limits = replace(LIMITS, deadline_at=START + HOUR)
+    decision = decide(history, [EAST, ON_DEMAND, elsewhere], limits, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == elsewhere
 
 
 def test_run_stops_before_its_budget_is_exceeded():

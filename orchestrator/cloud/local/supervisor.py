@@ -17,7 +17,7 @@ from pathlib import Path
 from checkpoints.errors import StoreRefused, StoreUnreachable
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
-from orchestrator.attempts import AgentExit, EndReason, StopReason, reason_for_exit
+from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.market import SyntheticMarket
 from orchestrator.cloud.local.node import LocalNode, destroy_leftovers, scratch_folder, start_node
@@ -37,16 +37,18 @@ from orchestrator.ledger.facts import (
     QuotedOffer,
     RunEnded,
     TerminatedBy,
+    final_state,
 )
 from orchestrator.ledger.fold import LaunchView, RunState, fold
 from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
-from orchestrator.ledger.requests import Request, RequestKind, ask
+from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
 from orchestrator.places import open_places
 from orchestrator.policy.decide import (
     Decision,
+    Drain,
     Keep,
     Launch,
     Stop,
@@ -100,6 +102,7 @@ class Supervisor:
         self._stopping_since: datetime | None = None
         self._last_wait: str | None = None
         self._beat_at: datetime | None = None
+        self._is_draining = False
         self._is_usurped = False
 
     def run(self) -> FinalState | None:
@@ -196,6 +199,9 @@ class Supervisor:
             case Wait():
                 self._note_wait(decision)
                 return None
+            case Drain():
+                self._drain(decision)
+                return None
             case Stop():
                 return self._stop(decision)
 
@@ -209,6 +215,9 @@ class Supervisor:
             LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
         )
         self._last_wait = None
+        if self._is_draining:
+            withdraw(self._store, RequestKind.DRAIN)
+        self._is_draining = False
         if not has_capacity:
             self._end_launch(launch, EndReason.NO_CAPACITY, TerminatedBy.CLOUD, None)
             return
@@ -238,6 +247,15 @@ class Supervisor:
             until = self._market.wall_at(decision.until)
             self._journal.note(DecisionMade(action="wait", why=decision.why, until=until))
 
+    def _drain(self, decision: Drain) -> None:
+        """Have the node save and leave; what follows is decided when it has."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        self._journal.note(DecisionMade(action="drain", why=decision.why))
+        now = self._clock.now()
+        ask(self._store, Request(kind=RequestKind.DRAIN, at=now, by=self._journal.writer))
+
     def _stop(self, decision: Stop) -> FinalState | None:
         """Have a running node save and leave first; then end the run."""
         now = self._clock.now()
@@ -250,7 +268,7 @@ class Supervisor:
                 self._destroy(EndReason.STOPPED, TerminatedBy.US, "it did not stop in time")
             return None
         ended = RunEnded(
-            state=_final_state(decision.reason),
+            state=final_state(decision.reason),
             reason=decision.reason,
             why=decision.why,
             launched_at=self._state().launched_at,
@@ -326,6 +344,8 @@ class Supervisor:
         by = TerminatedBy.ITSELF
         if status == AgentExit.PREEMPTED and self._taking_back is not None:
             by = TerminatedBy.CLOUD
+        elif status == AgentExit.PREEMPTED and self._is_draining:
+            reason = EndReason.DRAINED
         self._destroy(reason, by, detail)
 
     def _destroy(self, reason: EndReason, by: TerminatedBy, detail: str | None) -> None:
@@ -349,18 +369,3 @@ def _preemption_source(record: RunRecord) -> PreemptionSource:
     if local.preemptions is not None:
         return ScriptedPreemptions(local.preemptions)
     return MarketPreemptions(SyntheticMarket(local.seed, record.created_at))
-
-
-def _final_state(reason: StopReason) -> FinalState:
-    match reason:
-        case StopReason.DONE:
-            return FinalState.SUCCEEDED
-        case (
-            StopReason.REQUESTED
-            | StopReason.BUDGET
-            | StopReason.NO_CAPACITY
-            | StopReason.TOO_MANY_PREEMPTIONS
-        ):
-            return FinalState.STOPPED
-        case StopReason.TOO_MANY_FAILURES:
-            return FinalState.FAILED

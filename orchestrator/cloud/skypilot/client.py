@@ -1,0 +1,136 @@
+"""Our end of SkyPilot's API server: submit, find and cancel managed jobs; what it has of ours.
+
+Importing SkyPilot takes seconds, so each function does it when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from orchestrator.errors import CloudRefused, MissingDependency
+
+# Jobs of these states have nothing running any more.
+_OVER = frozenset(
+    {
+        "SUCCEEDED",
+        "CANCELLED",
+        "FAILED",
+        "FAILED_SETUP",
+        "FAILED_PRECHECKS",
+        "FAILED_NO_RESOURCE",
+        "FAILED_CONTROLLER",
+    }
+)
+_PLUGINS_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedJob:
+    """A managed job as the API server knows it."""
+
+    job_id: int
+    name: str
+    status: str
+    reason: str | None
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether it has ended and its nodes are gone."""
+        return self.status in _OVER
+
+
+def require_skypilot() -> ModuleType:
+    """Return SkyPilot's package.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        sky = import_module("sky")
+    except ImportError:
+        sky = None
+    # A folder sky/ in the current folder is importable, too, as an empty namespace.
+    if sky is None or sky.__file__ is None:
+        raise MissingDependency(
+            "Launching on clouds needs SkyPilot, which is not installed.",
+            "Install it: pip install 'spot-orchestrator[sky]'",
+        )
+    return sky
+
+
+def has_plugin(name: str) -> bool:
+    """Say whether the API server has loaded the plugin `name`."""
+    with _translated():
+        require_skypilot()
+        from sky.server import common
+
+        from sky import client
+
+        client.sdk.api_info()  # starts a local server where none runs, as every command does
+        response = common.make_authenticated_request(
+            "GET", "/api/plugins", timeout=_PLUGINS_TIMEOUT_S
+        )
+        response.raise_for_status()
+        return any(plugin.get("name") == name for plugin in response.json()["plugins"])
+
+
+def submit(task: Any, name: str) -> int:  # noqa: ANN401  # sky.Task
+    """Submit a managed job and return its number."""
+    with _translated():
+        sky = require_skypilot()
+        from sky import jobs
+
+        found, _ = sky.get(jobs.launch(task, name=name, job_group=None))
+        return int(found[0])
+
+
+def find_jobs(name: str) -> list[ManagedJob]:
+    """Return the managed jobs of this name, latest first."""
+    with _translated():
+        sky = require_skypilot()
+        from sky import exceptions, jobs
+
+        try:
+            # Without `fields` the failure's reason is left out.
+            found = sky.get(jobs.queue_v2(refresh=False, fields=None, name_match=name))[0]
+        except exceptions.ClusterNotUpError:
+            return []  # there has never been a jobs controller, or it sleeps for want of jobs
+    rows = [
+        ManagedJob(
+            job_id=int(row["job_id"]),
+            name=str(row["job_name"]),
+            status=str(getattr(row["status"], "value", row["status"])),
+            reason=row.get("failure_reason"),
+        )
+        for row in found
+        if row["job_name"] == name
+    ]
+    return sorted(rows, key=lambda row: row.job_id, reverse=True)
+
+
+def cancel(job: ManagedJob) -> None:
+    """Cancel a managed job: its nodes are terminated without a word to them."""
+    with _translated():
+        sky = require_skypilot()
+        from sky import jobs
+
+        sky.get(jobs.cancel(job_ids=[job.job_id]))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn SkyPilot's errors into ours; a server that cannot be reached is a cloud that refuses."""
+    try:
+        yield
+    except (MissingDependency, CloudRefused):
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise CloudRefused(
+            f"SkyPilot refused: {line[:300]}", "See orchestrate doctor, and sky api logs."
+        ) from error

@@ -1,0 +1,263 @@
+"""The controller's hand on one run: asks the policy what is next, and writes down what happened.
+
+Knows nothing of SkyPilot. All that it knows comes from the run folder, so a controller that was
+restarted, or another one, decides the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from checkpoints.errors import ObjectExists
+from checkpoints.layout import job_key
+from checkpoints.store import ObjectStore
+from orchestrator.attempts import EndReason, StopReason, reason_for_exit
+from orchestrator.clock import Clock
+from orchestrator.errors import UnknownRun, unreadable
+from orchestrator.ledger.facts import (
+    DecisionMade,
+    LaunchEnded,
+    LaunchReady,
+    LaunchStarted,
+    QuotedOffer,
+    RunEnded,
+    TerminatedBy,
+    final_state,
+)
+from orchestrator.ledger.fold import LaunchView, RunState, fold
+from orchestrator.ledger.heartbeat import Heartbeat, beat
+from orchestrator.ledger.journal import Journal, LedgerReader
+from orchestrator.ledger.measurements import Measured, MeasurementReader
+from orchestrator.ledger.record import read_record
+from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
+from orchestrator.offers import Offer
+from orchestrator.policy.decide import Decision, Drain, Launch, Stop, Wait
+from orchestrator.policy.situation import situation
+from orchestrator.spec import RunSpec
+
+_BEAT_EVERY = timedelta(seconds=60)
+
+PriceSource = Callable[[RunSpec], Sequence[Offer] | None]
+"""Returns today's offers for a spec, None where only those quoted at launch are known."""
+
+
+class JobClaim(BaseModel):
+    """Which managed job carries out one launch of the run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    job: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """How a launch's nodes came to be gone, as far as the controller saw."""
+
+    exit_codes: tuple[int, ...] = ()
+    detail: str | None = None
+
+
+def owner_of(job: str) -> str:
+    """Return the name of a job's heartbeat: the same for a restarted controller of the job."""
+    return f"controller-{hashlib.sha256(job.encode()).hexdigest()[:12]}"
+
+
+class Conductor:
+    """One managed job's view of its run; every method may raise StoreError and be called again."""
+
+    def __init__(self, store: ObjectStore, job: str, clock: Clock, prices: PriceSource) -> None:
+        """Open the run in `store` for the managed job `job`.
+
+        Raises:
+            UnknownRun: there is no run.
+        """
+        record = read_record(store)
+        if record is None:
+            raise UnknownRun(f"{store.url} holds no run.", "Start it with orchestrate launch.")
+        self._store = store
+        self._record = record
+        self._job = job
+        self._clock = clock
+        self._prices = prices
+        self.owner = owner_of(job)
+        self._journal = Journal(store, "controller", clock)
+        self._ledger = LedgerReader(store)
+        self._measurements: tuple[int, MeasurementReader] | None = None
+        self._measured: Sequence[Measured] = ()
+        self._beat_at: datetime | None = None
+        self._last_told: str | None = None
+        self._claims: dict[datetime, bool] = {}
+
+    def state(self) -> RunState:
+        """Return what the facts say now, after ours are stored."""
+        self._journal.flush()
+        return fold(self._record, self._ledger.read())
+
+    def decide(self) -> Decision:
+        """Return what the policy says; Stop where this job has nothing to do with the run."""
+        state = self.state()
+        if state.ended is not None:
+            return Stop(reason=state.ended.reason, why=state.ended.why)
+        if not self._is_ours(state):
+            return Stop(reason=StopReason.REQUESTED, why="another managed job carries the run out")
+        asked = situation(state, self._measure(state), self._clock.now(), self._prices(state.spec))
+        return asked.decide()
+
+    def beat(self) -> None:
+        """Show the agents that their controller lives."""
+        now = self._clock.now()
+        if self._beat_at is not None and now - self._beat_at < _BEAT_EVERY:
+            return
+        beat(
+            self._store,
+            Heartbeat(writer=self.owner, at=now, host=socket.gethostname(), pid=os.getpid()),
+        )
+        self._beat_at = now
+
+    def launching(self, decision: Launch) -> tuple[str, QuotedOffer]:
+        """Write down that nodes are asked for; return the launch's name and its frozen price."""
+        withdraw(self._store, RequestKind.DRAIN)  # or the new node would obey it, too
+        quoted = QuotedOffer.quote(decision.offer)
+        launch = f"{self._record.run_id}-{secrets.token_hex(4)}"
+        self._journal.record(DecisionMade(action="launch", why=decision.why, offer=quoted))
+        self._journal.note(
+            LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
+        )
+        self._last_told = None
+        return launch, quoted
+
+    def came_up(self, up_at: datetime, zone: str | None) -> None:
+        """Write down that the current launch's nodes are up, and in which zone."""
+        launch = self.state().current_launch
+        if launch is None or launch.ready_at is not None:
+            return
+        given = None if zone == launch.offer.zone else zone
+        self._journal.note(LaunchReady(launch=launch.launch, up_at=up_at, zone=given))
+
+    def gone(self, loss: Loss) -> None:
+        """Write down that the nodes of every open launch are gone, and why."""
+        state = self.state()
+        for launch in state.open_launches:
+            reason = _reason(state, launch, loss)
+            self._journal.record(
+                LaunchEnded(
+                    launch=launch.launch,
+                    reason=reason,
+                    terminated_by=_terminated_by(reason),
+                    detail=loss.detail,
+                )
+            )
+        self._journal.flush()
+
+    def refused(self, reason: EndReason, detail: str | None) -> None:
+        """Write down that the current launch came to nothing."""
+        launch = self.state().current_launch
+        if launch is not None:
+            by = TerminatedBy.CLOUD if reason is not EndReason.SETUP_FAILED else TerminatedBy.US
+            self._journal.note(
+                LaunchEnded(launch=launch.launch, reason=reason, terminated_by=by, detail=detail)
+            )
+
+    def waiting(self, decision: Wait) -> None:
+        """Write down that nothing is asked for at present; once per reason."""
+        if self._last_told != decision.why:
+            self._journal.note(DecisionMade(action="wait", why=decision.why, until=decision.until))
+            self._last_told = decision.why
+
+    def ask_to_leave(self, decision: Drain | Stop) -> None:
+        """Ask the agents to save and leave; asking again changes nothing."""
+        kind = RequestKind.DRAIN if isinstance(decision, Drain) else RequestKind.STOP
+        if self._last_told == kind.value:
+            return
+        now = self._clock.now()
+        self._journal.note(DecisionMade(action=kind.value, why=decision.why))
+        ask(self._store, Request(kind=kind, at=now, by=self.owner))
+        self._last_told = kind.value
+
+    def finish(self, stop: Stop) -> None:
+        """Write down the end of the run, unless it is known or another job's to tell."""
+        state = self.state()
+        if state.ended is not None or not self._is_ours(state):
+            return
+        self._journal.note(
+            RunEnded(
+                state=final_state(stop.reason),
+                reason=stop.reason,
+                why=stop.why,
+                launched_at=state.launched_at,
+            )
+        )
+
+    def _is_ours(self, state: RunState) -> bool:
+        """Say whether this job carries the latest launch of the run out; the first to claim does.
+
+        Two jobs for one launch come of a launch command that was sent again after a lost reply.
+        """
+        if state.launched_at not in self._claims:
+            self._claims[state.launched_at] = self._claim(state.launched_at)
+        return self._claims[state.launched_at]
+
+    def _claim(self, launched_at: datetime) -> bool:
+        key = job_key(launched_at.strftime("%Y%m%dT%H%M%S.%fZ"))
+        claim = JobClaim(job=self._job, host=socket.gethostname())
+        try:
+            self._store.create(key, claim.model_dump_json().encode())
+        except ObjectExists:
+            data = self._store.get(key).data
+            try:
+                return JobClaim.model_validate_json(data).job == self._job
+            except ValidationError as error:
+                raise unreadable(key, data, error, schema_version=1) from error
+        return True
+
+    def _measure(self, state: RunState) -> Sequence[Measured]:
+        """Return the records of the latest attempt that has any."""
+        attempts = [launch.attempt for launch in state.launches if launch.attempt is not None]
+        if not attempts:
+            return ()
+        latest = max(attempts)
+        if self._measurements is None or self._measurements[0] != latest:
+            self._measurements = (latest, MeasurementReader(self._store, latest))
+        self._measured = self._measurements[1].read() or self._measured
+        return self._measured
+
+
+def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
+    """Believe the agent's own word first, then an exit status; nodes gone without either are lost.
+
+    A failure on a node on which no agent ever spoke is one of setting the node up.
+    """
+    said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
+    if launch.attempt is not None and said:
+        return said[0]
+    if not loss.exit_codes:
+        return EndReason.NODE_LOST
+    if launch.attempt is None:
+        return EndReason.SETUP_FAILED
+    return next(
+        (reason_for_exit(code) for code in loss.exit_codes if code != 0), EndReason.SUCCEEDED
+    )
+
+
+def _terminated_by(reason: EndReason) -> TerminatedBy:
+    match reason:
+        case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.NO_CAPACITY:
+            return TerminatedBy.CLOUD
+        case EndReason.DRAINED | EndReason.SETUP_FAILED:
+            return TerminatedBy.US
+        case (
+            EndReason.SUCCEEDED
+            | EndReason.STOPPED
+            | EndReason.FENCED
+            | EndReason.HANG
+            | EndReason.TRAINING_FAILED
+        ):
+            return TerminatedBy.ITSELF

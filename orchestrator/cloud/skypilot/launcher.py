@@ -1,0 +1,83 @@
+"""Hand a run over to SkyPilot, once: the same launch again finds the job that is there."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from checkpoints.layout import input_key
+from checkpoints.store import ObjectStore
+from orchestrator.clock import Clock
+from orchestrator.cloud.skypilot import client
+from orchestrator.cloud.skypilot.task import STRATEGY, build_task
+from orchestrator.cloud.skypilot.wheel import build_wheel
+from orchestrator.errors import GaveUp
+from orchestrator.inputs import InputFile, describe_file, stage_file
+from orchestrator.ledger.record import RunRecord
+from orchestrator.offers import Offer
+
+log = logging.getLogger(__name__)
+
+# A job that was submitted a moment ago may not be in the queue yet.
+_APPEARS_WITHIN = timedelta(seconds=20)
+_LOOK_EVERY = timedelta(seconds=2)
+_GONE_WITHIN = timedelta(minutes=5)
+
+
+def live_job(record: RunRecord) -> client.ManagedJob | None:
+    """Return the managed job that carries the run out, None where none does."""
+    return next((job for job in client.find_jobs(record.run_id) if not job.is_over), None)
+
+
+def await_job(record: RunRecord, clock: Clock) -> client.ManagedJob | None:
+    """Return the run's job, giving one whose submission had no reply time to appear.
+
+    One that appears later still does no harm: of two jobs for one launch, the second to claim the
+    run ends without asking for a node.
+    """
+    give_up_at = clock.now() + _APPEARS_WITHIN
+    while (job := live_job(record)) is None and clock.now() < give_up_at:
+        clock.sleep(_LOOK_EVERY)
+    return job
+
+
+def cancel_job(record: RunRecord, clock: Clock) -> None:
+    """Have SkyPilot terminate what the run has, and return when it has.
+
+    Raises:
+        GaveUp: it takes longer than that should.
+    """
+    give_up_at = clock.now() + _GONE_WITHIN
+    is_asked = False
+    while (job := live_job(record)) is not None:
+        if not is_asked:
+            client.cancel(job)
+            is_asked = True
+        if clock.now() > give_up_at:
+            raise GaveUp(
+                f"SkyPilot has not terminated job {job.job_id} yet: {job.status}.",
+                "Look again: sky jobs queue; its clusters: sky status.",
+            )
+        clock.sleep(_LOOK_EVERY)
+
+
+def start_job(store: ObjectStore, record: RunRecord, offers: Sequence[Offer]) -> int:
+    """Stage this project's wheel, submit the run as a managed job and return its number."""
+    has_strategy = client.has_plugin(STRATEGY)
+    wheel = stage_wheel(store)
+    task = build_task(record, wheel, offers, has_strategy=has_strategy)
+    return client.submit(task, record.run_id)
+
+
+def stage_wheel(store: ObjectStore) -> InputFile:
+    """Put this version's wheel where nodes find it, unless it is there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = build_wheel(Path(scratch))
+        wheel = describe_file(path)
+        key = input_key(wheel.sha256, wheel.name)
+        if key not in {entry.key for entry in store.list(key)}:
+            stage_file(path, key, store)
+    return wheel

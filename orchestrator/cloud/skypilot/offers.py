@@ -1,0 +1,63 @@
+"""Between our offers and SkyPilot's resources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from orchestrator.catalog import read_catalog
+from orchestrator.clock import Clock
+from orchestrator.errors import SpecError
+from orchestrator.offers import Market, MarketPreference, Offer, list_offers
+from orchestrator.spec import RunSpec
+
+# The catalog is megabytes of CSV, and changes a few times a day.
+_READ_EVERY = timedelta(minutes=1)
+
+
+class TodaysOffers:
+    """Offers by the catalog of this machine, which a controller refreshes by itself."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._read: tuple[datetime, Sequence[Offer] | None] | None = None
+
+    def __call__(self, spec: RunSpec) -> Sequence[Offer] | None:
+        """Return what the catalog offers for `spec`, None where it has nothing."""
+        now = self._clock.now()
+        if self._read is None or now - self._read[0] >= _READ_EVERY:
+            self._read = (now, _offers(spec))
+        return self._read[1]
+
+
+def _offers(spec: RunSpec) -> Sequence[Offer] | None:
+    kinds, both = spec.nodes.accelerators, MarketPreference.SPOT_WITH_FALLBACK
+    table = read_catalog(kinds, spec.clouds or ())
+    if table is None:
+        return None
+    try:
+        return list_offers(table, kinds, spec.clouds, both)
+    except SpecError:
+        return None
+
+
+def resources_for(offer: Offer, requested: Any) -> Any:  # noqa: ANN401  # sky.Resources
+    """Return `requested` narrowed to the one place, machine and market of `offer`."""
+    from sky.utils import registry
+
+    place: dict[str, Any] = {
+        "cloud": registry.CLOUD_REGISTRY.from_str(offer.cloud),
+        "instance_type": offer.instance_type,
+        "accelerators": offer.accelerators,
+        "use_spot": offer.market is Market.SPOT,
+        "region": offer.region,
+    }
+    if offer.zone == offer.region:  # a cloud without zones
+        return requested.copy(**place, zone=None)
+    try:
+        place["cloud"].validate_region_zone(offer.region, offer.zone)
+    except ValueError:
+        # The catalog may name zones by ids that only their account can translate.
+        return requested.copy(**place, zone=None)
+    return requested.copy(**place, zone=offer.zone)

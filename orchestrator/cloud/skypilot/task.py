@@ -1,0 +1,93 @@
+"""Fill in sky/train.yaml for one run: where, at what price, with which code and which secrets."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cloud.skypilot import environment
+from orchestrator.cloud.skypilot.client import require_skypilot
+from orchestrator.cloud.skypilot.offers import resources_for
+from orchestrator.inputs import InputFile
+from orchestrator.ledger.record import RunRecord
+from orchestrator.offers import Market, Offer
+from orchestrator.runs import run_folder_url
+
+STRATEGY = "orchestrate"
+# Forwarded where they are set: secrets only as secrets, which SkyPilot keeps out of logs and YAML.
+_SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_SETTINGS = (
+    *("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AZURE_STORAGE_ACCOUNT_NAME"),
+    *("WANDB_BASE_URL", "WANDB_MODE", "HF_ENDPOINT", environment.RANKS),
+)
+
+
+def build_task(
+    record: RunRecord, wheel: InputFile, offers: Sequence[Offer], *, has_strategy: bool
+) -> Any:  # noqa: ANN401  # sky.Task
+    """Return the task of a run; `offers` in the order in which they are to be tried.
+
+    With our strategy on the server it picks the offer of each launch; without, SkyPilot takes the
+    first in the list that has room.
+    """
+    sky = require_skypilot()
+    config = read_task("train.yaml")
+    config["name"] = record.run_id
+    config["num_nodes"] = record.spec.nodes.count
+    config["envs"] = {**config["envs"], **_environment(record, wheel)}
+    config["secrets"] = forwarded(_SECRETS)
+    task = sky.Task.from_yaml_config(config)
+    requested = next(iter(task.resources))
+    if has_strategy:
+        requested = requested.copy(job_recovery={"strategy": STRATEGY})
+        offers = offers[:1]
+    # A list is tried in order; a set would be any of them.
+    task.set_resources([resources_for(offer, requested) for offer in _by_region(offers)])
+    return task
+
+
+def _by_region(offers: Sequence[Offer]) -> list[Offer]:
+    """Leave the zone to SkyPilot, which fails over between zones by itself."""
+    first: dict[tuple[str, str, Market], Offer] = {}
+    for offer in offers:
+        first.setdefault((*offer.place, offer.market), replace(offer, zone=offer.region))
+    return list(first.values())
+
+
+def read_task(name: str) -> dict[str, Any]:
+    """Return a task file's content: from the wheel, or from the checkout."""
+    # 30 ms, and launching is the only command that needs it.
+    import yaml
+
+    packed = resources.files("orchestrator").joinpath("tasks").joinpath(name)
+    checkout = Path(__file__).parents[3] / "sky" / name
+    text = (packed if packed.is_file() else checkout).read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
+    assert isinstance(found, dict)
+    return found
+
+
+def forwarded(names: Sequence[str], source: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables that are set; not the keys of a session, which ends before the run."""
+    if source.get("AWS_SESSION_TOKEN"):
+        names = [name for name in names if not name.startswith("AWS_")]
+    return {name: source[name] for name in names if source.get(name)}
+
+
+def _environment(record: RunRecord, wheel: InputFile) -> dict[str, str]:
+    settings = forwarded(_SETTINGS)
+    region = os.environ.get("AWS_REGION")
+    if region:
+        settings["AWS_DEFAULT_REGION"] = region
+    return {
+        **settings,
+        environment.RUN_FOLDER: run_folder_url(record.spec.store, record.run),
+        environment.JOB: secrets.token_hex(8),
+        environment.WHEEL: wheel.name,
+        environment.WHEEL_SHA256: wheel.sha256,
+    }

@@ -1,0 +1,239 @@
+"""The controller's hand on a run: what it decides and writes down, whoever restarts it."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+import pytest
+
+from checkpoints.store import ObjectStore, open_store
+from orchestrator.attempts import AgentExit, EndReason, StopReason
+from orchestrator.cloud.skypilot.conductor import Conductor, Loss, owner_of
+from orchestrator.errors import UnknownRun
+from orchestrator.ledger.facts import (
+    AttemptEnded,
+    AttemptStarted,
+    FinalState,
+    RunLaunched,
+    StopRequested,
+)
+from orchestrator.ledger.heartbeat import read_heartbeats
+from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.record import RunRecord, create_record
+from orchestrator.ledger.requests import RequestKind, read_requests
+from orchestrator.policy.decide import Drain, Keep, Launch, Stop, Wait
+from tests.orchestrator.histories import START, make_offer, make_record
+
+EAST, WEST = make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="9")
+CLOUDS = {"infra": ["aws"], "local": None, "store": "s3://bucket/runs"}
+
+
+class HandClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.at = START
+
+    def now(self):
+        self.at += timedelta(milliseconds=1)  # no two facts at one instant, as in life
+        return self.at
+
+    def sleep(self, duration: timedelta) -> None:
+        self.at += duration
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    return make_record(**CLOUDS)
+
+
+@pytest.fixture
+def store(record, clock) -> ObjectStore:
+    store = open_store(f"memory://{secrets.token_hex(8)}")
+    create_record(store, record)
+    Journal(store, "cli", clock).note(RunLaunched(host="laptop"))
+    return store
+
+
+def make_conductor(store, clock, job="job-1", offers=(EAST, WEST)) -> Conductor:
+    return Conductor(store, job, clock, lambda spec: offers)
+
+
+def launch(conductor: Conductor, clock: HandClock) -> str:
+    decision = conductor.decide()
+    assert isinstance(decision, Launch)
+    name, _ = conductor.launching(decision)
+    conductor.came_up(clock.now(), zone=None)
+    return name
+
+
+def start_attempt(store, clock, launch: str, attempt: int = 1) -> Journal:
+    journal = Journal(store, f"agent-{attempt}", clock)
+    journal.note(
+        AttemptStarted(
+            attempt=attempt, launch=launch, world_size=2, step=0, manifest=None, host="node"
+        )
+    )
+    return journal
+
+
+def last_launch(conductor: Conductor):
+    return conductor.state().launches[-1]
+
+
+def test_a_store_without_a_run_is_refused(clock):
+    with pytest.raises(UnknownRun):
+        make_conductor(open_store("memory://nothing-here"), clock)
+
+
+def test_the_region_just_lost_is_avoided_also_by_a_restarted_controller(store, clock):
+    first = make_conductor(store, clock)
+    launch(first, clock)
+    first.gone(Loss())
+    decision = make_conductor(store, clock).decide()
+    assert isinstance(decision, Launch)
+    assert decision.offer == WEST
+
+
+@pytest.mark.parametrize(
+    ("codes", "reason"),
+    [
+        ((), EndReason.NODE_LOST),
+        ((AgentExit.PREEMPTED,), EndReason.PREEMPTED),
+        ((0, AgentExit.HANG), EndReason.HANG),
+        ((AgentExit.FAILED,), EndReason.TRAINING_FAILED),
+        ((137,), EndReason.NODE_LOST),
+        ((0,), EndReason.SUCCEEDED),
+    ],
+)
+def test_without_the_agents_word_the_exit_codes_tell_how_a_launch_ended(
+    store, clock, codes, reason
+):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    conductor.gone(Loss(exit_codes=codes))
+    assert last_launch(conductor).reason is reason
+
+
+def test_the_agents_word_counts_more_than_exit_codes(store, clock):
+    conductor = make_conductor(store, clock)
+    agent = start_attempt(store, clock, launch(conductor, clock))
+    agent.note(AttemptEnded(attempt=1, reason=EndReason.DRAINED, step=3))
+    conductor.gone(Loss(exit_codes=(AgentExit.PREEMPTED,)))
+    assert last_launch(conductor).reason is EndReason.DRAINED
+
+
+def test_a_failure_before_any_agent_spoke_is_one_of_the_setup(store, clock):
+    conductor = make_conductor(store, clock)
+    launch(conductor, clock)
+    conductor.gone(Loss(exit_codes=(1,)))
+    assert last_launch(conductor).reason is EndReason.SETUP_FAILED
+
+
+def test_a_setup_that_fails_again_and_again_ends_the_run_and_never_buys_on_demand(store, clock):
+    on_demand = make_offer("us-east-1", usd="30", market=EAST.market.ON_DEMAND)
+    conductor = make_conductor(store, clock, offers=(EAST, WEST, on_demand))
+    decision = conductor.decide()
+    while isinstance(decision, Launch):
+        assert decision.offer.market is EAST.market
+        launch(conductor, clock)
+        conductor.refused(EndReason.SETUP_FAILED, "pip: no such wheel")
+        decision = conductor.decide()
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.TOO_MANY_FAILURES
+
+
+def test_refusals_everywhere_make_it_wait_and_say_so_once(store, clock, record):
+    conductor = make_conductor(store, clock)
+    for _ in range(2):
+        decision = conductor.decide()
+        assert isinstance(decision, Launch)
+        conductor.launching(decision)
+        conductor.refused(EndReason.NO_CAPACITY, "InsufficientInstanceCapacity")
+    decision = conductor.decide()
+    assert isinstance(decision, Wait)
+    for _ in range(3):
+        conductor.waiting(decision)
+    assert [made.action for _, made in conductor.state().decisions].count("wait") == 1
+
+
+def test_two_jobs_for_one_launch_are_one(store, clock):
+    first, second = make_conductor(store, clock), make_conductor(store, clock, job="job-2")
+    assert isinstance(first.decide(), Launch)
+    decision = second.decide()
+    assert isinstance(decision, Stop)
+    second.finish(decision)
+    assert second.state().ended is None  # it is the first job's to tell
+    assert isinstance(make_conductor(store, clock).decide(), Launch)  # also after a restart
+
+
+def test_a_job_whose_run_was_launched_again_elsewhere_leaves_it_alone(store, clock):
+    old = make_conductor(store, clock)
+    launch(old, clock)
+    clock.sleep(timedelta(hours=1))
+    Journal(store, "cli", clock).note(RunLaunched(host="laptop"))
+    new = make_conductor(store, clock, job="job-2")
+    assert isinstance(new.decide(), Keep)
+    assert isinstance(old.decide(), Stop)
+
+
+def test_a_requested_stop_is_asked_of_the_nodes_once_and_ends_the_run(store, clock):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    launched_at = conductor.state().launched_at
+    Journal(store, "cli", clock).note(StopRequested(host="laptop", launched_at=launched_at))
+    decision = conductor.decide()
+    assert isinstance(decision, Stop)
+    for _ in range(2):
+        conductor.ask_to_leave(decision)
+    assert [request.kind for request in read_requests(store)] == [RequestKind.STOP]
+    conductor.gone(Loss(exit_codes=(AgentExit.STOPPED,)))
+    again = conductor.decide()
+    assert isinstance(again, Stop)
+    conductor.finish(again)
+    ended = conductor.state().ended
+    assert ended is not None
+    assert ended.state is FinalState.STOPPED
+
+
+def test_a_met_drain_request_does_not_reach_the_next_node(store, clock):
+    conductor = make_conductor(store, clock)
+    launch(conductor, clock)
+    conductor.ask_to_leave(Drain(why="spot is back"))
+    assert read_requests(store)
+    conductor.gone(Loss(exit_codes=(AgentExit.PREEMPTED,)))
+    launch(make_conductor(store, clock), clock)
+    assert not read_requests(store)
+
+
+def test_the_heartbeat_keeps_its_name_over_restarts(store, clock):
+    for _ in range(2):
+        make_conductor(store, clock).beat()
+    assert [beat.writer for beat in read_heartbeats(store)] == [owner_of("job-1")]
+
+
+def test_the_bill_starts_when_the_nodes_came_up_and_names_the_zone_that_was_given(store, clock):
+    conductor = make_conductor(store, clock)
+    decision = conductor.decide()
+    assert isinstance(decision, Launch)
+    conductor.launching(decision)
+    up_at = clock.now()
+    clock.sleep(timedelta(minutes=2))
+    conductor.came_up(up_at, zone="us-east-1f")
+    seen = last_launch(conductor)
+    assert (seen.ready_at, seen.offer.zone) == (up_at, "us-east-1f")
+
+
+def test_prices_of_today_are_asked_and_frozen_in_the_launch(store, clock):
+    cheaper = make_offer("us-west-2", usd="3")
+    conductor = make_conductor(store, clock, offers=(EAST, cheaper))
+    decision = conductor.decide()
+    assert isinstance(decision, Launch)
+    _, quoted = conductor.launching(decision)
+    assert quoted.usd_per_hour == cheaper.usd_per_hour
