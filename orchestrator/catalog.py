@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -43,8 +44,7 @@ def read_catalog(accelerators: str, clouds: Iterable[str]) -> PriceTable | None:
     Rows that cannot be read are left out. A cloud without a file that can be understood is priced
     by the shipped table.
     """
-    root = Path(os.environ.get("SKY_RUNTIME_DIR") or Path.home())
-    files = {cloud: root / ".sky" / "catalogs" / _VERSION / cloud / "vms.csv" for cloud in clouds}
+    files = {cloud: catalog_folder() / cloud / "vms.csv" for cloud in clouds}
     read = {cloud: _read(cloud, accelerators, file) for cloud, file in files.items()}
     found = {cloud: offers for cloud, offers in read.items() if offers is not None}
     if not found:
@@ -62,6 +62,54 @@ def read_catalog(accelerators: str, clouds: Iterable[str]) -> PriceTable | None:
     )
 
 
+def catalog_folder() -> Path:
+    """Return where SkyPilot keeps its catalog on this machine."""
+    root = Path(os.environ.get("SKY_RUNTIME_DIR") or Path.home())
+    return root / ".sky" / "catalogs" / _VERSION
+
+
+def quota_codes(instance_type: str) -> dict[Market, str]:
+    """Return the codes of the AWS quotas that limit an instance type; empty where unknown."""
+    columns = {Market.SPOT: "SpotInstanceCode", Market.ON_DEMAND: "OnDemandInstanceCode"}
+    for row in _read_rows(catalog_folder() / "aws" / "instance_quota_mapping.csv"):
+        if row.get("InstanceType") == instance_type:
+            return {market: code for market, name in columns.items() if (code := row.get(name))}
+    return {}
+
+
+def num_vcpus(cloud: str, instance_type: str) -> float | None:
+    """Return the vCPUs of an instance type, in which AWS counts quotas; None where unknown."""
+    for row in _read_rows(catalog_folder() / cloud / "vms.csv"):
+        if row.get("InstanceType") == instance_type:
+            try:
+                return float(row["vCPUs"])
+            except (KeyError, TypeError, ValueError):
+                return None
+    return None
+
+
+def _zone_names() -> dict[str, str]:
+    """Return this account's names of AWS zones by their ids, which are what the catalog has.
+
+    SkyPilot keeps a file of them per account; with several there is no telling whose is meant.
+    """
+    files = list((catalog_folder() / "aws").glob("az_mappings-*.csv"))
+    rows = _read_rows(files[0]) if len(files) == 1 else []
+    names = {row.get("AvailabilityZone"): row.get("AvailabilityZoneName") for row in rows}
+    return {zone_id: name for zone_id, name in names.items() if zone_id and name}
+
+
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            return list(csv.DictReader(text))
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        log.warning("%s was left out: %r", file, error)
+        return []
+
+
 def _read(cloud: str, accelerators: str, file: Path) -> list[Offer] | None:
     """Return the offers of a cloud's file, None if it is not there or not understood."""
     if cloud == "gcp" and accelerators not in _GOOGLE_HOSTS:
@@ -69,12 +117,18 @@ def _read(cloud: str, accelerators: str, file: Path) -> list[Offer] | None:
     rows_of = _google_rows if cloud == "gcp" else _rows
     try:
         with file.open(encoding="utf-8", newline="") as text:
-            return list(rows_of(cloud, accelerators, csv.DictReader(text)))
+            offers = list(rows_of(cloud, accelerators, csv.DictReader(text)))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
         log.warning("%s was left out: %r", file, error)
         return None
+    return named(offers, _zone_names()) if cloud == "aws" else offers
+
+
+def named(offers: Iterable[Offer], names: Mapping[str, str]) -> list[Offer]:
+    """Return the offers with zones by their names where those are known: launches name zones."""
+    return [replace(offer, zone=names.get(offer.zone, offer.zone)) for offer in offers]
 
 
 def _rows(cloud: str, accelerators: str, rows: Iterable[dict[str, str]]) -> Iterator[Offer]:

@@ -20,7 +20,7 @@ from orchestrator.agent.tracking import has_key
 from orchestrator.errors import OrchestratorError
 from orchestrator.memory import require_memory
 from orchestrator.offers import list_offers
-from orchestrator.plan import price_table
+from orchestrator.prices import price_table
 from orchestrator.runs import open_store_at
 from orchestrator.spec import RunSpec
 

@@ -74,9 +74,14 @@ class PriceTable:
     source: str
     as_of: datetime | None
     """None: of some day in 2026; the shipped snapshot gives none."""
+    updates: tuple[str, ...] = ()
+    """What was asked since, and of when that is."""
+    gaps: tuple[str, ...] = ()
+    """What could not be asked, and why."""
 
     def __str__(self) -> str:
-        return f"{self.source} ({'2026' if self.as_of is None else f'{self.as_of:%Y-%m-%d}'})"
+        day = "2026" if self.as_of is None else f"{self.as_of:%Y-%m-%d}"
+        return ", ".join((f"{self.source} ({day})", *self.updates))
 
 
 def shipped_prices() -> PriceTable:

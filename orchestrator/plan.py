@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
-from orchestrator.catalog import read_catalog
 from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
+from orchestrator.forecast import Forecast, Weather, Work, forecast, weather_for
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, parameters_from_name, require_memory
-from orchestrator.offers import Offer, PriceTable, list_offers, shipped_prices
-from orchestrator.places import home_place
+from orchestrator.offers import Offer, PriceTable, list_offers
+from orchestrator.places import home_place, split_place
+from orchestrator.policy.decide import Limits
+from orchestrator.policy.situation import RESTART, STOP_MARGIN
+from orchestrator.prices import price_table
 from orchestrator.spec import RunSpec
 from train.config import resolve_num_steps
 
@@ -24,13 +28,21 @@ ASSUMED_MFU = 0.5
 _BYTES_PER_PARAMETER = 12
 
 
+# Training time that a save takes, before any was measured; with Young's rule it sets the interval.
+ASSUMED_STALL = timedelta(seconds=15)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Time and money for the productive part alone, with what it assumes."""
+    """Time and money: of the productive part alone, and of all of it on markets of chance."""
 
     productive: timedelta
     usd_cheapest: Decimal
     assumption: str
+    interval: timedelta
+    """Between saves."""
+    weather: Weather
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +85,16 @@ class LaunchPlan:
         return self.spec.limits.budget_usd
 
 
-def build_plan(spec: RunSpec, *, prepare: bool = False) -> LaunchPlan:
+def build_plan(spec: RunSpec, *, prepare: bool = False, offline: bool = False) -> LaunchPlan:
     """Plan the run that `spec` describes; `infra: local`, or `prepare`, prepares its inputs.
+
+    No cloud is asked for prices if `offline`.
 
     Raises:
         InputError: the data or the model cannot be used.
         SpecError: no offer fits, or the model fits into no GPU's memory.
     """
-    prices = price_table(spec)
+    prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
     inputs = prepare_inputs(spec) if spec.is_local or prepare else None
@@ -88,23 +102,17 @@ def build_plan(spec: RunSpec, *, prepare: bool = False) -> LaunchPlan:
     if inputs is not None:
         num_steps = resolve_num_steps(spec.train, inputs.summary.num_samples)
         _require_possible_script(spec, num_steps)
+    egress = Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec))
     return LaunchPlan(
         spec=spec,
         prices=prices,
         offers=offers,
         num_steps=num_steps,
         inputs=inputs,
-        estimate=None if spec.is_local else _estimate(spec, offers[0]),
-        egress=Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec)),
+        estimate=None if spec.is_local else _estimate(spec, offers, egress),
+        egress=egress,
         memory=memory,
     )
-
-
-def price_table(spec: RunSpec) -> PriceTable:
-    """Return SkyPilot's own prices where there are any; what is simulated stays as it is."""
-    if spec.clouds is None:
-        return shipped_prices()
-    return read_catalog(spec.nodes.accelerators, spec.clouds) or shipped_prices()
 
 
 def _require_possible_script(spec: RunSpec, num_steps: int) -> None:
@@ -117,7 +125,7 @@ def _require_possible_script(spec: RunSpec, num_steps: int) -> None:
             )
 
 
-def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:
+def _estimate(spec: RunSpec, offers: tuple[Offer, ...], egress: Egress) -> Estimate | None:
     """Apply C = 6 N D (Kaplan et al. 2020) at an assumed MFU; None where N or D is unknown."""
     num_parameters = parameters_from_name(spec.model.base)
     num_tokens = _total_tokens(spec)
@@ -128,12 +136,56 @@ def _estimate(spec: RunSpec, offer: Offer) -> Estimate | None:
     flops_per_s = peak * int(per_node) * spec.nodes.count * ASSUMED_MFU
     productive = timedelta(seconds=6 * num_parameters * num_tokens / flops_per_s)
     hours = Decimal(productive.total_seconds()) / 3600
+    weather = weather_for(int(per_node), spec.nodes.count)
+    interval = _interval(spec, productive, weather)
     return Estimate(
         productive=productive,
-        usd_cheapest=(hours * offer.usd_per_hour * spec.nodes.count).quantize(Decimal("0.01")),
+        usd_cheapest=(hours * offers[0].usd_per_hour * spec.nodes.count).quantize(Decimal("0.01")),
         assumption=f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
-        f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed, restarts not counted",
+        f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed",
+        interval=interval,
+        weather=weather,
+        forecast=_forecast(spec, offers, egress, productive, interval, weather),
     )
+
+
+def _forecast(
+    spec: RunSpec,
+    offers: tuple[Offer, ...],
+    egress: Egress,
+    productive: timedelta,
+    interval: timedelta,
+    weather: Weather,
+) -> Forecast:
+    work = Work(
+        productive=productive,
+        interval=interval,
+        stall=ASSUMED_STALL,
+        num_nodes=spec.nodes.count,
+        checkpoint_bytes=egress.checkpoint_bytes or 0,
+        num_kept=spec.checkpoints.keep_last,
+        home=egress.home,
+        places_with_store=frozenset(split_place(place) for place in spec.checkpoints.stores),
+    )
+    limits = Limits(
+        budget_usd=spec.limits.budget_usd,
+        deadline_at=None,
+        market=spec.limits.market,
+        stop_margin=STOP_MARGIN,
+        restart=RESTART,
+    )
+    return forecast(work, offers, limits, spec.limits.deadline, weather)
+
+
+def _interval(spec: RunSpec, productive: timedelta, weather: Weather) -> timedelta:
+    """Return the time between saves: the spec's, or Young's, sqrt(2 x stall / losses)."""
+    asked = spec.checkpoints.interval
+    if asked.seconds is not None:
+        return timedelta(seconds=asked.seconds)
+    if asked.steps is not None and spec.train.num_steps is not None:
+        return productive * (asked.steps / spec.train.num_steps)
+    mean_life = timedelta(hours=1 / weather.losses_per_hour)
+    return timedelta(seconds=math.sqrt(2 * (ASSUMED_STALL / mean_life)) * mean_life.total_seconds())
 
 
 def _checkpoint_bytes(spec: RunSpec) -> int | None:

@@ -51,9 +51,10 @@ def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
 @json_option
-def plan(spec: Path, overrides: tuple[str, ...], *, as_json: bool) -> None:
+@click.option("--offline", is_flag=True, help="Ask no cloud for its prices.")
+def plan(spec: Path, overrides: tuple[str, ...], *, as_json: bool, offline: bool) -> None:
     """Show what launching SPEC would do and cost; nothing is started."""
-    built = build_plan(load_spec(spec, overrides))
+    built = build_plan(load_spec(spec, overrides), offline=offline)
     if as_json:
         print_json(plan_document(built))
     else:

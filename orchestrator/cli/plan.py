@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from orchestrator.cli.common import show_duration
 from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
 from orchestrator.places import objects_url
-from orchestrator.plan import LaunchPlan
+from orchestrator.plan import ASSUMED_STALL, Estimate, LaunchPlan
+from orchestrator.policy.situation import RESTART
 
 _SHOWN_OFFERS = 6
 
@@ -38,6 +40,8 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
         "prices": {
             "source": plan.prices.source,
             "as_of": None if plan.prices.as_of is None else plan.prices.as_of.isoformat(),
+            "updates": list(plan.prices.updates),
+            "gaps": list(plan.prices.gaps),
         },
         "usd_per_hour": float(plan.usd_per_hour),
         "worst_case_usd": float(plan.worst_case_usd),
@@ -48,6 +52,7 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
             "usd_cheapest": float(estimate.usd_cheapest),
             "assumption": estimate.assumption,
         },
+        "forecast": None if estimate is None else _forecast_document(estimate),
         "memory": None
         if plan.memory is None
         else {
@@ -71,9 +76,26 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
     }
 
 
+def _forecast_document(estimate: Estimate) -> dict[str, Any]:
+    found = estimate.forecast
+    return {
+        "hours": {"p50": _rounded(found.hours_p50), "p90": _rounded(found.hours_p90)},
+        "usd": {"p50": float(found.usd_p50), "p90": float(found.usd_p90)},
+        "egress_usd_p50": float(found.egress_usd_p50),
+        "chance_unfinished": round(found.chance_unfinished, 3),
+        "chance_late": _rounded(found.chance_late),
+        "num_plays": found.num_plays,
+        "assumptions": _assumptions(estimate),
+    }
+
+
 def render_plan(plan: LaunchPlan) -> str:
     """Return the plan as people read it."""
-    return "\n".join([*_what(plan), "", *_where(plan), "", *_how_much(plan), *_moves(plan)])
+    parts = [_what(plan), _where(plan), [*_how_much(plan), *_moves(plan)]]
+    if plan.prices.gaps:
+        parts.append(["What this machine lacks, for a better plan or for a launch:"])
+        parts[-1] += [f"  {gap}" for gap in plan.prices.gaps]
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _what(plan: LaunchPlan) -> list[str]:
@@ -113,11 +135,7 @@ def _how_much(plan: LaunchPlan) -> list[str]:
     limits, spec = plan.spec.limits, plan.spec
     lines = []
     if plan.estimate is not None:
-        hours = plan.estimate.productive.total_seconds() / 3600
-        lines.append(
-            f"Estimate: {hours:.1f} h and ${plan.estimate.usd_cheapest} on the first offer "
-            f"({plan.estimate.assumption})"
-        )
+        lines += _how_long(plan.estimate, limits.deadline)
     if plan.memory is not None:
         memory = plan.memory
         lines.append(
@@ -133,6 +151,49 @@ def _how_much(plan: LaunchPlan) -> list[str]:
         f"at most ${plan.worst_case_usd} (the budget); deadline {deadline}"
     )
     return lines
+
+
+def _how_long(estimate: Estimate, deadline: timedelta | None) -> list[str]:
+    found = estimate.forecast
+    late = ""
+    if deadline is not None and found.chance_late is not None:
+        late = f"; later than {show_duration(deadline)}: {found.chance_late:.0%}"
+    return [
+        f"Estimate: {estimate.productive / timedelta(hours=1):.1f} h of training alone, "
+        f"${estimate.usd_cheapest} on the first offer ({estimate.assumption})",
+        f"Forecast: {_hours(found.hours_p50)} and ${found.usd_p50} at p50, "
+        f"{_hours(found.hours_p90)} and ${found.usd_p90} at p90"
+        + (
+            f", ${found.egress_usd_p50} of it for checkpoints that cross regions"
+            if found.egress_usd_p50
+            else ""
+        ),
+        f"  not finished within the limits: {found.chance_unfinished:.0%}{late} "
+        f"(of {found.num_plays} plays of the policy on random markets)",
+        *(f"  assumes {line}" for line in _assumptions(estimate)),
+    ]
+
+
+def _assumptions(estimate: Estimate) -> list[str]:
+    weather = estimate.weather
+    return [
+        f"spot is lost {weather.losses_per_hour:.2g} times per hour of use and back in its zone "
+        f"{show_duration(weather.absence)} later, in the mean and memoryless (public traces of "
+        "V100 and H100 nodes, none of A100s)",
+        f"each loss takes {show_duration(RESTART)} to restart and half of what was trained between "
+        f"two saves, which are {show_duration(estimate.interval)} apart and stall training for "
+        f"{show_duration(ASSUMED_STALL)}; no use of notices",
+        f"on demand always has room; any node fails {weather.failures_per_hour * 24000:.2g} times "
+        "in 1000 days; prices stay",
+    ]
+
+
+def _hours(found: float | None) -> str:
+    return "unfinished" if found is None else f"{found:.1f} h"
+
+
+def _rounded(found: float | None) -> float | None:
+    return None if found is None else round(found, 3)
 
 
 def _moves(plan: LaunchPlan) -> list[str]:

@@ -9,10 +9,12 @@ from orchestrator import cli as cli_module
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
+    """Neither this machine's runs nor its catalog, credentials and SkyPilot's settings are ours."""
     monkeypatch.setenv("ORCHESTRATE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv(
-        "SKY_RUNTIME_DIR", str(tmp_path / "sky")
-    )  # this machine's catalog is not ours
+    monkeypatch.setenv("SKY_RUNTIME_DIR", str(tmp_path / "sky"))
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    for name in ("AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -82,6 +82,24 @@ def test_on_demand_far_below_other_regions_is_doubted(catalog):
     assert doubts == {"us-east5": None, "us-west1": None, "europe-west4": "49% below other regions"}
 
 
+def zone_names(catalog, account, **names):
+    rows = [f"{zone_id.replace('_', '-')},{name}" for zone_id, name in names.items()]
+    file = catalog / "aws" / f"az_mappings-{account}.csv"
+    file.write_text("\n".join(["AvailabilityZone,AvailabilityZoneName", *rows]) + "\n")
+
+
+def test_zones_of_aws_have_the_account_s_names(catalog):
+    zone_names(catalog, "1a", use1_az1="us-east-1d", usw2_az1="us-west-2a")
+    zones = {offer.zone for offer in offers(("aws",))}
+    assert zones == {"us-east-1d", "use1-az2", "us-west-2a"}
+
+
+def test_of_two_accounts_neither_names_zones(catalog):
+    for account in ("1a", "2b"):
+        zone_names(catalog, account, use1_az1="us-east-1d")
+    assert "use1-az1" in {offer.zone for offer in offers(("aws",))}
+
+
 def test_a_price_that_is_missing_is_no_offer(catalog):
     zones = {offer.zone for offer in offers()}
     assert zones.isdisjoint({"usw2-az2", "us-north9-z", "us-west-9"})
@@ -133,7 +151,24 @@ def test_plan_uses_the_catalog_where_there_is_one(orchestrate, catalog):
     assert "Prices: SkyPilot's catalog v8 (2026-09-21)" in out
 
 
-def test_plan_goes_by_the_shipped_table_where_there_is_no_catalog(orchestrate):
+def test_plan_goes_by_the_shipped_table_and_says_what_is_missing(orchestrate, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
     code, out, _ = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml")
     assert code == 0
     assert "Prices: orchestrator/prices.csv" in out
+    assert "SkyPilot's catalog of aws, gcp, azure, lambda is not on this machine" in out
+    for cloud in ("aws", "gcp", "azure", "lambda"):
+        assert f"No credentials for {cloud} here" in out
+
+
+def test_plan_ranks_four_clouds_and_says_how_long_and_how_much(orchestrate, catalog):
+    code, out, err = orchestrate("plan", EXAMPLES / "vicuna-13b.yaml", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert {offer["cloud"] for offer in document["offers"]} == {"aws", "gcp", "azure", "lambda"}
+    forecast = document["forecast"]
+    # The policy reserves what a start takes of nodes, not of egress: $14 for a move between clouds.
+    assert forecast["usd"]["p50"] <= forecast["usd"]["p90"] <= document["worst_case_usd"] + 14.04
+    assert 0 <= forecast["chance_unfinished"] <= forecast["chance_late"] <= 1
+    assert forecast["assumptions"]
