@@ -12,6 +12,9 @@ uv() { "$NODE_HOME/.local/bin/uv" --no-config "$@"; }
 uv venv -q --seed skypilot-runtime --python "$RUNTIME_PYTHON"
 # shellcheck disable=SC2086
 VIRTUAL_ENV=$PWD/skypilot-runtime uv pip install -q --link-mode=copy --compile-bytecode $REQUIREMENTS
+# SkyPilot patches Ray on each node, and Python then compiles what was patched: done here, sealed.
+HOME=$PWD unshare --net skypilot-runtime/bin/python -c 'from sky.skylet.ray_patches import patch; patch()' >/dev/null
+skypilot-runtime/bin/python -m compileall -q skypilot-runtime/lib/python3.*/site-packages/{ray,sky_templates}
 # Its users' environment, which it would create on each start.
 uv venv -q --seed --relocatable --system-site-packages sky-user-env --python "$RUNTIME_PYTHON"
 echo "$WHEEL_HASH" >.sky/wheels/current_sky_wheel_hash

@@ -28,6 +28,7 @@ _PACKAGES = {
     "sudo": "sudo",
     "ip": "iproute2",
     "ps": "procps",
+    "patch": "patch",
     "unshare": "util-linux",
 }
 _SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -6,11 +6,15 @@ address, so what would leave the machine is replaced, function by function.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from sky.server import plugins
 
+import __main__
+
 _RECOVERY_WAIT_S = 1
+_STARTED_GAP_S = 1
 
 
 class CellPlugin(plugins.BasePlugin):
@@ -42,10 +46,28 @@ class CellPlugin(plugins.BasePlugin):
         from sky.jobs import utils as job_utils
 
         job_utils.JOB_STATUS_CHECK_GAP_SECONDS = self._poll_s
-        job_utils.JOB_STARTED_STATUS_CHECK_GAP_SECONDS = min(self._poll_s, 1)
+        job_utils.JOB_STARTED_STATUS_CHECK_GAP_SECONDS = _STARTED_GAP_S
+        # It takes a cluster for lost when its job has not started after so many looks: 50 s in all.
+        recovery_strategy.MAX_JOB_CHECKING_RETRY = round(50 / _STARTED_GAP_S)
         recovery_strategy.StrategyExecutor.RETRY_INIT_GAP_SECONDS = self._retry_gap_s
         # 15 s in which an older server might still be ending: here it was killed.
         managed_job_refresh_thread._RECOVERY_WAIT_AFTER_ACQUIRE_SECONDS = _RECOVERY_WAIT_S
+        if hasattr(__main__, "ControllerManager"):
+            __main__.asyncio = _Hurried()
+
+
+class _Hurried:
+    """asyncio for the controller's module, whose loops look for new and cancelled jobs too rarely.
+
+    10 s and 15 s are written into `monitor_loop` and `cancel_job`; a job waits for half of it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(1 if seconds in (10, 15) else seconds)
 
 
 async def _online() -> None:
