@@ -1,0 +1,119 @@
+"""The command line inside the cell, on a small run whose nodes are real SkyPilot's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tests.cell.cell import Cell
+from tests.cell.records import Instance
+from tests.end_to_end.conftest import EXAMPLES
+
+T = TypeVar("T")
+
+PLUGIN = "orchestrator.cloud.plugin.OrchestratePlugin"
+SPEC: dict[str, object] = {
+    "infra": ["aws"],
+    "nodes": {"count": 1, "accelerators": "A100:8"},
+    "model": {"base": str(EXAMPLES / "tiny-llama"), "max_length": 256},
+    "data": {"train": str(EXAMPLES / "conversations.json"), "eval_fraction": 0.05},
+    "train": {"num_steps": 60, "global_batch": 8, "micro_batch": 2, "precision": "fp32"},
+    "checkpoints": {"interval": "5 steps"},
+    "limits": {"budget_usd": 200, "deadline": "20h"},
+    "tracking": {"wandb": {"project": "cell"}},
+}
+
+
+class Laptop:
+    """A user's machine in the cell: `orchestrate` there, and what the clouds have of its run."""
+
+    def __init__(self, cell: Cell, folder: Path, name: str) -> None:
+        self.cell = cell
+        self.folder = folder
+        self.name = name
+        self.environment = {
+            "ORCHESTRATE_HOME": str(folder / "home"),
+            "ORCHESTRATE_RANKS": "2",
+            "OMP_NUM_THREADS": "1",
+            "WANDB_MODE": "offline",
+        }
+
+    def write_spec(self, **changes: object) -> Path:
+        path = self.folder / f"{self.name}.yaml"
+        spec = {"name": self.name, "store": self.cell.store_url, **SPEC, **changes}
+        path.write_text(yaml.safe_dump(spec))
+        return path
+
+    def run(self, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command = ["orchestrate", *map(str, arguments)]
+        return self.cell.run(command, env=self.environment, timeout=timeout)
+
+    def start(self, *arguments: object) -> Any:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = ["orchestrate", *map(str, arguments)]
+        return self.cell.start(command, env=self.environment, **pipes)
+
+    def launch(self, **changes: object) -> None:
+        done = self.run("launch", self.write_spec(**changes), "--yes", "--detach")
+        assert done.returncode == 0, done.stderr
+
+    def status(self) -> dict[str, Any]:
+        return self._document("status")
+
+    def cost(self) -> dict[str, Any]:
+        return self._document("cost")
+
+    def wait_for(self, what: Callable[[dict[str, Any]], T], seconds: float = 240) -> T:
+        """Return the first true answer of `what` about the run's status."""
+        give_up_at = time.monotonic() + seconds
+        while not (found := what(status := self.status())):
+            assert time.monotonic() < give_up_at, f"it never came true: {status}\n{self.log()}"
+            assert status["state"] not in ("FAILED", "UNKNOWN"), f"{status}\n{self.log()}"
+            time.sleep(1)
+        return found
+
+    def wait_for_step(self, attempt: int, step: int) -> None:
+        def is_there(status: dict[str, Any]) -> bool:
+            number = status["attempts"][-1]["attempt"] if status["attempts"] else 0
+            return bool(number == attempt and status["step"] >= step) or number > attempt
+
+        self.wait_for(is_there)
+
+    def wait_for_end(self, state: str = "SUCCEEDED") -> dict[str, Any]:
+        def has_ended(status: dict[str, Any]) -> dict[str, Any] | None:
+            return status if status["ended_at"] is not None else None
+
+        status = self.wait_for(has_ended)
+        assert status["state"] == state, f"{status}\n{self.log()}"
+        return status
+
+    def living(self) -> list[Instance]:
+        return [one for one in self.cell.instances(self.name) if one.is_alive]
+
+    def wait_for_nodes(self, num: int, seconds: float = 120) -> list[Instance]:
+        give_up_at = time.monotonic() + seconds
+        while len(found := self.living()) != num:
+            assert time.monotonic() < give_up_at, f"{len(found)} nodes and not {num}\n{self.log()}"
+            time.sleep(0.5)
+        return found
+
+    def log(self) -> str:
+        """Return what SkyPilot's controller and the agents said, for a test that fails."""
+        said = self.cell.run(["sky", "jobs", "queue", "--all"], timeout=60).stdout
+        logs = sorted((self.cell.places.home / "sky_logs" / "jobs_controller").glob("[0-9]*.log"))
+        lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+        told = [line for line in lines if "sky-payload" not in line]
+        return "\n".join([said, *told[-60:], self.run("logs", self.name).stdout[-3000:]])
+
+    def _document(self, command: str) -> dict[str, Any]:
+        done = self.run(command, self.name, "--json")
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout)
+        assert isinstance(document, dict)
+        return document
