@@ -162,7 +162,9 @@ def _server() -> dict[str, Any]:
 
 def _enabled() -> dict[str, Any]:
     sky = require_skypilot()
-    return {"names": [str(name).lower() for name in sky.get(sky.enabled_clouds())]}
+    from sky.client import sdk
+
+    return {"names": [str(name).lower() for name in sky.get(sdk.enabled_clouds())]}
 
 
 def _plugins() -> dict[str, Any]:
