@@ -80,7 +80,7 @@ def test_a_run_that_its_budget_ends_stays_below_it():
 
 def test_a_deadline_is_kept_on_demand_at_its_price():
     scarce = replace(STORMY, absence=20 * HOUR)
-    work = replace(WORK, stall=timedelta(seconds=10))  # the policy counts steps, not stalls
+    work = replace(WORK, stall=timedelta(seconds=1))  # the policy counts steps, not stalls
     spot = replace(LIMITS, market=MarketPreference.SPOT)
     assert forecast(work, OFFERS, spot, 14 * HOUR, scarce).chance_late > 0.9
     kept = forecast(work, OFFERS, LIMITS, 14 * HOUR, scarce)
