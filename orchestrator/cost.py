@@ -52,16 +52,13 @@ def bill(state: RunState, as_of: datetime) -> Parts:
     scale = scale_of(state)
     return _settled(
         Parts(
-            compute=sum(
-                (launch_usd(launch, until, scale) for launch in state.launches), Decimal(0)
-            ),
+            compute=_launches_usd(state, until, scale, failed=False),
             storage=_storage_usd(state, until, scale),
             requests=_requests_usd(state),
             egress=_egress_usd(state),
             # Local runs are supervised by this machine; a cloud controller's price comes with it.
             controller=Decimal(0),
-            # Nodes that never came up are not billed by any cloud in the table.
-            failed_launches=Decimal(0),
+            failed_launches=_launches_usd(state, until, scale, failed=True),
         )
     )
 
@@ -87,6 +84,19 @@ def _settled(parts: Parts) -> Parts:
 def scale_of(state: RunState) -> Decimal:
     """Return market seconds per wall second."""
     return Decimal(str(state.record.spec.time_scale))
+
+
+def _launches_usd(state: RunState, until: datetime, scale: Decimal, *, failed: bool) -> Decimal:
+    """Add up launches that trained, or those that ended before an agent spoke.
+
+    Nodes that never came up are not billed by any cloud in the table.
+    """
+    wanted = [
+        launch
+        for launch in state.launches
+        if failed == (launch.attempt is None and launch.ended_at is not None)
+    ]
+    return sum((launch_usd(launch, until, scale) for launch in wanted), Decimal(0))
 
 
 def launch_usd(launch: LaunchView, until: datetime, scale: Decimal) -> Decimal:

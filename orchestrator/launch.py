@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +42,14 @@ _SUPERVISOR_SILENCE = timedelta(seconds=60)
 _NODE_THREADS = 8
 
 
+WITHOUT_PLUGIN = (
+    "SkyPilot's API server lacks our plugin: SkyPilot's own strategy recovers the run. It may "
+    "return to the region just lost, does not wait for spot or go back to it, and knows no "
+    "deadline; the budget is watched on the nodes alone. Install it: orchestrate doctor --fix"
+)
+Teller = Callable[[str], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
     """A run that is under way, or already over."""
@@ -51,8 +60,10 @@ class Launched:
     is_over: bool
 
 
-def launch(plan: LaunchPlan, clock: Clock) -> Launched:
+def launch(plan: LaunchPlan, clock: Clock, tell: Teller) -> Launched:
     """Start the run of `plan`, attach to it when it runs, resume it when it had stopped.
+
+    `tell` hears what takes a while, and what is lost without our plugin.
 
     Raises:
         RunConflict: the store holds a different run of that name.
@@ -76,13 +87,15 @@ def launch(plan: LaunchPlan, clock: Clock) -> Launched:
     record = create_record(store, wanted)
     baseline = current_state(store, record).file_spec
     amendment = _amendment(baseline, spec, AmendedBy.SPEC_FILE)
-    return _supervise(store, record, amendment, clock)
+    return _supervise(store, record, amendment, clock, tell)
 
 
-def relaunch(store: ObjectStore, record: RunRecord, spec: RunSpec, clock: Clock) -> Launched:
+def relaunch(
+    store: ObjectStore, record: RunRecord, spec: RunSpec, clock: Clock, tell: Teller
+) -> Launched:
     """Go on with a run from its run folder alone, under the limits of `spec`."""
     amendment = _amendment(current_state(store, record).spec, spec, AmendedBy.RESUME)
-    return _supervise(store, record, amendment, clock)
+    return _supervise(store, record, amendment, clock, tell)
 
 
 def current_state(store: ObjectStore, record: RunRecord) -> RunState:
@@ -95,46 +108,55 @@ def _supervise(
     record: RunRecord,
     amendment: RunAmended | None,
     clock: Clock,
+    tell: Teller,
 ) -> Launched:
     home = run_home(record.spec.store, record.run)
     remember_run(home, record.run, record.spec.store)
     state = current_state(store, record)
     is_over = state.ended is not None and state.ended.state is FinalState.SUCCEEDED
     if not is_over:
-        _go_on(store, state, amendment, home, clock)
+        if amendment is not None:
+            Journal(store, "cli", clock).note(amendment)
+        if state.spec.is_local:
+            _go_on_here(store, state, home, clock)
+        else:
+            _go_on_clouds(store, state, clock, tell)
     return Launched(store=store, record=record, home=home, is_over=is_over)
 
 
-def _go_on(
-    store: ObjectStore, state: RunState, amendment: RunAmended | None, home: Path, clock: Clock
-) -> None:
-    journal = Journal(store, "cli", clock)
-    if amendment is not None:
-        journal.note(amendment)
-    if not state.spec.is_local:
-        _submit(store, state, journal, clock)
-        return
+def _go_on_here(store: ObjectStore, state: RunState, home: Path, clock: Clock) -> None:
+    """Start the run's supervisor, unless there is one."""
     if state.ended is not None:
         _wait_for_predecessor(home, clock)
     elif is_supervised(home) or is_run_elsewhere(store, clock):
         return
-    clear_requests(store)
-    journal.note(RunLaunched(host=socket.gethostname()))
+    _note_launch(store, clock)
     start_supervisor(store, home)
 
 
-def _submit(store: ObjectStore, state: RunState, journal: Journal, clock: Clock) -> None:
+def _go_on_clouds(store: ObjectStore, state: RunState, clock: Clock, tell: Teller) -> None:
     """Hand the run to SkyPilot, unless a managed job carries it out already."""
-    # SkyPilot's modules, for clouds only.
-    from orchestrator.cloud.skypilot.launcher import await_job, start_job
+    # SkyPilot's modules take seconds, for clouds only.
+    from orchestrator.cloud.skypilot import launcher
 
-    if state.ended is None and state.num_entries and await_job(state.record, clock) is not None:
+    tell("Asking SkyPilot ...")
+    has_strategy = launcher.has_strategy()
+    was_launched = state.ended is None and state.num_entries > 0
+    if was_launched and launcher.await_job(state.record, clock) is not None:
         return
+    if not has_strategy:
+        tell(WITHOUT_PLUGIN)
+    _note_launch(store, clock)
+    state = current_state(store, state.record)
+    offers = [quoted.to_offer() for quoted in state.record.offers]
+    allowed = [offer for offer in offers if state.spec.limits.market.allows(offer.market)]
+    job_id = launcher.start_job(store, state.record, allowed, has_strategy=has_strategy)
+    tell(f"Managed job {job_id} carries it out; this machine may be switched off.")
+
+
+def _note_launch(store: ObjectStore, clock: Clock) -> None:
     clear_requests(store)
-    journal.note(RunLaunched(host=socket.gethostname()))
-    spec = current_state(store, state.record).spec
-    offers = tuple(quoted.to_offer() for quoted in state.record.offers)
-    start_job(store, state.record, [one for one in offers if spec.limits.market.allows(one.market)])
+    Journal(store, "cli", clock).note(RunLaunched(host=socket.gethostname()))
 
 
 def _require_reachable(store_url: str) -> None:

@@ -43,7 +43,7 @@ def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -
     plan = build_plan(load_spec(spec, overrides), prepare=True)
     say(render_plan(plan))
     confirm("Launch?", yes=yes)
-    launched = launch_run(plan, clock)
+    launched = launch_run(plan, clock, say)
     _follow(launched, clock, detach=detach)
 
 
@@ -83,7 +83,7 @@ def resume(
     simulated = " (simulated)" if record.simulated else ""
     say(f"{run}: ${spent:.2f} spent of ${spec.limits.budget_usd}{simulated}.")
     confirm("Go on?", yes=yes)
-    _follow(relaunch(folder, record, spec, clock), clock, detach=detach)
+    _follow(relaunch(folder, record, spec, clock, say), clock, detach=detach)
 
 
 def _follow(launched: Launched, clock: SystemClock, *, detach: bool) -> None:

@@ -48,6 +48,14 @@ def test_launch_without_capacity_costs_nothing():
     assert parts.total == parts.requests == Decimal("0.000010")  # its facts' PUTs
 
 
+def test_nodes_that_never_got_to_training_are_billed_as_failed_launches():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=31, reason=EndReason.SETUP_FAILED)
+    ledger.launch("two", 40, until=101, attempt=1)
+    parts = bill(fold(RECORD, ledger.entries), at(200))
+    assert (parts.failed_launches, parts.compute) == (Decimal(5), Decimal(10))
+
+
 def test_deleted_checkpoint_stops_costing():
     kept, deleted = Ledger(), Ledger()
     kept.commit(0, attempt=1, step=5, num_bytes=10**12)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from checkpoints.errors import ObjectExists
 from checkpoints.layout import job_key
 from checkpoints.store import ObjectStore
-from orchestrator.attempts import EndReason, StopReason, reason_for_exit
+from orchestrator.attempts import EndReason, reason_for_exit
 from orchestrator.clock import Clock
 from orchestrator.errors import UnknownRun, unreadable
 from orchestrator.ledger.facts import (
@@ -57,6 +57,10 @@ class JobClaim(BaseModel):
     host: str
 
 
+class Superseded(Exception):
+    """The run is carried out by another managed job."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """How a launch's nodes came to be gone, as far as the controller saw."""
@@ -88,6 +92,7 @@ class Conductor:
         self._clock = clock
         self._prices = prices
         self.owner = owner_of(job)
+        self._prefix = f"{record.run_id}-{self.owner[-6:]}-"
         self._journal = Journal(store, "controller", clock)
         self._ledger = LedgerReader(store)
         self._measurements: tuple[int, MeasurementReader] | None = None
@@ -102,12 +107,16 @@ class Conductor:
         return fold(self._record, self._ledger.read())
 
     def decide(self) -> Decision:
-        """Return what the policy says; Stop where this job has nothing to do with the run."""
+        """Return what the policy says.
+
+        Raises:
+            Superseded: the run is another job's; ours are only the nodes that we still have.
+        """
         state = self.state()
         if state.ended is not None:
             return Stop(reason=state.ended.reason, why=state.ended.why)
         if not self._is_ours(state):
-            return Stop(reason=StopReason.REQUESTED, why="another managed job carries the run out")
+            raise Superseded("another managed job carries the run out")
         asked = situation(state, self._measure(state), self._clock.now(), self._prices(state.spec))
         return asked.decide()
 
@@ -126,7 +135,7 @@ class Conductor:
         """Write down that nodes are asked for; return the launch's name and its frozen price."""
         withdraw(self._store, RequestKind.DRAIN)  # or the new node would obey it, too
         quoted = QuotedOffer.quote(decision.offer)
-        launch = f"{self._record.run_id}-{secrets.token_hex(4)}"
+        launch = f"{self._prefix}{secrets.token_hex(3)}"
         self._journal.record(DecisionMade(action="launch", why=decision.why, offer=quoted))
         self._journal.note(
             LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
@@ -136,16 +145,22 @@ class Conductor:
 
     def came_up(self, up_at: datetime, zone: str | None) -> None:
         """Write down that the current launch's nodes are up, and in which zone."""
-        launch = self.state().current_launch
+        launch = self._our_launch()
         if launch is None or launch.ready_at is not None:
             return
         given = None if zone == launch.offer.zone else zone
         self._journal.note(LaunchReady(launch=launch.launch, up_at=up_at, zone=given))
 
     def gone(self, loss: Loss) -> None:
-        """Write down that the nodes of every open launch are gone, and why."""
+        """Write down that the nodes of our launches are gone, and why.
+
+        While the run is ours, so are launches that jobs before us left open.
+        """
         state = self.state()
+        is_ours = self._is_ours(state)
         for launch in state.open_launches:
+            if not (is_ours or launch.launch.startswith(self._prefix)):
+                continue
             reason = _reason(state, launch, loss)
             self._journal.record(
                 LaunchEnded(
@@ -159,7 +174,7 @@ class Conductor:
 
     def refused(self, reason: EndReason, detail: str | None) -> None:
         """Write down that the current launch came to nothing."""
-        launch = self.state().current_launch
+        launch = self._our_launch()
         if launch is not None:
             by = TerminatedBy.CLOUD if reason is not EndReason.SETUP_FAILED else TerminatedBy.US
             self._journal.note(
@@ -195,6 +210,10 @@ class Conductor:
                 launched_at=state.launched_at,
             )
         )
+
+    def _our_launch(self) -> LaunchView | None:
+        mine = [one for one in self.state().open_launches if one.launch.startswith(self._prefix)]
+        return mine[-1] if mine else None
 
     def _is_ours(self, state: RunState) -> bool:
         """Say whether this job carries the latest launch of the run out; the first to claim does.

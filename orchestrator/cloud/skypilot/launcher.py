@@ -64,9 +64,20 @@ def cancel_job(record: RunRecord, clock: Clock) -> None:
         clock.sleep(_LOOK_EVERY)
 
 
-def start_job(store: ObjectStore, record: RunRecord, offers: Sequence[Offer]) -> int:
+def has_strategy() -> bool:
+    """Say whether the API server has our plugin.
+
+    Raises:
+        MissingDependency: SkyPilot is not installed.
+        CloudRefused: its API server cannot be reached.
+    """
+    return client.has_plugin(STRATEGY)
+
+
+def start_job(
+    store: ObjectStore, record: RunRecord, offers: Sequence[Offer], *, has_strategy: bool
+) -> int:
     """Stage this project's wheel, submit the run as a managed job and return its number."""
-    has_strategy = client.has_plugin(STRATEGY)
     wheel = stage_wheel(store)
     task = build_task(record, wheel, offers, has_strategy=has_strategy)
     return client.submit(task, record.run_id)

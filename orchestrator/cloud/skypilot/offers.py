@@ -52,6 +52,9 @@ def resources_for(offer: Offer, requested: Any) -> Any:  # noqa: ANN401  # sky.R
         "accelerators": offer.accelerators,
         "use_spot": offer.market is Market.SPOT,
         "region": offer.region,
+        # Of another machine, where `requested` was narrowed before.
+        "cpus": None,
+        "memory": None,
     }
     if offer.zone == offer.region:  # a cloud without zones
         return requested.copy(**place, zone=None)

@@ -7,6 +7,7 @@ imports this file, in SkyPilot's own processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from checkpoints.errors import CheckpointError, StoreUnreachable
 from checkpoints.store import open_store
 from orchestrator.attempts import AgentExit, EndReason, StopReason
 from orchestrator.clock import SystemClock
-from orchestrator.cloud.skypilot.conductor import Conductor, Loss
+from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded
 from orchestrator.cloud.skypilot.environment import JOB, LAUNCH, OFFER, OWNER, RUN_FOLDER
 from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.cloud.skypilot.refusals import count_instances, describe
@@ -116,7 +117,10 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
 
     async def _until_up(self, *, recovery: bool) -> float:
         while True:
-            decision = await self._tell(Conductor.decide)
+            try:
+                decision = await self._tell(Conductor.decide)
+            except Superseded as error:
+                raise exceptions.ManagedJobReachedMaxRetriesError(str(error)) from error
             match decision:
                 case Launch():
                     submitted_at = await self._try(decision, recovery=recovery)
@@ -170,9 +174,10 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         if self._is_called_off:
             return EndReason.STOPPED, "stopped while it was launched"
         if self._up_at is None:
-            return EndReason.NO_CAPACITY, detail
+            see = f"no cloud was asked; see sky jobs logs --controller {self.job_id}"
+            return EndReason.NO_CAPACITY, detail or see
         if self._num_alive < self.dag.tasks[0].num_nodes:
-            return EndReason.NODE_LOST, "lost while it was set up"
+            return EndReason.NODE_LOST, "lost while it was set up or started"
         return EndReason.SETUP_FAILED, detail
 
     async def _await_launch_request(self, request_id: str, stream_task: Any) -> None:  # noqa: ANN401
@@ -227,14 +232,25 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         await self._note_up()
         if self._launching is None and not is_running:
             return
-        decision = await self._tell(Conductor.decide)
-        if self._launching is not None:
-            if isinstance(decision, Stop):
-                log.info("calling the launch off: %s", decision.why)
-                self._is_called_off = True
-                self._launching.cancel()
-        elif isinstance(decision, (Stop, Drain)):
+        try:
+            decision = await self._tell(Conductor.decide)
+        except Superseded as error:
+            log.info("terminating our nodes: %s", error)
+            await self._terminate()
+            return
+        if isinstance(decision, Stop) and self._launching is not None:
+            log.info("calling the launch off: %s", decision.why)
+            await self._terminate()
+        elif isinstance(decision, (Stop, Drain)) and self._launching is None:
             await self._have_left(decision)
+
+    async def _terminate(self) -> None:
+        """End a launch that is under way, or the nodes; `_until_up` then asks what is next."""
+        if self._launching is not None:
+            self._is_called_off = True
+            self._launching.cancel()
+        else:
+            await asyncio.to_thread(self._cleanup_cluster)
 
     async def _have_left(self, decision: Stop | Drain) -> None:
         """Ask the nodes to save and leave; terminate them if they do not."""
@@ -243,7 +259,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
             log.info("asking the nodes to leave: %s", decision.why)
         await self._tell(lambda conductor: conductor.ask_to_leave(decision))
         if time.time() - self._asked_at > _STOP_GRACE.total_seconds():
-            await asyncio.to_thread(self._cleanup_cluster)
+            await self._terminate()
 
     async def _note_up(self) -> None:
         """Write down when and where the nodes came up; the bill starts there."""
@@ -268,6 +284,11 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
             await asyncio.sleep(_GONE_LOOK_S)
         is_done = status is state.ManagedJobStatus.SUCCEEDED
         await self._note_gone(Loss(exit_codes=(0,) if is_done else self._exit_codes))
+        with contextlib.suppress(Superseded):
+            await self._finish_after(status, is_done=is_done)
+        _attendants.pop(self.job_id, None)
+
+    async def _finish_after(self, status: state.ManagedJobStatus | None, *, is_done: bool) -> None:
         decision = await self._tell(Conductor.decide)
         if not isinstance(decision, Stop):
             decision = Stop(
@@ -275,7 +296,6 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
                 why=f"the managed job is {'gone' if status is None else status.value}",
             )
         await self._finish(decision)
-        _attendants.pop(self.job_id, None)
 
     async def _note_gone(self, loss: Loss) -> None:
         await self._tell(lambda conductor: conductor.gone(loss))

@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.attempts import AgentExit, EndReason, StopReason
-from orchestrator.cloud.skypilot.conductor import Conductor, Loss, owner_of
+from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded, owner_of
 from orchestrator.errors import UnknownRun
 from orchestrator.ledger.facts import (
     AttemptEnded,
@@ -166,9 +166,9 @@ def test_refusals_everywhere_make_it_wait_and_say_so_once(store, clock, record):
 def test_two_jobs_for_one_launch_are_one(store, clock):
     first, second = make_conductor(store, clock), make_conductor(store, clock, job="job-2")
     assert isinstance(first.decide(), Launch)
-    decision = second.decide()
-    assert isinstance(decision, Stop)
-    second.finish(decision)
+    with pytest.raises(Superseded):
+        second.decide()
+    second.finish(Stop(reason=StopReason.REQUESTED, why="it is over"))
     assert second.state().ended is None  # it is the first job's to tell
     assert isinstance(make_conductor(store, clock).decide(), Launch)  # also after a restart
 
@@ -180,7 +180,21 @@ def test_a_job_whose_run_was_launched_again_elsewhere_leaves_it_alone(store, clo
     Journal(store, "cli", clock).note(RunLaunched(host="laptop"))
     new = make_conductor(store, clock, job="job-2")
     assert isinstance(new.decide(), Keep)
-    assert isinstance(old.decide(), Stop)
+    with pytest.raises(Superseded):
+        old.decide()
+
+
+def test_a_superseded_job_closes_only_its_own_launches(store, clock):
+    old = make_conductor(store, clock)
+    launch(old, clock)
+    clock.sleep(timedelta(hours=1))
+    Journal(store, "cli", clock).note(RunLaunched(host="laptop"))
+    new = make_conductor(store, clock, job="job-2")
+    new.decide()
+    new.gone(Loss())  # what was left of the old job's
+    theirs = launch(new, clock)
+    old.gone(Loss())
+    assert [one.launch for one in new.state().open_launches] == [theirs]
 
 
 def test_a_requested_stop_is_asked_of_the_nodes_once_and_ends_the_run(store, clock):
