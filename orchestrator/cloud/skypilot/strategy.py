@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
+from sky import exceptions, global_user_state, sky_logging
 from sky.jobs import recovery_strategy, state
 from sky.utils import registry
 
@@ -27,7 +28,6 @@ from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.cloud.skypilot.refusals import count_instances, describe
 from orchestrator.errors import OrchestratorError
 from orchestrator.policy.decide import Drain, Keep, Launch, Stop, Wait
-from sky import exceptions, global_user_state, sky_logging
 
 # Under SkyPilot's own logger, or nothing of it would be in the job's log.
 log = sky_logging.init_logger("sky.jobs.orchestrate")
