@@ -31,6 +31,7 @@ class CellPlugin(plugins.BasePlugin):
     def install(self, extension_context: Any) -> None:
         """Replace what reaches out, and shorten what waits."""
         from sky import provision
+
         from tests.cell.sky_provisioner import CellProvisioner
 
         for cloud in ("aws", "gcp"):

@@ -16,9 +16,8 @@ def describe(error: BaseException) -> str:
 
 def count_instances(cluster_name: str) -> int:
     """Return how many nodes of a cluster are running, by the cloud's own word; 0 if unknown."""
-    from sky.utils import status_lib
-
     from sky import global_user_state, provision
+    from sky.utils import status_lib
 
     cluster = global_user_state.get_handle_from_cluster_name(cluster_name)
     if cluster is None or cluster.cluster_yaml is None:

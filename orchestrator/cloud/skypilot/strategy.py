@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from sky import exceptions, global_user_state, sky_logging
 from sky.jobs import recovery_strategy, state
 from sky.utils import context, registry
 
@@ -36,7 +37,6 @@ from orchestrator.cloud.skypilot.environment import (
 from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.errors import OrchestratorError
 from orchestrator.policy.decide import Decision, Drain, Keep, Launch, Stop, Wait
-from sky import exceptions, global_user_state, sky_logging
 
 # Under SkyPilot's own logger, or nothing of it would be in the job's log.
 log = sky_logging.init_logger("sky.jobs.orchestrate")
