@@ -18,12 +18,13 @@ from tests.end_to_end.conftest import EXAMPLES
 T = TypeVar("T")
 
 PLUGIN = "orchestrator.cloud.plugin.OrchestratePlugin"
+NUM_STEPS = 40
 SPEC: dict[str, object] = {
     "infra": ["aws"],
     "nodes": {"count": 1, "accelerators": "A100:8"},
     "model": {"base": str(EXAMPLES / "tiny-llama"), "max_length": 256},
     "data": {"train": str(EXAMPLES / "conversations.json"), "eval_fraction": 0.05},
-    "train": {"num_steps": 60, "global_batch": 8, "micro_batch": 2, "precision": "fp32"},
+    "train": {"num_steps": NUM_STEPS, "global_batch": 8, "micro_batch": 2, "precision": "fp32"},
     "checkpoints": {"interval": "5 steps"},
     "limits": {"budget_usd": 200, "deadline": "20h"},
     "tracking": {"wandb": {"project": "cell"}},

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cell.fixture import cell, market  # noqa: F401  # fixtures
 from tests.cell.records import Instance
-from tests.end_to_end.clouds import PLUGIN, Laptop
+from tests.end_to_end.clouds import NUM_STEPS, PLUGIN, Laptop
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("cell")]
 
@@ -26,20 +26,31 @@ def laptop(with_plugin, market, tmp_path):  # noqa: F811
     return Laptop(with_plugin, tmp_path, f"run-{secrets.token_hex(2)}")
 
 
-def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop):
+@pytest.fixture
+def dear_west(market):  # noqa: F811
+    """us-west-2b, which is the dearest zone of AWS and is made the cheapest while a run is up."""
+    zone = {"cloud": "aws", "instance_type": "p4d.24xlarge", "zone": "us-west-2b"}
+    yield lambda usd: market.set_prices(**zone, spot=usd)
+    market.set_prices(**zone, spot=8.5158)
+
+
+def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, dear_west):
     laptop.launch()
+    laptop.wait_for_nodes(1)
+    dear_west(5.25)
     laptop.wait_for_step(attempt=1, step=12)
     (node,) = laptop.living()
     laptop.cell.preempt(node.id, 0)
     laptop.wait_for(lambda status: status["state"] == "RECOVERING")
-    laptop.wait_for_step(attempt=2, step=20)
+    laptop.wait_for_step(attempt=2, step=15)
     status = laptop.wait_for_end()
-    assert (status["step"], status["num_preemptions"]) == (60, 1)
+    assert (status["step"], status["num_preemptions"]) == (NUM_STEPS, 1)
     assert status["replay"]["steps"] > 0
     assert status["replay"]["max_abs_diff"] == 0
     first, second = status["attempts"]
     assert (first["end_reason"], second["end_reason"]) == ("node_lost", "succeeded")
-    assert first["region"] != second["region"]
+    assert (first["region"], second["region"]) == ("us-east-1", "us-west-2")
+    assert second["usd_per_hour"] == 5.25  # cheaper since the run was launched
     assert second["resumed_step"] >= 10
     seen = laptop.cell.instances(laptop.name)
     assert [one.zone for one in seen] == [first["zone"], second["zone"]]
@@ -51,7 +62,7 @@ def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop):
     )
     run_id, steps = json.loads(recorded.stdout)[-1]
     assert run_id.startswith(laptop.name)
-    assert steps == list(range(1, 61))  # one curve, without a gap and no step twice
+    assert steps == list(range(1, NUM_STEPS + 1))  # one curve, without a gap and no step twice
 
     cost = laptop.cost()
     assert sum(cost["parts"].values()) == pytest.approx(cost["total_usd"], abs=1e-6)
@@ -121,7 +132,7 @@ def test_a_restarted_controller_goes_on_with_the_node_that_runs(laptop):
     laptop.launch()
     laptop.wait_for_step(attempt=1, step=6)
     laptop.cell.kill_controller()
-    laptop.wait_for_step(attempt=1, step=20)
+    laptop.wait_for_step(attempt=1, step=12)
     (node,) = laptop.living()
     laptop.cell.preempt(node.id, 0)
     status = laptop.wait_for_end()
