@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from checkpoints.errors import StoreUnreachable
 from checkpoints.store import open_store
@@ -19,11 +21,8 @@ from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.record import read_record
 
 
-def main(config_file: Path) -> int:
-    """Run the attempt that the file describes and return the agent's exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # or each poll for a notice is a line
-    config = AgentConfig.model_validate_json(config_file.read_bytes())
+def run_agent(config: AgentConfig) -> int:
+    """Run the attempt that `config` describes and return the agent's exit status."""
     store = open_store(config.store)
     record = read_record(store)
     if record is None:
@@ -32,14 +31,16 @@ def main(config_file: Path) -> int:
     return Agent(config, store, state, SystemClock()).run()
 
 
-def _run_and_exit(config_file: Path) -> None:
-    """Exit at once with the agent's status: W&B's exit handlers may wait for ever on a dead host.
+def exit_as(run: Callable[[], int]) -> NoReturn:
+    """Exit at once with what `run` returns: W&B's exit handlers may wait for ever on a dead host.
 
     A store that cannot be reached is the node's trouble, not the training's: the attempt counts as
     preempted and the next one tries elsewhere.
     """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # or each poll for a notice is a line
     try:
-        status = main(config_file)
+        status = run()
     except StoreUnreachable:
         logging.getLogger(__name__).exception("the store cannot be reached")
         status = AgentExit.PREEMPTED
@@ -50,5 +51,9 @@ def _run_and_exit(config_file: Path) -> None:
     os._exit(status)
 
 
+def _run_file(config_file: Path) -> int:
+    return run_agent(AgentConfig.model_validate_json(config_file.read_bytes()))
+
+
 if __name__ == "__main__":
-    _run_and_exit(Path(sys.argv[1]))
+    exit_as(lambda: _run_file(Path(sys.argv[1])))
