@@ -9,8 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from orchestrator.forecast import Weather, Work, forecast, weather_for
+from orchestrator.forecast import forecast, weather_for
 from orchestrator.offers import Market, MarketPreference
+from orchestrator.play import Weather, Work
 from orchestrator.policy.decide import Limits
 from tests.orchestrator.histories import make_offer
 
