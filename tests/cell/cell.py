@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tests.cell import catalogs, namespace
-from tests.cell.home import furnish, write_plugins
+from tests.cell.home import clear, furnish, write_plugins
 from tests.cell.image import ensure_image
 from tests.cell.jobs import Job, read_jobs
 from tests.cell.market import Market
@@ -65,6 +65,7 @@ class Cell:
     def down(self) -> None:
         """End the cell with everything in it; what is below `base` stays."""
         namespace.end(self.places)
+        clear(self.places)
 
     @property
     def is_up(self) -> bool:
