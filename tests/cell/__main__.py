@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--plugin", action="append", metavar="CLASS", help="load it, too")
     up.add_argument("--poll", type=float, default=3.0, metavar="SECONDS", help="between looks")
     verb("down", lambda cell, _: cell.down(), "end the cell")
-    verb("state", _state, "print the instances, one a line")
+    verb("state", _state, "print the instances and the jobs, one a line")
     verb("kill-controller", lambda cell, _: cell.kill_controller() and None, "kill controllers")
     run = verb("run", _run, "run a command in the cell")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -78,6 +78,9 @@ def _state(cell: Cell, _: argparse.Namespace) -> None:
         why = f" {one.reason.value}" if one.reason else ""
         where = f"{one.cloud} {one.zone} {one.instance_type} {market} {role} {one.ip}"
         sys.stdout.write(f"{one.id} {one.state.value}{why} {one.cluster} {where}\n")
+    for job in cell.jobs():
+        about = f"{job.status} recoveries={job.recoveries} {job.zone or ''}"
+        sys.stdout.write(f"job {job.id} {job.name} {about}\n")
 
 
 def _preempt(cell: Cell, asked: argparse.Namespace) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tests.cell import catalogs, namespace
-from tests.cell.home import furnish, write_plugins
+from tests.cell.home import clear, furnish, write_plugins
 from tests.cell.image import ensure_image
+from tests.cell.jobs import Job, read_jobs
 from tests.cell.market import Market
 from tests.cell.namespace import Inside
 from tests.cell.places import STORE_URL, Places, cell_environment
@@ -64,6 +65,7 @@ class Cell:
     def down(self) -> None:
         """End the cell with everything in it; what is below `base` stays."""
         namespace.end(self.places)
+        clear(self.places)
 
     @property
     def is_up(self) -> bool:
@@ -157,6 +159,10 @@ class Cell:
             one for one in found if cluster is None or f"{one.cluster}-".startswith(f"{cluster}-")
         ]
         return wanted
+
+    def jobs(self) -> list[Job]:
+        """Return SkyPilot's managed jobs, oldest first; it costs no process in the cell."""
+        return read_jobs(self.places.home)
 
     def events(self) -> list[Event]:
         """Return what has happened so far, in order."""
