@@ -75,7 +75,7 @@ class Laptop:
         give_up_at = time.monotonic() + seconds
         while not (found := what(status := self.status())):
             assert time.monotonic() < give_up_at, f"it never came true: {status}\n{self.log()}"
-            assert status["state"] not in ("FAILED", "UNKNOWN"), f"{status}\n{self.log()}"
+            assert status["ended_at"] is None, f"it never came true: {status}\n{self.log()}"
             time.sleep(1)
         return found
 

@@ -153,7 +153,7 @@ def test_a_set_up_that_cannot_work_ends_the_run_and_never_buys_on_demand(laptop)
     )
     laptop.cell.run(["python", "-c", damage, f"{laptop.name}/inputs/"], check=True)
     status = laptop.wait_for_end("FAILED")
-    assert "3 attempts in a row failed" in status["why"]
+    assert "3 launches in a row failed" in status["why"]
     seen = laptop.cell.instances(laptop.name)
     assert len(seen) == 3
     assert all(one.spot for one in seen)

@@ -185,15 +185,18 @@ class Conductor:
             self._journal.note(DecisionMade(action="wait", why=decision.why, until=decision.until))
             self._last_told = decision.why
 
-    def ask_to_leave(self, decision: Drain | Stop) -> None:
-        """Ask the agents to save and leave; asking again changes nothing."""
+    def ask_to_leave(self, decision: Drain | Stop) -> str | None:
+        """Ask the agents to save and leave, once per launch; return its name, None where none is."""
+        launch = self.state().current_launch
+        if launch is None:
+            return None
         kind = RequestKind.DRAIN if isinstance(decision, Drain) else RequestKind.STOP
-        if self._last_told == kind.value:
-            return
-        now = self._clock.now()
-        self._journal.note(DecisionMade(action=kind.value, why=decision.why))
-        ask(self._store, Request(kind=kind, at=now, by=self.owner))
-        self._last_told = kind.value
+        told = f"{kind.value} {launch.launch}"
+        if self._last_told != told:
+            self._journal.note(DecisionMade(action=kind.value, why=decision.why))
+            ask(self._store, Request(kind=kind, at=self._clock.now(), by=self.owner))
+            self._last_told = told
+        return launch.launch
 
     def finish(self, stop: Stop) -> None:
         """Write down the end of the run, unless it is known or another job's to tell."""
