@@ -50,7 +50,7 @@ class Attendant:
                 return
             try:
                 await self._tick(is_running=status is state.ManagedJobStatus.RUNNING)
-            except Exception:  # noqa: BLE001  # whatever it is, the agents' lease and SkyPilot's watch go on
+            except Exception:  # noqa: BLE001  # the agents' lease and SkyPilot's watch go on
                 log.exception("job %s: looking at the run failed", job.job_id)
 
     async def _tick(self, *, is_running: bool) -> None:
