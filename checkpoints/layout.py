@@ -17,6 +17,7 @@ PINS = "pins/"
 REQUESTS = "requests/"
 STEPS = "steps/"
 
+_LOG = re.compile(r"logs/([0-9]{6,})/(?:node-([0-9]{3,})-)?[0-9]{8,}\.log")
 _CHECKPOINT = re.compile(r"checkpoints/step-([0-9]{8,})\.a([0-9]{3,})(?:/|$)")
 
 
@@ -89,3 +90,14 @@ def input_key(sha256: str, name: str) -> str:
 def log_key(attempt: int, name: str) -> str:
     """Return the key of an attempt's log file."""
     return f"{LOGS}{attempt:06d}/{name}"
+
+
+def node_log_prefix(node: int) -> str:
+    """Return what the names of a node's log files begin with; node 0's are bare numbers."""
+    return f"node-{node:03d}-" if node else ""
+
+
+def parse_log_key(key: str) -> tuple[int, int] | None:
+    """Return attempt and node of the piece of log under `key`, None for what is no log."""
+    match = _LOG.fullmatch(key)
+    return (int(match[1]), int(match[2] or 0)) if match else None

@@ -71,6 +71,25 @@ class AgentExit:
     HANG = 78
 
 
+def exit_status(reason: EndReason) -> int:
+    """Return the agent's exit status for an end; 75 asks SkyPilot for another node."""
+    match reason:
+        case EndReason.SUCCEEDED:
+            return AgentExit.DONE
+        case EndReason.TRAINING_FAILED | EndReason.SETUP_FAILED:
+            return AgentExit.FAILED
+        case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.DRAINED | EndReason.NO_CAPACITY:
+            return AgentExit.PREEMPTED
+        case EndReason.FENCED:
+            return AgentExit.FENCED
+        case EndReason.STOPPED:
+            return AgentExit.STOPPED
+        case EndReason.HANG:
+            return AgentExit.HANG
+        case _:
+            assert_never(reason)
+
+
 def reason_for_exit(status: int) -> EndReason:
     """Translate the agent's exit status; one that it never chose means that the node was lost."""
     known = {

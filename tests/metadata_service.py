@@ -23,6 +23,8 @@ class MetadataService(ThreadingHTTPServer):
         self.scheduled_events: list[dict[str, object]] = []
         self.garbage: bytes | None = None
         self.num_tokens = 0
+        self.region, self.zone = "us-east-1", "us-east-1-a"
+        self.instance_type, self.is_spot = "p4de.24xlarge", True
 
     @property
     def host(self) -> str:
@@ -56,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, self.server.token.encode())
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: C901  # a table of addresses
         url = urlsplit(self.path)
         query = parse_qs(url.query)
         match url.path:
@@ -64,13 +66,30 @@ class _Handler(BaseHTTPRequestHandler):
                 self._aws(self.server.spot_action)
             case "/latest/meta-data/events/recommendations/rebalance":
                 self._aws(self.server.rebalance)
+            case "/latest/meta-data/placement/region":
+                self._aws(self.server.region)
+            case "/latest/meta-data/placement/availability-zone":
+                self._aws(self.server.zone)
+            case "/latest/meta-data/instance-type":
+                self._aws(self.server.instance_type)
+            case "/latest/meta-data/instance-life-cycle":
+                self._aws("spot" if self.server.is_spot else "on-demand")
+            case "/computeMetadata/v1/instance/zone":
+                self._google(f"projects/7/zones/{self.server.zone}")
+            case "/computeMetadata/v1/instance/machine-type":
+                self._google(f"projects/7/machineTypes/{self.server.instance_type}")
+            case "/computeMetadata/v1/instance/scheduling/preemptible":
+                self._google("TRUE" if self.server.is_spot else "FALSE")
             case "/computeMetadata/v1/instance/preempted":
-                is_right = self.headers.get("Metadata-Flavor") == "Google"
-                text = b"TRUE" if self.server.is_preempted else b"FALSE"
-                self._answer(200 if is_right else 403, text)
+                self._google("TRUE" if self.server.is_preempted else "FALSE")
             case "/metadata/scheduledevents" if query.get("api-version") == ["2020-07-01"]:
                 events = {"DocumentIncarnation": 1, "Events": self.server.scheduled_events}
                 self._azure(json.dumps(events).encode())
+            case "/metadata/instance/compute" if "api-version" in query:
+                place = {"location": self.server.region, "zone": self.server.zone}
+                kind = {"vmSize": self.server.instance_type}
+                priority = {"priority": "Spot" if self.server.is_spot else "Regular"}
+                self._azure(json.dumps({**place, **kind, **priority}).encode())
             case "/metadata/instance/compute/name" if "api-version" in query:
                 self._azure(AZURE_NAME.encode())
             case _:
@@ -79,13 +98,17 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def _aws(self, told: dict[str, str] | None) -> None:
+    def _google(self, text: str) -> None:
+        is_right = self.headers.get("Metadata-Flavor") == "Google"
+        self._answer(200 if is_right else 403, text.encode())
+
+    def _aws(self, told: dict[str, str] | str | None) -> None:
         if self.headers.get("X-aws-ec2-metadata-token") != self.server.token:
             self._answer(401)
         elif told is None:
             self._answer(404)
         else:
-            self._answer(200, json.dumps(told).encode())
+            self._answer(200, (told if isinstance(told, str) else json.dumps(told)).encode())
 
     def _azure(self, body: bytes) -> None:
         self._answer(200 if self.headers.get("Metadata") == "true" else 400, body)

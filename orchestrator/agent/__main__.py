@@ -10,39 +10,44 @@ from pathlib import Path
 from typing import NoReturn
 
 from checkpoints.errors import StoreUnreachable
-from checkpoints.store import open_store
+from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
-from orchestrator.attempts import AgentExit
-from orchestrator.clock import SystemClock
+from orchestrator.agent.gang import HeadMissing
+from orchestrator.attempts import AgentExit, exit_status
+from orchestrator.clock import Clock, SystemClock
 from orchestrator.errors import UnknownRun
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.journal import LedgerReader
-from orchestrator.ledger.record import read_record
+from orchestrator.ledger.record import RunRecord, read_record
 
 
-def run_agent(config: AgentConfig) -> int:
-    """Run the attempt that `config` describes and return the agent's exit status."""
-    store = open_store(config.store)
+def run_agent(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
+    """Run the part in an attempt that `config` describes and return the agent's exit status."""
+    state = fold(record, LedgerReader(store).read())
+    return exit_status(Agent(config, store, state, clock).run())
+
+
+def find_record(store: ObjectStore) -> RunRecord:
+    """Return the record of the run in `store`; raise UnknownRun."""
     record = read_record(store)
     if record is None:
-        raise UnknownRun(f"{config.store} holds no run.", "Start it with orchestrate launch.")
-    state = fold(record, LedgerReader(store).read())
-    return Agent(config, store, state, SystemClock()).run()
+        raise UnknownRun(f"{store.url} holds no run.", "Start it with orchestrate launch.")
+    return record
 
 
 def exit_as(run: Callable[[], int]) -> NoReturn:
     """Exit at once with what `run` returns: W&B's exit handlers may wait for ever on a dead host.
 
-    A store that cannot be reached is the node's trouble, not the training's: the attempt counts as
-    preempted and the next one tries elsewhere.
+    A store or a head that cannot be reached is the node's trouble, not the training's: the attempt
+    counts as preempted and the next one tries elsewhere.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # or each poll for a notice is a line
     try:
         status = run()
-    except StoreUnreachable:
-        logging.getLogger(__name__).exception("the store cannot be reached")
+    except (StoreUnreachable, HeadMissing):
+        logging.getLogger(__name__).exception("this node cannot take part")
         status = AgentExit.PREEMPTED
     except Exception:
         logging.getLogger(__name__).exception("the agent failed")
@@ -52,7 +57,9 @@ def exit_as(run: Callable[[], int]) -> NoReturn:
 
 
 def _run_file(config_file: Path) -> int:
-    return run_agent(AgentConfig.model_validate_json(config_file.read_bytes()))
+    config = AgentConfig.model_validate_json(config_file.read_bytes())
+    store = open_store(config.store)
+    return run_agent(config, store, find_record(store), SystemClock())
 
 
 if __name__ == "__main__":

@@ -30,19 +30,15 @@ _AZURE_ENDS = ("Preempt", "Terminate", "Redeploy", "Reboot")
 
 
 def open_notices(cloud: str) -> NoticeSource:
-    """Return the source of notices for a node of this cloud.
-
-    The addresses can be moved by the variables that the clouds' own libraries read.
-    """
+    """Return the source of notices for a node of this cloud."""
     source: NoticeSource
     match cloud:
         case "aws":
-            source = AwsNotices(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", _ADDRESS))
+            source = AwsNotices(service_address(cloud))
         case "gcp":
-            host = os.environ.get("GCE_METADATA_HOST")
-            source = GoogleNotices(f"http://{host}" if host else _ADDRESS)
+            source = GoogleNotices(service_address(cloud))
         case "azure":
-            source = AzureNotices(os.environ.get("AZURE_METADATA_SERVICE_ENDPOINT", _ADDRESS))
+            source = AzureNotices(service_address(cloud))
         case _:
             return lambda: None
 
@@ -53,6 +49,27 @@ def open_notices(cloud: str) -> NoticeSource:
             raise SourceSilent(f"{cloud}: {error}") from error
 
     return look
+
+
+def service_address(cloud: str) -> str:
+    """Return where a cloud's service answers; the clouds' own libraries read the same variables."""
+    match cloud:
+        case "aws":
+            return os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", _ADDRESS)
+        case "gcp":
+            host = os.environ.get("GCE_METADATA_HOST")
+            return f"http://{host}" if host else _ADDRESS
+        case "azure":
+            return os.environ.get("AZURE_METADATA_SERVICE_ENDPOINT", _ADDRESS)
+        case _:
+            raise ValueError(f"{cloud} has no metadata service that is known here")
+
+
+def aws_headers(client: httpx.Client) -> dict[str, str]:
+    """Return what AWS wants with each question: a token that lives for a minute."""
+    wanted = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = client.put("/latest/api/token", headers=wanted).raise_for_status().text
+    return {"X-aws-ec2-metadata-token": token}
 
 
 class _Reply(BaseModel):
@@ -72,22 +89,20 @@ class AwsNotices:
     """Spot interruptions, announced two minutes before; rebalance recommendations are a risk."""
 
     def __init__(self, address: str) -> None:
-        self._client = _client(address, _TIMEOUT_S)
+        self._client = open_client(address, _TIMEOUT_S)
 
     def __call__(self) -> Notice | Risk | None:
         """Return the notice or the risk, if there is one."""
         # A token per look: one that was garbled or has expired would go on failing.
-        wanted = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-        token = self._client.put("/latest/api/token", headers=wanted).raise_for_status().text
-        if (action := self._get("spot/instance-action", token)) is not None:
+        given = aws_headers(self._client)
+        if (action := self._get("spot/instance-action", given)) is not None:
             return Notice(deadline_at=_SpotAction.model_validate_json(action).time)
-        if (advice := self._get("events/recommendations/rebalance", token)) is not None:
+        if (advice := self._get("events/recommendations/rebalance", given)) is not None:
             return Risk(noted_at=_Rebalance.model_validate_json(advice).noted_at)
         return None
 
-    def _get(self, name: str, token: str) -> bytes | None:
+    def _get(self, name: str, given: dict[str, str]) -> bytes | None:
         """Return what the service has under a name, None if there is nothing."""
-        given = {"X-aws-ec2-metadata-token": token}
         response = self._client.get(f"/latest/meta-data/{name}", headers=given)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
@@ -98,7 +113,7 @@ class GoogleNotices:
     """Preemptions, announced 30 seconds before."""
 
     def __init__(self, address: str) -> None:
-        self._client = _client(address, _TIMEOUT_S, {"Metadata-Flavor": "Google"})
+        self._client = open_client(address, _TIMEOUT_S, {"Metadata-Flavor": "Google"})
 
     def __call__(self) -> Notice | None:
         """Return the notice, if there is one; its time counts from this look."""
@@ -127,7 +142,7 @@ class AzureNotices:
     """Evictions, announced 30 seconds before, and reboots and redeployments, minutes before."""
 
     def __init__(self, address: str) -> None:
-        self._client = _client(address, _AZURE_TIMEOUT_S, {"Metadata": "true"})
+        self._client = open_client(address, _AZURE_TIMEOUT_S, {"Metadata": "true"})
         self._name: str | None = None
 
     def __call__(self) -> Notice | None:
@@ -159,7 +174,10 @@ def _time_of(event: _AzureEvent) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)
 
 
-def _client(address: str, timeout_s: float, headers: dict[str, str] | None = None) -> httpx.Client:
+def open_client(
+    address: str, timeout_s: float, headers: dict[str, str] | None = None
+) -> httpx.Client:
+    """Return a client for one metadata service."""
     return httpx.Client(
         base_url=address,
         timeout=timeout_s,

@@ -1,29 +1,67 @@
-"""What the ranks' outcomes amount to: torchrun turns every exit status into 1."""
+"""What the nodes' reports amount to: torchrun turns every exit status into 1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from orchestrator.attempts import AgentExit
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.attempts import EndReason
 from train.spool import Outcome, OutcomeKind
 
 
-def judge(outcomes: Sequence[Outcome | None], leaving: int | None) -> tuple[int, str | None]:
-    """Return the agent's exit status and, for a failure, why.
+class NodeReport(BaseModel):
+    """How one node's part of an attempt ended, as its agent saw it."""
 
-    `outcomes` has one entry per rank, None where a rank left none; `leaving` is the status to end
-    with when the trainer was asked to leave.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["report"] = "report"
+    node: int
+    outcomes: tuple[Outcome | None, ...] = ()
+    """One per rank of the node, None where a rank left none."""
+    leaving: EndReason | None = None
+    """Why the trainer was asked to leave, or was not started."""
+    is_hung: bool = False
+    """It gave no sign of life and was killed."""
+    error: str | None = None
+    """Why it was not started."""
+
+
+def judge(reports: Sequence[NodeReport], lost: str | None) -> tuple[EndReason, str | None]:
+    """Return how the attempt ended and, for a failure, why.
+
+    `lost` says which node is gone without a report. Its peers' ranks then fail, too, of broken
+    connections: that is the cloud's doing and no failure of the training.
     """
+    ordered = sorted(reports, key=lambda report: report.node)
+    outcomes = [outcome for report in ordered for outcome in report.outcomes]
     kinds = {None if outcome is None else outcome.outcome for outcome in outcomes}
     if OutcomeKind.FENCED in kinds:
-        return AgentExit.FENCED, "a later attempt owns the run"
-    if kinds == {OutcomeKind.DONE}:
-        return AgentExit.DONE, None
-    if leaving is not None:
-        return leaving, None
-    failed = [outcome for outcome in outcomes if outcome is not None and outcome.error]
+        return EndReason.FENCED, "a later attempt owns the run"
+    # A rank is done only after all have seen the last commit: losing a node then costs nothing.
+    if kinds == {OutcomeKind.DONE} or (lost is not None and OutcomeKind.DONE in kinds):
+        return EndReason.SUCCEEDED, None
+    if lost is None and any(report.is_hung for report in ordered):
+        return EndReason.HANG, "no progress"
+    for report in ordered:
+        if report.leaving is not None:
+            return report.leaving, report.error
+    if lost is not None:
+        return EndReason.PREEMPTED, lost
+    return _failure(outcomes)
+
+
+def _failure(outcomes: Sequence[Outcome | None]) -> tuple[EndReason, str | None]:
+    failed = [
+        outcome
+        for outcome in outcomes
+        if outcome is not None and outcome.outcome is OutcomeKind.FAILED
+    ]
     if failed:
         # The first one knows why; those after it complain of the connection that it took.
-        return AgentExit.FAILED, min(failed, key=lambda outcome: outcome.at).error
+        return EndReason.TRAINING_FAILED, min(failed, key=lambda outcome: outcome.at).error
     silent = [rank for rank, outcome in enumerate(outcomes) if outcome is None]
-    return AgentExit.FAILED, f"rank {silent[0]} died without a word" if silent else None
+    if silent:
+        return EndReason.TRAINING_FAILED, f"rank {silent[0]} died without a word"
+    # Saved, on a notice that the trainer saw before its agent looked again.
+    return EndReason.PREEMPTED, None

@@ -9,20 +9,23 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.agent.config import AgentConfig
+
 _KILL_WAIT_S = 10.0
 
 
 def start_torchrun(
-    config_file: Path, *, ranks: int, threads_per_rank: int, scratch: Path, log: Path
+    config_file: Path, agent: AgentConfig, *, threads_per_rank: int, log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start `torchrun -m train CONFIG` in `scratch`, its output in `log`.
+    """Start `torchrun -m train CONFIG` in the scratch folder, its output in `log`.
 
     It starts in a folder of its own with PYTHONSAFEPATH, or a user's train.py in the current folder
     would shadow our package.
     """
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *("--standalone", "--max-restarts", "0", "--nproc-per-node", str(ranks)),
+        *("--max-restarts", "0", "--nproc-per-node", str(agent.ranks)),
+        *_meeting_place(agent),
         *("-m", "train", str(config_file)),
     ]
     environment = {
@@ -34,12 +37,21 @@ def start_torchrun(
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
-            cwd=scratch,
+            cwd=agent.scratch,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
+
+
+def _meeting_place(agent: AgentConfig) -> list[str]:
+    if agent.num_nodes == 1:
+        return ["--standalone"]
+    return [
+        *("--nnodes", str(agent.num_nodes), "--node-rank", str(agent.node)),
+        *("--master-addr", agent.head, "--master-port", str(agent.port)),
+    ]
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:

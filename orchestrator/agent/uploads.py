@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from checkpoints.layout import log_key, steps_key
+from checkpoints.layout import log_key, node_log_prefix, steps_key
 from checkpoints.store import ObjectStore
 from train.spool import Flush, Record, read_records, spool_path, write_uploaded
 
@@ -52,12 +52,13 @@ class SpoolUploader:
 
 
 class LogUploader:
-    """Uploads a growing log file piece by piece."""
+    """Uploads a growing log file piece by piece; names of nodes but the first tell which."""
 
-    def __init__(self, store: ObjectStore, attempt: int, path: Path) -> None:
+    def __init__(self, store: ObjectStore, attempt: int, path: Path, node: int = 0) -> None:
         self._store = store
         self._attempt = attempt
         self._path = path
+        self._prefix = node_log_prefix(node)
         self._offset = 0
         self._num_objects = 0
         self._unsure = b""
@@ -70,7 +71,9 @@ class LogUploader:
                 self._unsure = file.read()
         if not self._unsure:
             return
-        self._store.put(log_key(self._attempt, f"{self._num_objects:08d}.log"), self._unsure)
+        self._store.put(
+            log_key(self._attempt, f"{self._prefix}{self._num_objects:08d}.log"), self._unsure
+        )
         self._offset += len(self._unsure)
         self._num_objects += 1
         self._unsure = b""

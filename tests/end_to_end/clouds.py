@@ -41,6 +41,8 @@ class Laptop:
         self.environment = {
             "ORCHESTRATE_HOME": str(folder / "home"),
             "ORCHESTRATE_RANKS": "2",
+            # Steps are seen soon, or a killed node has little to compare with.
+            "ORCHESTRATE_AGENT": json.dumps({"upload_seconds": 1}),
             "OMP_NUM_THREADS": "1",
             "WANDB_MODE": "offline",
         }

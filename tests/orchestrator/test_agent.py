@@ -14,7 +14,6 @@ from checkpoints.store import open_store
 from orchestrator.agent.facts import AttemptFacts
 from orchestrator.agent.lease import OwnerLease
 from orchestrator.agent.notice import NoticeWatch, local_notices
-from orchestrator.agent.outcomes import judge
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
 from orchestrator.clock import SystemClock
@@ -26,8 +25,6 @@ from train.spool import (
     Commit,
     Flush,
     Notice,
-    Outcome,
-    OutcomeKind,
     Spool,
     Uploaded,
     read_notice,
@@ -166,39 +163,6 @@ def test_lease_runs_out_when_the_store_cannot_be_reached(store):
     lease = OwnerLease(Down(store), "boss", lease_seconds=10, monotonic_now=0)
     assert not lease.is_lost(10)
     assert lease.is_lost(11)
-
-
-def outcome(kind: OutcomeKind, seconds: float = 0, error: str | None = None) -> Outcome:
-    return Outcome(outcome=kind, step=3, at=at(seconds), error=error)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "leaving", "status", "error"),
-    [
-        ([outcome(OutcomeKind.DONE)] * 2, None, AgentExit.DONE, None),
-        ([outcome(OutcomeKind.SAVED)] * 2, AgentExit.STOPPED, AgentExit.STOPPED, None),
-        ([outcome(OutcomeKind.SAVED), None], AgentExit.PREEMPTED, AgentExit.PREEMPTED, None),
-        ([outcome(OutcomeKind.DONE), None], None, AgentExit.FAILED, "rank 1 died without a word"),
-        (
-            [
-                outcome(OutcomeKind.FAILED, 9, "connection closed by peer"),
-                outcome(OutcomeKind.FAILED, 5, "out of memory"),
-            ],
-            None,
-            AgentExit.FAILED,
-            "out of memory",
-        ),
-        ([outcome(OutcomeKind.FAILED, 5, "bad loss"), None], None, AgentExit.FAILED, "bad loss"),
-        (
-            [outcome(OutcomeKind.FENCED), outcome(OutcomeKind.DONE)],
-            AgentExit.PREEMPTED,
-            AgentExit.FENCED,
-            "a later attempt owns the run",
-        ),
-    ],
-)
-def test_ranks_outcomes_amount_to_one_status_and_the_first_cause(outcomes, leaving, status, error):
-    assert judge(outcomes, leaving) == (status, error)
 
 
 @pytest.mark.parametrize(

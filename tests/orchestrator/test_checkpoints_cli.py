@@ -21,7 +21,7 @@ from checkpoints.layout import (
 )
 from checkpoints.manifest import Manifest, ObjectRecord
 from checkpoints.store import open_store
-from orchestrator.agent.agent import abort_leftovers
+from orchestrator.agent.leftovers import abort_leftovers
 from orchestrator.home import run_home
 from orchestrator.ledger.facts import RunLaunched
 from orchestrator.ledger.fold import fold

@@ -186,7 +186,7 @@ class Conductor:
             self._last_told = decision.why
 
     def ask_to_leave(self, decision: Drain | Stop) -> str | None:
-        """Ask the agents to save and leave, once per launch, which is returned; None without one."""
+        """Ask the agents to save and leave, once per launch; return which, None without one."""
         launch = self.state().current_launch
         if launch is None:
             return None

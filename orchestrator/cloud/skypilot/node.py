@@ -1,46 +1,105 @@
 """Entry of a SkyPilot node: `python -m orchestrator.cloud.skypilot.node`, on every node of a gang.
 
-Reads what the task's environment says and runs the agent; its exit status is the agent's. SkyPilot
-itself is neither needed nor imported here.
+Reads what the task's environment says and runs the agent; its exit status is the agent's: 0 done,
+75 preempted, drained or unfit, 76 fenced, 77 stopped, 78 hung, 1 failed. SkyPilot itself is neither
+needed nor imported here.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.agent.__main__ import exit_as, run_agent
+from checkpoints.store import ObjectStore, open_store
+from orchestrator.agent.__main__ import exit_as, find_record, run_agent
 from orchestrator.agent.config import AgentConfig
-from orchestrator.cloud.skypilot.environment import LAUNCH, OFFER, OWNER, RANKS, RUN_FOLDER
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.skypilot.environment import (
+    AGENT,
+    LAUNCH,
+    OFFER,
+    OWNER,
+    PORT,
+    RANKS,
+    RUN_FOLDER,
+)
+from orchestrator.cloud.skypilot.solo import new_launch, offer_of_this_node, run_alone
 from orchestrator.ledger.facts import QuotedOffer
+from orchestrator.ledger.record import RunRecord
+
+_DEFAULT_PORT = 29400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gang:
+    """What SkyPilot says of the nodes of this launch."""
+
+    node: int
+    addresses: tuple[str, ...]
+    num_gpus: int
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str]) -> Gang:
+        """Read SkyPilot's variables; a node that it does not know of is alone."""
+        addresses = tuple(variables.get("SKYPILOT_NODE_IPS", "").split()) or ("127.0.0.1",)
+        num_nodes = int(variables.get("SKYPILOT_NUM_NODES", "1"))
+        if len(addresses) != num_nodes:
+            raise ValueError(f"SKYPILOT_NODE_IPS has {len(addresses)} of {num_nodes} addresses")
+        return cls(
+            node=int(variables.get("SKYPILOT_NODE_RANK", "0")),
+            addresses=addresses,
+            num_gpus=int(variables.get("SKYPILOT_NUM_GPUS_PER_NODE") or "0"),
+        )
 
 
 def main() -> int:
     """Run this node's part of the attempt and return the agent's exit status."""
-    return run_agent(read_environment(os.environ))
+    variables, clock = os.environ, SystemClock()
+    store = open_store(variables[RUN_FOLDER])
+    record = find_record(store)
+    config = read_environment(variables, store, record)
+    if variables.get(LAUNCH) or config.node != 0:
+        return run_agent(config, store, record, clock)
+    return run_alone(config, store, record, clock)
 
 
-def read_environment(variables: Mapping[str, str]) -> AgentConfig:
-    """Return what our plugin and SkyPilot say of this node."""
-    launch = variables.get(LAUNCH) or secrets.token_hex(4)
-    return AgentConfig(
-        store=variables[RUN_FOLDER],
+def read_environment(
+    variables: Mapping[str, str], store: ObjectStore, record: RunRecord
+) -> AgentConfig:
+    """Return what our plugin and SkyPilot say of this node, and what it finds out itself."""
+    gang = Gang.read(variables)
+    given_ranks = variables.get(RANKS)
+    launch = variables.get(LAUNCH) or (new_launch(record) if gang.node == 0 else "")
+    told = variables.get(OFFER)
+    config = AgentConfig(
+        store=store.url,
         launch=launch,
-        offer=QuotedOffer.model_validate_json(variables[OFFER]),
-        ranks=int(variables.get(RANKS) or variables["SKYPILOT_NUM_GPUS_PER_NODE"]),
+        offer=QuotedOffer.model_validate_json(told)
+        if told
+        else offer_of_this_node(record, variables),
+        ranks=int(given_ranks or gang.num_gpus),
+        node=gang.node,
+        num_nodes=len(gang.addresses),
+        head=gang.addresses[0],
+        port=int(variables.get(PORT) or _DEFAULT_PORT),
         scratch=_empty_scratch(launch),
+        checks_node=True,
+        num_gpus=None if given_ranks else gang.num_gpus,
         owner=variables.get(OWNER) or None,
     )
+    changes = json.loads(variables.get(AGENT) or "{}")
+    return AgentConfig.model_validate({**dict(config), **changes})
 
 
 def _empty_scratch(launch: str) -> Path:
     """Return this launch's folder; what earlier ones left on the disk is deleted."""
     folder = Path.home() / "orchestrate-scratch"
     shutil.rmtree(folder, ignore_errors=True)
-    scratch = folder / launch
+    scratch = folder / (launch or "joined")
     scratch.mkdir(parents=True)
     return scratch
 

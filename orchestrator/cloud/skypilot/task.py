@@ -23,7 +23,8 @@ STRATEGY = "orchestrate"
 _SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SETTINGS = (
     *environment.STORE_SETTINGS,
-    *("WANDB_BASE_URL", "WANDB_MODE", "HF_ENDPOINT", environment.RANKS),
+    *("WANDB_BASE_URL", "WANDB_MODE", "HF_ENDPOINT"),
+    *(environment.RANKS, environment.AGENT),
 )
 
 

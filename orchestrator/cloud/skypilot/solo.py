@@ -1,0 +1,190 @@
+"""A launch without our plugin: the node keeps the part of the ledger that its controller would.
+
+Node 0 writes that the launch began, that those before it are gone, and how it ended, so that the
+bill is complete. What only the plugin can do (choose the place, keep a deadline) is not done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+import psutil
+
+from checkpoints.errors import CheckpointError
+from checkpoints.store import ObjectStore
+from orchestrator.agent.agent import Agent
+from orchestrator.agent.config import AgentConfig
+from orchestrator.agent.guards import stop_by_policy
+from orchestrator.agent.whereabouts import find_offer, find_whereabouts
+from orchestrator.attempts import EndReason, StopReason, exit_status
+from orchestrator.clock import Clock
+from orchestrator.ledger.facts import (
+    FinalState,
+    LaunchEnded,
+    LaunchReady,
+    LaunchStarted,
+    QuotedOffer,
+    RunEnded,
+    TerminatedBy,
+    final_state,
+)
+from orchestrator.ledger.fold import LaunchView, RunState, fold
+from orchestrator.ledger.heartbeat import read_heartbeats
+from orchestrator.ledger.journal import Journal, LedgerReader
+from orchestrator.ledger.record import RunRecord
+from orchestrator.policy.decide import Stop
+from orchestrator.policy.situation import situation
+
+_log = logging.getLogger(__name__)
+# An agent beats every 20 s, and a node that is gone is billed no longer: this much after its last
+# beat at the most, on average half of it.
+_UNSEEN = timedelta(minutes=1)
+# A machine that has been up for longer was not started for this launch.
+_LONGEST_SETUP = timedelta(hours=1)
+_CLUSTER = "SKYPILOT_CLUSTER_INFO"
+
+
+def offer_of_this_node(record: RunRecord, variables: Mapping[str, str]) -> QuotedOffer:
+    """Return which of the run's offers SkyPilot took for this node."""
+    try:
+        cloud = str(json.loads(variables.get(_CLUSTER, ""))["cloud"]).lower()
+    except (ValueError, KeyError, TypeError):
+        cloud = None
+    known = cloud if cloud in ("aws", "gcp", "azure") else None
+    return find_offer(record.offers, find_whereabouts(known))
+
+
+def new_launch(record: RunRecord) -> str:
+    """Return a name for this launch that no other has; node 0 tells it to the others.
+
+    SkyPilot has none to give: a task's id is the same for all its launches, and a job's number and
+    the nodes' addresses may come again.
+    """
+    return f"{record.run_id}-solo-{secrets.token_hex(3)}"
+
+
+def status_before_start(state: RunState, clock: Clock) -> int | None:
+    """Return the exit status where nothing is left to do here, as when SkyPilot starts it again."""
+    if state.ended is not None:
+        _log.warning("the run is over: %s", state.ended.why)
+        return exit_status(
+            EndReason.SUCCEEDED if state.ended.state is FinalState.SUCCEEDED else EndReason.STOPPED
+        )
+    leave = stop_by_policy(state, clock)
+    if leave is None:
+        return None
+    _log.warning("not started: %s", leave.why)
+    return exit_status(leave.reason)
+
+
+def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
+    """Run node 0's part and keep the ledger around it; return the agent's exit status."""
+    ledger = LedgerReader(store)
+    state = fold(record, ledger.read())
+    status = status_before_start(state, clock)
+    if status is not None:
+        return status
+    _note_start(config, store, state, clock)
+    journal = Journal(store, "solo", clock)
+    state = fold(record, ledger.read())
+    try:
+        reason = Agent(config, store, state, clock).run()
+    except Exception:
+        journal.record(_ended(config.launch, EndReason.NODE_LOST))
+        _flush(journal)
+        raise
+    journal.record(_ended(config.launch, reason))
+    _flush(journal)
+    if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
+        _note_run_end(fold(record, ledger.read()), reason, journal, clock)
+    return exit_status(reason)
+
+
+def _note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:
+    """Write, as of when the node came up, that the launch began; and that others are gone."""
+    came_up = _AsOf(_came_up(state, clock.now()))
+    started = LaunchStarted(
+        launch=config.launch, offer=config.offer, num_nodes=state.record.spec.nodes.count
+    )
+    now = Journal(store, "solo", clock)
+    for launch in state.open_launches:
+        now.record(_lost(launch, state, store, clock.now()))
+    now.flush()
+    then = Journal(store, "solo", came_up)
+    then.record(started)
+    then.record(LaunchReady(launch=config.launch))
+    then.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _AsOf:
+    """A clock that stands still: for facts that are written after they happened."""
+
+    at: datetime
+
+    def now(self) -> datetime:
+        return self.at
+
+    def sleep(self, duration: timedelta) -> None:
+        raise NotImplementedError
+
+
+def _came_up(state: RunState, now: datetime) -> datetime:
+    """Return when this machine started, which is when its bill began."""
+    booted = datetime.fromtimestamp(psutil.boot_time(), timezone.utc)
+    ends = [launch.ended_at for launch in state.launches if launch.ended_at is not None]
+    is_for_us = timedelta() <= now - booted <= _LONGEST_SETUP
+    return min(now, max([booted, *ends])) if is_for_us else now
+
+
+def _lost(launch: LaunchView, state: RunState, store: ObjectStore, now: datetime) -> LaunchEnded:
+    """Say that an earlier launch is gone: as its agent said, or as of its last sign of life."""
+    said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
+    heard_at = max(
+        (
+            heartbeat.at
+            for heartbeat in read_heartbeats(store)
+            if heartbeat.attempt is not None and heartbeat.attempt == launch.attempt
+        ),
+        default=launch.attempt_started_at or launch.started_at,
+    )
+    reason = said[0] if said else EndReason.NODE_LOST
+    return _ended(launch.launch, reason, gone_at=min(now, heard_at + _UNSEEN))
+
+
+def _ended(launch: str, reason: EndReason, gone_at: datetime | None = None) -> LaunchEnded:
+    is_taken = reason in (EndReason.PREEMPTED, EndReason.NODE_LOST)
+    by = TerminatedBy.CLOUD if is_taken else TerminatedBy.ITSELF
+    return LaunchEnded(launch=launch, reason=reason, terminated_by=by, gone_at=gone_at)
+
+
+def _note_run_end(state: RunState, reason: EndReason, journal: Journal, clock: Clock) -> None:
+    """Write the end of the run: nothing follows a last step, a stop or a budget that is used up."""
+    decision = situation(state, (), clock.now()).decide()
+    if not isinstance(decision, Stop):
+        is_done = reason is EndReason.SUCCEEDED
+        decision = Stop(
+            reason=StopReason.DONE if is_done else StopReason.REQUESTED,
+            why="the last step is committed" if is_done else "a stop was requested",
+        )
+    journal.record(
+        RunEnded(
+            state=final_state(decision.reason),
+            reason=decision.reason,
+            why=decision.why,
+            launched_at=state.launched_at,
+        )
+    )
+    _flush(journal)
+
+
+def _flush(journal: Journal) -> None:
+    try:
+        journal.flush()
+    except CheckpointError as error:
+        _log.warning("the end could not be recorded: %s", error)
