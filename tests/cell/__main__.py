@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.cell.cell import Cell
 from tests.cell.image import ImageError
 from tests.cell.namespace import CellError
+from tests.cell.wire import Failed
 
 
 def main(words: list[str]) -> int:
@@ -19,7 +20,7 @@ def main(words: list[str]) -> int:
     asked = _parser().parse_args(words)
     try:
         return int(asked.act(Cell(asked.base), asked) or 0)
-    except (CellError, ImageError) as error:
+    except (CellError, ImageError, Failed) as error:
         sys.stderr.write(f"{error}\n")
         return 3
 
