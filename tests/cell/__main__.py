@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.cell.cell import Cell
 from tests.cell.image import ImageError
 from tests.cell.namespace import CellError
+from tests.cell.wire import Failed
 
 
 def main(words: list[str]) -> int:
@@ -19,7 +20,7 @@ def main(words: list[str]) -> int:
     asked = _parser().parse_args(words)
     try:
         return int(asked.act(Cell(asked.base), asked) or 0)
-    except (CellError, ImageError) as error:
+    except (CellError, ImageError, Failed) as error:
         sys.stderr.write(f"{error}\n")
         return 3
 
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--fresh", action="store_true", help="forget all that BASE holds")
     restart = verb("restart-server", _restart, "restart SkyPilot's server and controllers")
     for one in (up, restart):
-        one.add_argument("--plugin", action="append", metavar="CLASS", help="load it, too")
+        one.add_argument("--plugin", action="append", metavar="CLASS", help="load it; '' for none")
     up.add_argument("--poll", type=float, default=3.0, metavar="SECONDS", help="between looks")
     verb("down", lambda cell, _: cell.down(), "end the cell")
     verb("state", _state, "print the instances and the jobs, one a line")
@@ -59,11 +60,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(cell: Cell, asked: argparse.Namespace) -> None:
-    cell.up(plugins=asked.plugin, poll_seconds=asked.poll, fresh=asked.fresh)
+    cell.up(plugins=_plugins(asked), poll_seconds=asked.poll, fresh=asked.fresh)
 
 
 def _restart(cell: Cell, asked: argparse.Namespace) -> None:
-    cell.restart_server(plugins=asked.plugin)
+    cell.restart_server(plugins=_plugins(asked))
+
+
+def _plugins(asked: argparse.Namespace) -> list[str] | None:
+    return None if asked.plugin is None else [name for name in asked.plugin if name]
 
 
 def _run(cell: Cell, asked: argparse.Namespace) -> int:

@@ -45,7 +45,8 @@ class Cell:
         """Have the cell run, with SkyPilot's server in it; one that runs is left as it is.
 
         Args:
-            plugins: classes that SkyPilot's server loads after the cell's own.
+            plugins: classes that SkyPilot's server loads after the cell's own. A server that runs
+                with others is restarted; None leaves it.
             poll_seconds: how often SkyPilot looks at a job (15 s without a cell).
             fresh: forget all runs, clusters and prices of before.
 
@@ -60,6 +61,8 @@ class Cell:
             image = ensure_image(self._cache)
             furnish(self.places, image, plugins or (), poll_seconds)
             namespace.start(self.places)
+        elif plugins is not None and write_plugins(self.places, plugins, poll_seconds):
+            self._ask("/server", ServerStart(restart=True))
         self._ask("/server", ServerStart())
 
     def down(self) -> None:

@@ -37,11 +37,14 @@ def furnish(places: Places, image: Path, plugins: Sequence[str], poll_seconds: f
         subprocess.run(command, check=True)
 
 
-def write_plugins(places: Places, plugins: Sequence[str], poll_seconds: float) -> None:
-    """Write SkyPilot's list of plugins: the cell's own first."""
+def write_plugins(places: Places, plugins: Sequence[str], poll_seconds: float) -> bool:
+    """Write SkyPilot's list of plugins, the cell's own first, and say whether it is another one."""
     own = {"class": CELL_PLUGIN, "parameters": {"poll_seconds": poll_seconds}}
-    document = {"plugins": [own, *({"class": name} for name in plugins)]}
-    (places.home / ".sky" / "plugins.yaml").write_text(yaml.safe_dump(document))
+    text = yaml.safe_dump({"plugins": [own, *({"class": name} for name in plugins)]})
+    path = places.home / ".sky" / "plugins.yaml"
+    is_new = not path.exists() or path.read_text() != text
+    path.write_text(text)
+    return is_new
 
 
 def clear(places: Places) -> None:
