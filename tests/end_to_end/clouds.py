@@ -78,7 +78,7 @@ class Laptop:
         while not (found := what(status := self.status())):
             assert time.monotonic() < give_up_at, f"it never came true: {status}\n{self.log()}"
             assert status["ended_at"] is None, f"it never came true: {status}\n{self.log()}"
-            time.sleep(1)
+            time.sleep(2)
         return found
 
     def wait_for_step(self, attempt: int, step: int) -> None:

@@ -21,10 +21,9 @@ from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.guards import stop_by_policy
 from orchestrator.agent.whereabouts import find_offer, find_whereabouts
-from orchestrator.attempts import EndReason, StopReason, exit_status
+from orchestrator.attempts import AgentExit, EndReason, StopReason, exit_status
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import (
-    FinalState,
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
@@ -68,27 +67,31 @@ def new_launch(record: RunRecord) -> str:
     return f"{record.run_id}-solo-{secrets.token_hex(3)}"
 
 
-def status_before_start(state: RunState, clock: Clock) -> int | None:
-    """Return the exit status where nothing is left to do here, as when SkyPilot starts it again."""
-    if state.ended is not None:
-        _log.warning("the run is over: %s", state.ended.why)
-        return exit_status(
-            EndReason.SUCCEEDED if state.ended.state is FinalState.SUCCEEDED else EndReason.STOPPED
-        )
-    leave = stop_by_policy(state, clock)
-    if leave is None:
-        return None
-    _log.warning("not started: %s", leave.why)
-    return exit_status(leave.reason)
+def exit_status_for_skypilot(reason: EndReason) -> int:
+    """Return the exit status by which SkyPilot's own strategy does what should follow.
+
+    It starts a job again after any status but 0; a run that is to stop must not be.
+    """
+    if reason in (EndReason.STOPPED, EndReason.FENCED):
+        return AgentExit.DONE
+    return exit_status(reason)
+
+
+def is_over(state: RunState, clock: Clock) -> bool:
+    """Say whether nothing is left to do here, as when SkyPilot starts a job that was stopped."""
+    leave = None if state.ended is not None else stop_by_policy(state, clock)
+    why = state.ended.why if state.ended is not None else leave and leave.why
+    if why:
+        _log.warning("not started: %s", why)
+    return bool(why)
 
 
 def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
     """Run node 0's part and keep the ledger around it; return the agent's exit status."""
     ledger = LedgerReader(store)
     state = fold(record, ledger.read())
-    status = status_before_start(state, clock)
-    if status is not None:
-        return status
+    if is_over(state, clock):
+        return AgentExit.DONE
     _note_start(config, store, state, clock)
     journal = Journal(store, "solo", clock)
     state = fold(record, ledger.read())
@@ -102,7 +105,7 @@ def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock:
     _flush(journal)
     if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
         _note_run_end(fold(record, ledger.read()), reason, journal, clock)
-    return exit_status(reason)
+    return exit_status_for_skypilot(reason)
 
 
 def _note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:
