@@ -89,7 +89,7 @@ def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock:
     status = status_before_start(state, clock)
     if status is not None:
         return status
-    _note_start(config, store, state, clock)
+    note_start(config, store, state, clock)
     journal = Journal(store, "solo", clock)
     state = fold(record, ledger.read())
     try:
@@ -105,17 +105,17 @@ def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock:
     return exit_status(reason)
 
 
-def _note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:
+def note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:
     """Write, as of when the node came up, that the launch began; and that others are gone."""
-    came_up = _AsOf(_came_up(state, clock.now()))
+    came_up = _came_up(state, clock.now())
     started = LaunchStarted(
         launch=config.launch, offer=config.offer, num_nodes=state.record.spec.nodes.count
     )
     now = Journal(store, "solo", clock)
     for launch in state.open_launches:
-        now.record(_lost(launch, state, store, clock.now()))
+        now.record(_lost(launch, state, store, came_up))
     now.flush()
-    then = Journal(store, "solo", came_up)
+    then = Journal(store, "solo", _AsOf(came_up))
     then.record(started)
     then.record(LaunchReady(launch=config.launch))
     then.flush()
@@ -142,8 +142,11 @@ def _came_up(state: RunState, now: datetime) -> datetime:
     return min(now, max([booted, *ends])) if is_for_us else now
 
 
-def _lost(launch: LaunchView, state: RunState, store: ObjectStore, now: datetime) -> LaunchEnded:
-    """Say that an earlier launch is gone: as its agent said, or as of its last sign of life."""
+def _lost(launch: LaunchView, state: RunState, store: ObjectStore, until: datetime) -> LaunchEnded:
+    """Say that an earlier launch is gone: as its agent said, or as of its last sign of life.
+
+    SkyPilot terminates what it replaces, so it was gone when the next one came up.
+    """
     said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
     heard_at = max(
         (
@@ -154,7 +157,7 @@ def _lost(launch: LaunchView, state: RunState, store: ObjectStore, now: datetime
         default=launch.attempt_started_at or launch.started_at,
     )
     reason = said[0] if said else EndReason.NODE_LOST
-    return _ended(launch.launch, reason, gone_at=min(now, heard_at + _UNSEEN))
+    return _ended(launch.launch, reason, gone_at=min(until, heard_at + _UNSEEN))
 
 
 def _ended(launch: str, reason: EndReason, gone_at: datetime | None = None) -> LaunchEnded:
