@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,9 +15,11 @@ from checkpoints.layout import CHECKPOINTS
 from checkpoints.probe import check_conditional_writes
 from orchestrator import __version__
 from orchestrator.agent.tracking import has_key
-from orchestrator.errors import OrchestratorError
+from orchestrator.doctor_clouds import examine_clouds
+from orchestrator.errors import OrchestratorError, SpecError
+from orchestrator.finding import Finding, Verdict, failed
 from orchestrator.memory import require_memory
-from orchestrator.offers import list_offers
+from orchestrator.offers import Offer, PriceTable, list_offers
 from orchestrator.prices import price_table
 from orchestrator.runs import open_store_at
 from orchestrator.spec import RunSpec
@@ -28,28 +28,11 @@ from orchestrator.spec import RunSpec
 _SKY_CONFIG = "SKYPILOT_GLOBAL_CONFIG"
 
 
-class Verdict(str, Enum):
-    """What a check found."""
+def examine(spec: RunSpec | None, *, offline: bool = False) -> Iterator[Finding]:
+    """Yield a finding after each check, of this machine and of what `spec` needs.
 
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """The outcome of one check; `next_step` where there is something to do."""
-
-    check: str
-    verdict: Verdict
-    what: str
-    next_step: str | None = None
-    error: CheckpointError | OrchestratorError | None = None
-    """What a launch would have ended with."""
-
-
-def examine(spec: RunSpec | None) -> Iterator[Finding]:
-    """Yield a finding after each check, of this machine and of what `spec` needs."""
+    Stores are tried all the same if `offline`; clouds and SkyPilot's API server are not asked.
+    """
     yield from _packages(spec)
     if spec is None:
         return
@@ -57,8 +40,12 @@ def examine(spec: RunSpec | None) -> Iterator[Finding]:
         yield _store(url)
     if not spec.is_local:
         yield _memory(spec)
-        yield _prices(spec)
+        table = price_table(spec, offline=offline)
+        offers = _offers(spec, table)
+        yield _prices(table, offers)
         yield from _sky_config(spec)
+        on_offer = offers if isinstance(offers, tuple) else ()
+        yield from examine_clouds(spec, on_offer, store_urls(spec), offline=offline)
     if spec.tracking.wandb is not None:
         yield _wandb()
 
@@ -93,7 +80,7 @@ def _store(url: str) -> Finding:
         check_conditional_writes(store)
         store.abort_uploads(CHECKPOINTS, lambda key: False)
     except (CheckpointError, OrchestratorError) as error:
-        return _failed("store", error)
+        return failed("store", error)
     what = f"{url} can be read and written, and honours conditional writes"
     return Finding(check="store", verdict=Verdict.OK, what=what)
 
@@ -102,7 +89,7 @@ def _memory(spec: RunSpec) -> Finding:
     try:
         memory = require_memory(spec)
     except OrchestratorError as error:
-        return _failed("memory", error)
+        return failed("memory", error)
     if memory is None:
         what = f"the size of {spec.model.base} is not known from its name"
         return Finding(check="memory", verdict=Verdict.WARNING, what=what)
@@ -110,12 +97,16 @@ def _memory(spec: RunSpec) -> Finding:
     return Finding(check="memory", verdict=Verdict.OK, what=what)
 
 
-def _prices(spec: RunSpec) -> Finding:
-    table = price_table(spec)
+def _offers(spec: RunSpec, table: PriceTable) -> tuple[Offer, ...] | SpecError:
     try:
-        offers = list_offers(table, spec.nodes.accelerators, spec.clouds, spec.limits.market)
-    except OrchestratorError as error:
-        return _failed("prices", error)
+        return list_offers(table, spec.nodes.accelerators, spec.clouds, spec.limits.market)
+    except SpecError as error:
+        return error
+
+
+def _prices(table: PriceTable, offers: tuple[Offer, ...] | SpecError) -> Finding:
+    if isinstance(offers, SpecError):
+        return failed("prices", offers)
     clouds = sorted({offer.cloud for offer in offers})
     what = f"{len(offers)} offers in {', '.join(clouds)}: {table}"
     if table.as_of is None:
@@ -174,13 +165,3 @@ def _get(config: object, *keys: str) -> object:
     for key in keys:
         config = config.get(key) if isinstance(config, dict) else None
     return config
-
-
-def _failed(check: str, error: CheckpointError | OrchestratorError) -> Finding:
-    return Finding(
-        check=check,
-        verdict=Verdict.FAILED,
-        what=error.what,
-        next_step=error.next_step,
-        error=error,
-    )

@@ -9,11 +9,12 @@ from decimal import Decimal
 
 from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
-from orchestrator.forecast import Forecast, Weather, Work, forecast, weather_for
+from orchestrator.forecast import Forecast, forecast, weather_for
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, parameters_from_name, require_memory
 from orchestrator.offers import Offer, PriceTable, list_offers
 from orchestrator.places import home_place, split_place
+from orchestrator.play import Weather, Work
 from orchestrator.policy.decide import Limits
 from orchestrator.policy.situation import RESTART, STOP_MARGIN
 from orchestrator.prices import price_table

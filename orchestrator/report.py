@@ -79,7 +79,9 @@ def status_document(view: RunView) -> dict[str, Any]:
         "num_steps": view.record.num_steps,
         "last_commit_step": state.last_commit_step,
         "num_preemptions": state.num_preemptions,
+        "last_decision": _decision_document(state),
         "attempts": attempts_document(view),
+        "vain_launches": _vain_launches_document(view),
         "replay": {
             "steps": replay.num_steps,
             "max_abs_diff": replay.max_abs_diff,
@@ -94,6 +96,31 @@ def status_document(view: RunView) -> dict[str, Any]:
         "time_scale": view.record.spec.time_scale,
         "store": view.record.spec.store,
     }
+
+
+def _decision_document(state: RunState) -> dict[str, Any] | None:
+    """Return what the policy decided last, None before its first decision."""
+    if not state.decisions:
+        return None
+    at, made = state.decisions[-1]
+    until = _instant(made.until)
+    return {"at": _instant(at), "action": made.action, "why": made.why, "until": until}
+
+
+def _vain_launches_document(view: RunView) -> list[dict[str, Any]]:
+    """Return the launches after which no agent spoke, in order: refused, lost, or badly set up."""
+    scale = scale_of(view.state)
+    return [
+        {
+            **_place_document(launch),
+            "ended_at": _instant(launch.ended_at),
+            "end_reason": launch.reason.value,
+            "detail": launch.detail,
+            "usd": _usd(launch_usd(launch, view.billed_until, scale)),
+        }
+        for launch in view.state.launches
+        if launch.attempt is None and launch.reason is not None
+    ]
 
 
 def cost_document(view: RunView) -> dict[str, Any]:
@@ -148,16 +175,22 @@ def attempts_document(view: RunView) -> list[dict[str, Any]]:
     ]
 
 
-def _attempt_document(view: RunView, launch: LaunchView, scale: Decimal) -> dict[str, Any]:
+def _place_document(launch: LaunchView) -> dict[str, Any]:
     offer = launch.offer
     return {
-        "attempt": launch.attempt,
         "cloud": offer.cloud,
         "region": offer.region,
         "zone": offer.zone,
         "market": offer.market.value,
         "nodes": launch.num_nodes,
         "usd_per_hour": _usd(offer.usd_per_hour),
+    }
+
+
+def _attempt_document(view: RunView, launch: LaunchView, scale: Decimal) -> dict[str, Any]:
+    return {
+        "attempt": launch.attempt,
+        **_place_document(launch),
         "started_at": _instant(launch.started_at),
         "ended_at": _instant(launch.ended_at),
         "end_reason": launch.reason.value if launch.reason is not None else None,

@@ -127,14 +127,14 @@ def _stop_on_clouds(
             return
         try:
             _wait_until_stopped(viewer, clock, run, _CLOUD_STOP_TIMEOUT_S)
-            return
         except GaveUp:
             say(f"{run} did not stop by itself; cancelling its managed job ...")
+        # Also of one that did: SkyPilot terminates its nodes, and is not to start it again.
         cancel_job(view.record, clock)
     view = viewer.look(clock.now())
     if view.state.ended is None:
         _end_without_supervisor(folder, clock, view)
-    _wait_until_stopped(viewer, clock, run, _STOP_TIMEOUT_S)
+        _wait_until_stopped(viewer, clock, run, _STOP_TIMEOUT_S)
 
 
 def _is_silent(view: RunView) -> bool:

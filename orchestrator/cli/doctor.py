@@ -7,10 +7,18 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.common import json_option, print_json, say, set_option
+from orchestrator.cli.common import (
+    confirm,
+    json_option,
+    print_json,
+    say,
+    set_option,
+    yes_option,
+)
 from orchestrator.cli.failures import explain
-from orchestrator.doctor import Finding, Verdict, examine, store_urls
+from orchestrator.doctor import examine, store_urls
 from orchestrator.errors import UsageError
+from orchestrator.finding import Finding, Verdict
 from orchestrator.iam import other_grants, s3_policy
 from orchestrator.spec_file import load_spec
 
@@ -21,7 +29,10 @@ _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"
 @click.argument("spec", type=click.Path(path_type=Path), required=False)
 @set_option
 @json_option
+@click.option("--offline", is_flag=True, help="Ask no cloud, and no API server of SkyPilot.")
 @click.option("--iam", is_flag=True, help="Print the least that the spec's buckets have to allow.")
+@click.option("--fix", is_flag=True, help="Make SkyPilot's API server on this machine load us.")
+@yes_option
 @click.pass_context
 def doctor(
     context: click.Context,
@@ -29,13 +40,22 @@ def doctor(
     overrides: tuple[str, ...],
     *,
     as_json: bool,
+    offline: bool,
     iam: bool,
+    fix: bool,
+    yes: bool,
 ) -> None:
     """Check this machine, and the stores, GPUs and prices that SPEC needs; nothing is launched.
 
     A few small objects are written to each store and removed again. The exit status is that of a
     launch that fails for the same reason; warnings do not count.
+
+    --fix adds our plugin to ~/.sky/plugins.yaml and ~/.sky/remote_plugins.yaml and shows the
+    changes first. To undo it, put back the .bak files beside them, or delete what had none.
     """
+    if fix:
+        _fix(yes=yes)
+        return
     loaded = None if spec is None else load_spec(spec, overrides)
     if iam:
         if loaded is None:
@@ -43,13 +63,31 @@ def doctor(
         _print_policy(store_urls(loaded))
         return
     findings = []
-    for finding in examine(loaded):
+    for finding in examine(loaded, offline=offline):
         findings.append(finding)
         if not as_json:
             _print(finding)
     if as_json:
         print_json({"schema_version": 1, "findings": [_row(finding) for finding in findings]})
     context.exit(max(_exit_code(finding) for finding in findings))
+
+
+def _fix(*, yes: bool) -> None:
+    """Show what is to change, ask, and change it."""
+    # YAML, which takes 30 ms.
+    from orchestrator.cloud.skypilot.plugin_files import apply, plan_changes, require_local_server
+
+    require_local_server()
+    changes = plan_changes()
+    if not changes:
+        say("SkyPilot's API server here has the plugin in its files already; nothing to change.")
+        return
+    for change in changes:
+        print(change.diff(), end="")
+    confirm("Change these files?", yes=yes)
+    for path in apply(changes):
+        say(f"written: {path}")
+    say("Have a running API server load it: sky api stop; sky api start")
 
 
 def _exit_code(finding: Finding) -> int:

@@ -130,6 +130,8 @@ def render_status(view: RunView) -> str:
     lines = [describe_progress(view)]
     if document["why"]:
         lines.append(f"Ended because {document['why']}.")
+    else:
+        lines += _latest_lines(document)
     commit = f"last commit step {document['last_commit_step']}"
     lines.append(
         f"{commit} · {document['num_preemptions']} preemptions · goodput {document['goodput']:.0%}"
@@ -148,6 +150,22 @@ def render_status(view: RunView) -> str:
     if document["eta_at"] is not None:
         lines.append(f"done about {_moment(document['eta_at'])}")
     return "\n".join([*lines, "", *_attempt_lines(document["attempts"]), "", _next_command(view)])
+
+
+def _latest_lines(document: dict[str, Any]) -> list[str]:
+    """Return what was decided last, and the latest launch since that came to nothing."""
+    decision, vain = document["last_decision"], document["vain_launches"]
+    if decision is None:
+        return []
+    until = "" if decision["until"] is None else f", until {_moment(decision['until'])}"
+    lines = [f"Decided to {decision['action']}: {decision['why']}{until}"]
+    running = document["attempts"] and document["attempts"][-1]["ended_at"] is None
+    if vain and not running:
+        latest = vain[-1]
+        place = f"{latest['cloud']} {latest['region']} {latest['zone']} {latest['market']}"
+        detail = f" ({latest['detail']})" if latest["detail"] else ""
+        lines.append(f"Last tried in vain: {place}: {latest['end_reason']}{detail}")
+    return lines
 
 
 def render_cost(view: RunView) -> str:

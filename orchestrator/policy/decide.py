@@ -141,7 +141,7 @@ def _reason_to_stop(history: History, offers: Sequence[Offer], limits: Limits) -
     if num_failures >= MAX_FAILURES:
         return Stop(
             reason=StopReason.TOO_MANY_FAILURES,
-            why=f"{num_failures} attempts in a row failed in training",
+            why=f"{num_failures} launches in a row failed",
         )
     num_preemptions = _count(history, RetryBudget.PREEMPTIONS)
     if num_preemptions >= MAX_PREEMPTIONS:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.cell.cell import Cell
 from tests.cell.image import ImageError
 from tests.cell.namespace import CellError
+from tests.cell.wire import Failed
 
 
 def main(words: list[str]) -> int:
@@ -19,7 +20,7 @@ def main(words: list[str]) -> int:
     asked = _parser().parse_args(words)
     try:
         return int(asked.act(Cell(asked.base), asked) or 0)
-    except (CellError, ImageError) as error:
+    except (CellError, ImageError, Failed) as error:
         sys.stderr.write(f"{error}\n")
         return 3
 
@@ -38,10 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--fresh", action="store_true", help="forget all that BASE holds")
     restart = verb("restart-server", _restart, "restart SkyPilot's server and controllers")
     for one in (up, restart):
-        one.add_argument("--plugin", action="append", metavar="CLASS", help="load it, too")
+        one.add_argument("--plugin", action="append", metavar="CLASS", help="load it; '' for none")
     up.add_argument("--poll", type=float, default=3.0, metavar="SECONDS", help="between looks")
     verb("down", lambda cell, _: cell.down(), "end the cell")
-    verb("state", _state, "print the instances, one a line")
+    verb("state", _state, "print the instances and the jobs, one a line")
     verb("kill-controller", lambda cell, _: cell.kill_controller() and None, "kill controllers")
     run = verb("run", _run, "run a command in the cell")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -59,11 +60,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(cell: Cell, asked: argparse.Namespace) -> None:
-    cell.up(plugins=asked.plugin, poll_seconds=asked.poll, fresh=asked.fresh)
+    cell.up(plugins=_plugins(asked), poll_seconds=asked.poll, fresh=asked.fresh)
 
 
 def _restart(cell: Cell, asked: argparse.Namespace) -> None:
-    cell.restart_server(plugins=asked.plugin)
+    cell.restart_server(plugins=_plugins(asked))
+
+
+def _plugins(asked: argparse.Namespace) -> list[str] | None:
+    return None if asked.plugin is None else [name for name in asked.plugin if name]
 
 
 def _run(cell: Cell, asked: argparse.Namespace) -> int:
@@ -78,6 +83,9 @@ def _state(cell: Cell, _: argparse.Namespace) -> None:
         why = f" {one.reason.value}" if one.reason else ""
         where = f"{one.cloud} {one.zone} {one.instance_type} {market} {role} {one.ip}"
         sys.stdout.write(f"{one.id} {one.state.value}{why} {one.cluster} {where}\n")
+    for job in cell.jobs():
+        about = f"{job.status} recoveries={job.recoveries} {job.zone or ''}"
+        sys.stdout.write(f"job {job.id} {job.name} {about}\n")
 
 
 def _preempt(cell: Cell, asked: argparse.Namespace) -> None:

@@ -53,6 +53,13 @@ def start_bucket(places: Places) -> None:
     _create(places)
 
 
+def remove_sockets(places: Places) -> None:
+    """Remove the server's sockets in /tmp, where it leaves them when it is killed."""
+    for port in _own_ports(places):
+        for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            socket.unlink(missing_ok=True)
+
+
 def _own_ports(places: Places) -> range:
     first = 20_000 + zlib.crc32(str(places.base).encode()) % 1_000 * len(_INNER_PORTS)
     return range(first, first + len(_INNER_PORTS))

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tests.cell import catalogs, namespace
-from tests.cell.home import furnish, write_plugins
+from tests.cell.home import clear, furnish, write_plugins
 from tests.cell.image import ensure_image
+from tests.cell.jobs import Job, read_jobs
 from tests.cell.market import Market
 from tests.cell.namespace import Inside
 from tests.cell.places import STORE_URL, Places, cell_environment
@@ -44,7 +45,8 @@ class Cell:
         """Have the cell run, with SkyPilot's server in it; one that runs is left as it is.
 
         Args:
-            plugins: classes that SkyPilot's server loads after the cell's own.
+            plugins: classes that SkyPilot's server loads after the cell's own. A server that runs
+                with others is restarted; None leaves it.
             poll_seconds: how often SkyPilot looks at a job (15 s without a cell).
             fresh: forget all runs, clusters and prices of before.
 
@@ -59,11 +61,14 @@ class Cell:
             image = ensure_image(self._cache)
             furnish(self.places, image, plugins or (), poll_seconds)
             namespace.start(self.places)
+        elif plugins is not None and write_plugins(self.places, plugins, poll_seconds):
+            self._ask("/server", ServerStart(restart=True))
         self._ask("/server", ServerStart())
 
     def down(self) -> None:
         """End the cell with everything in it; what is below `base` stays."""
         namespace.end(self.places)
+        clear(self.places)
 
     @property
     def is_up(self) -> bool:
@@ -157,6 +162,10 @@ class Cell:
             one for one in found if cluster is None or f"{one.cluster}-".startswith(f"{cluster}-")
         ]
         return wanted
+
+    def jobs(self) -> list[Job]:
+        """Return SkyPilot's managed jobs, oldest first; it costs no process in the cell."""
+        return read_jobs(self.places.home)
 
     def events(self) -> list[Event]:
         """Return what has happened so far, in order."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.cell.bucket import remove_sockets
 from tests.cell.catalogs import write_catalogs
 from tests.cell.places import ACCESS_KEY, SECRET_KEY, Places
 
@@ -26,9 +27,7 @@ def furnish(places: Places, image: Path, plugins: Sequence[str], poll_seconds: f
     _write_aws(places.home / ".aws")
     config = {"jobs": {"controller": {"consolidation_mode": True}}}
     (sky / "config.yaml").write_text(yaml.safe_dump(config))
-    # Part of the path of its SSH connections' sockets, which are in /tmp: cells must not share it.
-    user = hashlib.md5(str(places.base).encode(), usedforsecurity=False).hexdigest()[:8]
-    (sky / "user_hash").write_text(user)
+    (sky / "user_hash").write_text(_user(places))
     write_plugins(places, plugins, poll_seconds)
     if not (sky / "catalogs").exists():
         write_catalogs(places.home)
@@ -38,11 +37,28 @@ def furnish(places: Places, image: Path, plugins: Sequence[str], poll_seconds: f
         subprocess.run(command, check=True)
 
 
-def write_plugins(places: Places, plugins: Sequence[str], poll_seconds: float) -> None:
-    """Write SkyPilot's list of plugins: the cell's own first."""
+def write_plugins(places: Places, plugins: Sequence[str], poll_seconds: float) -> bool:
+    """Write SkyPilot's list of plugins, the cell's own first, and say whether it is another one."""
     own = {"class": CELL_PLUGIN, "parameters": {"poll_seconds": poll_seconds}}
-    document = {"plugins": [own, *({"class": name} for name in plugins)]}
-    (places.home / ".sky" / "plugins.yaml").write_text(yaml.safe_dump(document))
+    text = yaml.safe_dump({"plugins": [own, *({"class": name} for name in plugins)]})
+    path = places.home / ".sky" / "plugins.yaml"
+    is_new = not path.exists() or path.read_text() != text
+    path.write_text(text)
+    return is_new
+
+
+def clear(places: Places) -> None:
+    """Remove what an ended cell has left in the machine's /tmp."""
+    shutil.rmtree(f"/tmp/sky_ssh_{_user(places)}", ignore_errors=True)
+    remove_sockets(places)
+
+
+def _user(places: Places) -> str:
+    """Return SkyPilot's name for its user.
+
+    It is in the path of its SSH connections' sockets, which are in /tmp: no two cells may share it.
+    """
+    return hashlib.md5(str(places.base).encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def _link(link: Path, target: Path) -> None:

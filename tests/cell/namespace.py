@@ -19,6 +19,8 @@ _START_S = 90.0
 _LOOK_S = 0.05
 # Network, mounts and processes of its own, so killing its first process kills all others.
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+# Nobody's child, so it outlives whoever started it: it writes its number and becomes `unshare`.
+_HOLD = ("setsid", "--fork", "bash", "-c", 'echo $$ >"$0"; exec "$@"')
 # bash as the first process: it adopts and reaps what SkyPilot leaves behind.
 _FIRST = '"$@" & wait $!'
 _PACKAGES = {
@@ -61,37 +63,36 @@ def check_machine() -> None:
 
 def start(places: Places) -> None:
     """Start the cell's namespaces and its daemon in them, and return when it listens."""
-    places.socket.unlink(missing_ok=True)
+    for left in (places.socket, places.pid):
+        left.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.cell.daemon", str(places.base)]
     with (places.logs / "daemon.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*_UNSHARE, "bash", "-c", _FIRST, "cell", *command],
+        subprocess.run(
+            [*_HOLD, str(places.pid), *_UNSHARE, "bash", "-c", _FIRST, "cell", *command],
             env=cell_environment(places),
             cwd=places.base,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
+            check=True,
         )
-    places.pid.write_text(str(process.pid))
     give_up_at = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < give_up_at:
+    while time.monotonic() < give_up_at:
         if places.socket.exists():
             return
+        if places.pid.exists() and places.pid.read_text() and holder(places) is None:
+            break
         time.sleep(_LOOK_S)
-    process.kill()
+    end(places)
     raise CellError(f"The cell did not start: see {places.logs}/daemon.log")
 
 
 def end(places: Places) -> None:
     """Kill everything in the cell, by the one process outside that holds it."""
-    pid = holder(places)
-    if pid is not None:
-        os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        while Path(f"/proc/{pid}").exists():
-            time.sleep(_LOOK_S)
+    while (pid := holder(places)) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(_LOOK_S)
     places.pid.unlink(missing_ok=True)
 
 

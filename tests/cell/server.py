@@ -55,7 +55,8 @@ class ApiServer:
                 urllib.request.urlopen(url, timeout=5).close()
                 return
             time.sleep(_LOOK_S)
-        raise RuntimeError(f"SkyPilot's API server did not start: see {log_path}")
+        last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"SkyPilot's API server did not start: {log_path} ends in {last}")
 
     def stop(self) -> tuple[int, ...]:
         """Kill it, what it started and the controllers: nothing of SkyPilot is told."""

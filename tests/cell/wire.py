@@ -35,6 +35,10 @@ class Refused(Exception):
         self.refusal = refusal
 
 
+class Failed(Exception):
+    """The daemon could not do what it was asked to."""
+
+
 @contextlib.contextmanager
 def _short(socket: Path) -> Iterator[str]:
     """Yield a name of the socket that fits into the 108 bytes which the kernel grants."""
@@ -50,7 +54,8 @@ def ask(socket: Path, path: str, request: Record) -> bytes:
 
     Raises:
         Refused: there is no capacity.
-        httpx.HTTPError: the daemon is not there, or it failed.
+        Failed: it went wrong inside.
+        httpx.HTTPError: the daemon is not there.
     """
     with (
         _short(socket) as name,
@@ -60,7 +65,7 @@ def ask(socket: Path, path: str, request: Record) -> bytes:
     if reply.status_code == _CONFLICT:
         raise Refused(Refusal.model_validate_json(reply.content))
     if reply.is_error:
-        raise httpx.HTTPError(f"{path}: {reply.text}")
+        raise Failed(Refusal.model_validate_json(reply.content).message)
     return reply.content
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from pathlib import Path
 
 import pytest
 
 from tests.cell.fixture import cell, market  # noqa: F401  # fixtures
-from tests.end_to_end.clouds import PLUGIN, Laptop
+from tests.cell.records import Instance
+from tests.end_to_end.clouds import NUM_STEPS, PLUGIN, Laptop
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("cell")]
 
@@ -23,24 +26,43 @@ def laptop(with_plugin, market, tmp_path):  # noqa: F811
     return Laptop(with_plugin, tmp_path, f"run-{secrets.token_hex(2)}")
 
 
-def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop):
+@pytest.fixture
+def dear_west(market):  # noqa: F811
+    """us-west-2b, which is the dearest zone of AWS and is made the cheapest while a run is up."""
+    zone = {"cloud": "aws", "instance_type": "p4d.24xlarge", "zone": "us-west-2b"}
+    yield lambda usd: market.set_prices(**zone, spot=usd)
+    market.set_prices(**zone, spot=8.5158)
+
+
+def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, dear_west):
     laptop.launch()
+    laptop.wait_for_nodes(1)
+    dear_west(5.25)
     laptop.wait_for_step(attempt=1, step=12)
     (node,) = laptop.living()
     laptop.cell.preempt(node.id, 0)
     laptop.wait_for(lambda status: status["state"] == "RECOVERING")
-    laptop.wait_for_step(attempt=2, step=20)
+    laptop.wait_for_step(attempt=2, step=15)
     status = laptop.wait_for_end()
-    assert (status["step"], status["num_preemptions"]) == (60, 1)
+    assert (status["step"], status["num_preemptions"]) == (NUM_STEPS, 1)
     assert status["replay"]["steps"] > 0
     assert status["replay"]["max_abs_diff"] == 0
     first, second = status["attempts"]
     assert (first["end_reason"], second["end_reason"]) == ("node_lost", "succeeded")
-    assert first["region"] != second["region"]
+    assert (first["region"], second["region"]) == ("us-east-1", "us-west-2")
+    assert second["usd_per_hour"] == 5.25  # cheaper since the run was launched
     assert second["resumed_step"] >= 10
     seen = laptop.cell.instances(laptop.name)
     assert [one.zone for one in seen] == [first["zone"], second["zone"]]
     assert not laptop.living()
+
+    recorded = laptop.cell.run(
+        ["python", Path(__file__).with_name("wandb_runs.py"), f"s3://runs/{laptop.name}"],
+        check=True,
+    )
+    run_id, steps = json.loads(recorded.stdout)[-1]
+    assert run_id.startswith(laptop.name)
+    assert steps == list(range(1, NUM_STEPS + 1))  # one curve, without a gap and no step twice
 
     cost = laptop.cost()
     assert sum(cost["parts"].values()) == pytest.approx(cost["total_usd"], abs=1e-6)
@@ -104,3 +126,83 @@ def test_two_launches_at_once_are_one_job_and_one_node(laptop):
     assert len(laptop.cell.instances(laptop.name)) == 1
     assert laptop.run("stop", laptop.name, "--yes").returncode == 0
     assert not laptop.living()
+
+
+def test_a_restarted_controller_goes_on_with_the_node_that_runs(laptop):
+    laptop.launch()
+    laptop.wait_for_step(attempt=1, step=6)
+    laptop.cell.kill_controller()
+    laptop.wait_for_step(attempt=1, step=12)
+    (node,) = laptop.living()
+    laptop.cell.preempt(node.id, 0)
+    status = laptop.wait_for_end()
+    first, second = status["attempts"]
+    assert (first["end_reason"], second["end_reason"]) == ("node_lost", "succeeded")
+    assert first["region"] != second["region"]
+    assert status["replay"]["max_abs_diff"] == 0
+    assert len(laptop.cell.instances(laptop.name)) == 2
+
+
+def test_a_set_up_that_cannot_work_ends_the_run_and_never_buys_on_demand(laptop):
+    laptop.launch()
+    damage = (
+        "import boto3, sys; s3 = boto3.client('s3')\n"
+        "found = s3.list_objects_v2(Bucket='runs', Prefix=sys.argv[1])['Contents']\n"
+        "(key,) = [one['Key'] for one in found if one['Key'].endswith('.whl')]\n"
+        "s3.put_object(Bucket='runs', Key=key, Body=b'damaged')"
+    )
+    laptop.cell.run(["python", "-c", damage, f"{laptop.name}/inputs/"], check=True)
+    status = laptop.wait_for_end("FAILED")
+    assert "3 launches in a row failed" in status["why"]
+    seen = laptop.cell.instances(laptop.name)
+    assert len(seen) == 3
+    assert all(one.spot for one in seen)
+    cost = laptop.cost()
+    assert cost["parts"]["failed_launches"] > 0
+    assert cost["parts"]["compute"] == 0
+
+
+def test_a_gang_that_loses_one_node_restarts_whole_and_pays_for_both(laptop):
+    laptop.launch(nodes={"count": 2, "accelerators": "A100:8"})
+    laptop.wait_for_step(attempt=1, step=8)
+    nodes = laptop.living()
+    assert len(nodes) == 2
+    (worker,) = [node for node in nodes if not node.head]
+    laptop.cell.preempt(worker.id, 0)
+    status = laptop.wait_for_end()
+    first, second = status["attempts"]
+    assert first["end_reason"] in ("preempted", "node_lost")
+    assert second["end_reason"] == "succeeded"
+    assert (first["nodes"], second["nodes"]) == (2, 2)
+    assert first["region"] != second["region"]
+    assert status["replay"]["steps"] > 0
+    assert status["replay"]["max_abs_diff"] == 0
+    for attempt, cluster in zip(status["attempts"], _launches_of(laptop), strict=True):
+        lived = sum((one.ended - one.launched).total_seconds() for one in cluster)
+        usd = lived / 3600 * attempt["usd_per_hour"]
+        assert attempt["usd"] == pytest.approx(usd, abs=2 * attempt["usd_per_hour"] * 25 / 3600)
+
+
+def test_without_the_plugin_skypilot_recovers_and_the_bill_is_the_same(laptop):
+    laptop.cell.restart_server(plugins=[])
+    try:
+        done = laptop.run("launch", laptop.write_spec(), "--yes", "--detach")
+        assert done.returncode == 0, done.stderr
+        assert "lacks our plugin" in done.stderr
+        laptop.wait_for_step(attempt=1, step=6)
+        (node,) = laptop.living()
+        laptop.cell.preempt(node.id, 0)
+        status = laptop.wait_for_end()
+    finally:
+        laptop.cell.restart_server(plugins=[PLUGIN])
+    assert status["replay"]["max_abs_diff"] == 0
+    assert [one["end_reason"] for one in status["attempts"]] == ["node_lost", "succeeded"]
+    assert laptop.cost()["total_usd"] > 0
+
+
+def _launches_of(laptop: Laptop) -> list[list[Instance]]:
+    """Return the instances of each launch; a gang's are asked for at once."""
+    launches: dict[str, list[Instance]] = {}
+    for one in laptop.cell.instances(laptop.name):
+        launches.setdefault(one.region, []).append(one)
+    return list(launches.values())

@@ -14,14 +14,24 @@ from click.testing import CliRunner
 from checkpoints.store import open_store
 from orchestrator import cli as cli_module
 from orchestrator.attempts import EndReason
+from orchestrator.clock import SystemClock
 from orchestrator.home import run_home
+from orchestrator.ledger.facts import (
+    DecisionMade,
+    LaunchEnded,
+    LaunchStarted,
+    QuotedOffer,
+    TerminatedBy,
+)
 from orchestrator.ledger.heartbeat import Heartbeat, beat
+from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import create_record
 from orchestrator.runs import remember_run
 from tests.loose_s3 import BUCKET
 from tests.orchestrator.histories import (
     Ledger,
     at,
+    make_offer,
     make_record,
     measured_phase,
     measured_step,
@@ -56,6 +66,29 @@ def finished(tmp_path) -> str:
         folder.put(f"steps/{attempt:06d}/00000000.jsonl", "\n".join(lines).encode())
     remember_run(run_home(url, "demo"), "demo", url)
     return url
+
+
+def test_status_says_why_nothing_runs(orchestrate, tmp_path):
+    url = (tmp_path / "store").as_uri()
+    folder = open_store(f"{url}/demo")
+    create_record(folder, make_record(store=url))
+    journal = Journal(folder, "supervisor", SystemClock())
+    offer = QuotedOffer.quote(make_offer("eu-west-1"))
+    journal.record(LaunchStarted(launch="one", offer=offer, num_nodes=1))
+    journal.record(
+        LaunchEnded(
+            launch="one",
+            reason=EndReason.NO_CAPACITY,
+            terminated_by=TerminatedBy.CLOUD,
+            detail="MaxSpotInstanceCountExceeded",
+        )
+    )
+    journal.note(DecisionMade(action="wait", why="no capacity in 1 zones a moment ago"))
+    _, out, _ = orchestrate("status", "demo", "--store", url)
+    assert "Decided to wait: no capacity in 1 zones a moment ago" in out
+    assert "aws eu-west-1 eu-west-1-a spot: no_capacity (MaxSpotInstanceCountExceeded)" in out
+    _, out, _ = orchestrate("status", "demo", "--store", url, "--json")
+    assert json.loads(out)["vain_launches"][0]["detail"] == "MaxSpotInstanceCountExceeded"
 
 
 def write_spec(folder: Path, **changes: object) -> Path:

@@ -9,8 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from orchestrator.forecast import Weather, Work, forecast, weather_for
+from orchestrator.forecast import forecast, weather_for
 from orchestrator.offers import Market, MarketPreference
+from orchestrator.play import Weather, Work
 from orchestrator.policy.decide import Limits
 from tests.orchestrator.histories import make_offer
 
@@ -80,7 +81,7 @@ def test_a_run_that_its_budget_ends_stays_below_it():
 
 def test_a_deadline_is_kept_on_demand_at_its_price():
     scarce = replace(STORMY, absence=20 * HOUR)
-    work = replace(WORK, stall=timedelta(seconds=10))  # the policy counts steps, not stalls
+    work = replace(WORK, stall=timedelta(seconds=1))  # the policy counts steps, not stalls
     spot = replace(LIMITS, market=MarketPreference.SPOT)
     assert forecast(work, OFFERS, spot, 14 * HOUR, scarce).chance_late > 0.9
     kept = forecast(work, OFFERS, LIMITS, 14 * HOUR, scarce)

@@ -67,9 +67,8 @@ def has_plugin(name: str) -> bool:
     """Say whether the API server has loaded the plugin `name`."""
     with _translated():
         require_skypilot()
-        from sky.server import common
-
         from sky import client
+        from sky.server import common
 
         client.sdk.api_info()  # starts a local server where none runs, as every command does
         response = common.make_authenticated_request(

@@ -143,13 +143,12 @@ class Conductor:
         self._last_told = None
         return launch, quoted
 
-    def came_up(self, up_at: datetime, zone: str | None) -> None:
-        """Write down that the current launch's nodes are up, and in which zone."""
-        launch = self._our_launch()
-        if launch is None or launch.ready_at is not None:
-            return
-        given = None if zone == launch.offer.zone else zone
-        self._journal.note(LaunchReady(launch=launch.launch, up_at=up_at, zone=given))
+    def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
+        """Write down when a launch's nodes came up, and in which zone; once."""
+        for found in self.state().launches:
+            if found.launch == launch and found.ready_at is None:
+                given = None if zone == found.offer.zone else zone
+                self._journal.note(LaunchReady(launch=launch, up_at=up_at, zone=given))
 
     def gone(self, loss: Loss) -> None:
         """Write down that the nodes of our launches are gone, and why.
@@ -172,14 +171,13 @@ class Conductor:
             )
         self._journal.flush()
 
-    def refused(self, reason: EndReason, detail: str | None) -> None:
-        """Write down that the current launch came to nothing."""
-        launch = self._our_launch()
-        if launch is not None:
-            by = TerminatedBy.CLOUD if reason is not EndReason.SETUP_FAILED else TerminatedBy.US
-            self._journal.note(
-                LaunchEnded(launch=launch.launch, reason=reason, terminated_by=by, detail=detail)
+    def refused(self, launch: str, reason: EndReason, detail: str | None) -> None:
+        """Write down that a launch came to nothing."""
+        self._journal.note(
+            LaunchEnded(
+                launch=launch, reason=reason, terminated_by=_terminated_by(reason), detail=detail
             )
+        )
 
     def waiting(self, decision: Wait) -> None:
         """Write down that nothing is asked for at present; once per reason."""
@@ -187,15 +185,18 @@ class Conductor:
             self._journal.note(DecisionMade(action="wait", why=decision.why, until=decision.until))
             self._last_told = decision.why
 
-    def ask_to_leave(self, decision: Drain | Stop) -> None:
-        """Ask the agents to save and leave; asking again changes nothing."""
+    def ask_to_leave(self, decision: Drain | Stop) -> str | None:
+        """Ask the agents to save and leave, once per launch; return which, None without one."""
+        launch = self.state().current_launch
+        if launch is None:
+            return None
         kind = RequestKind.DRAIN if isinstance(decision, Drain) else RequestKind.STOP
-        if self._last_told == kind.value:
-            return
-        now = self._clock.now()
-        self._journal.note(DecisionMade(action=kind.value, why=decision.why))
-        ask(self._store, Request(kind=kind, at=now, by=self.owner))
-        self._last_told = kind.value
+        told = f"{kind.value} {launch.launch}"
+        if self._last_told != told:
+            self._journal.note(DecisionMade(action=kind.value, why=decision.why))
+            ask(self._store, Request(kind=kind, at=self._clock.now(), by=self.owner))
+            self._last_told = told
+        return launch.launch
 
     def finish(self, stop: Stop) -> None:
         """Write down the end of the run, unless it is known or another job's to tell."""
@@ -210,10 +211,6 @@ class Conductor:
                 launched_at=state.launched_at,
             )
         )
-
-    def _our_launch(self) -> LaunchView | None:
-        mine = [one for one in self.state().open_launches if one.launch.startswith(self._prefix)]
-        return mine[-1] if mine else None
 
     def _is_ours(self, state: RunState) -> bool:
         """Say whether this job carries the latest launch of the run out; the first to claim does.

@@ -21,3 +21,8 @@ RANKS = "ORCHESTRATE_RANKS"
 """Training processes per node, where they are not one per GPU."""
 PORT = "ORCHESTRATE_PORT"
 """Where the ranks of several nodes meet; their agents meet on the next one."""
+AGENT = "ORCHESTRATE_AGENT"
+"""Settings of the agent other than the usual, as JSON (orchestrator/agent/config.py)."""
+
+STORE_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AZURE_STORAGE_ACCOUNT_NAME")
+"""Where the bucket is, if not at its cloud's usual address; credentials are not among these."""

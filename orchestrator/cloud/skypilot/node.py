@@ -1,12 +1,13 @@
 """Entry of a SkyPilot node: `python -m orchestrator.cloud.skypilot.node`, on every node of a gang.
 
 Reads what the task's environment says and runs the agent; its exit status is the agent's: 0 done,
-75 preempted, drained or unfit, 76 fenced, 77 stopped, 78 hung, 1 failed. SkyPilot itself is neither
-needed nor imported here.
+75 preempted, drained or unfit, 76 fenced, 77 stopped, 78 hung, 1 failed. Without our plugin 76 and
+77 become 0, or SkyPilot would start it again. SkyPilot itself is neither needed nor imported here.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from orchestrator.agent.__main__ import exit_as, find_record, run_agent
 from orchestrator.agent.config import AgentConfig
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.environment import (
+    AGENT,
     LAUNCH,
     OFFER,
     OWNER,
@@ -60,9 +62,9 @@ def main() -> int:
     store = open_store(variables[RUN_FOLDER])
     record = find_record(store)
     config = read_environment(variables, store, record)
-    if variables.get(LAUNCH) or config.node != 0:
-        return run_agent(config, store, record, clock)
-    return run_alone(config, store, record, clock)
+    if not variables.get(LAUNCH):
+        return run_alone(config, store, record, clock)
+    return run_agent(config, store, record, clock)
 
 
 def read_environment(
@@ -73,7 +75,7 @@ def read_environment(
     given_ranks = variables.get(RANKS)
     launch = variables.get(LAUNCH) or (new_launch(record) if gang.node == 0 else "")
     told = variables.get(OFFER)
-    return AgentConfig(
+    config = AgentConfig(
         store=store.url,
         launch=launch,
         offer=QuotedOffer.model_validate_json(told)
@@ -89,6 +91,8 @@ def read_environment(
         num_gpus=None if given_ranks else gang.num_gpus,
         owner=variables.get(OWNER) or None,
     )
+    changes = json.loads(variables.get(AGENT) or "{}")
+    return AgentConfig.model_validate({**dict(config), **changes})
 
 
 def _empty_scratch(launch: str) -> Path:

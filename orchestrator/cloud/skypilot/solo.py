@@ -21,10 +21,9 @@ from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.guards import stop_by_policy
 from orchestrator.agent.whereabouts import find_offer, find_whereabouts
-from orchestrator.attempts import EndReason, StopReason, exit_status
+from orchestrator.attempts import AgentExit, EndReason, StopReason, exit_status
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import (
-    FinalState,
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
@@ -68,41 +67,49 @@ def new_launch(record: RunRecord) -> str:
     return f"{record.run_id}-solo-{secrets.token_hex(3)}"
 
 
-def status_before_start(state: RunState, clock: Clock) -> int | None:
-    """Return the exit status where nothing is left to do here, as when SkyPilot starts it again."""
-    if state.ended is not None:
-        _log.warning("the run is over: %s", state.ended.why)
-        return exit_status(
-            EndReason.SUCCEEDED if state.ended.state is FinalState.SUCCEEDED else EndReason.STOPPED
-        )
-    leave = stop_by_policy(state, clock)
-    if leave is None:
-        return None
-    _log.warning("not started: %s", leave.why)
-    return exit_status(leave.reason)
+def exit_status_for_skypilot(reason: EndReason) -> int:
+    """Return the exit status by which SkyPilot's own strategy does what should follow.
+
+    It starts a job again after any status but 0; a run that is to stop must not be.
+    """
+    if reason in (EndReason.STOPPED, EndReason.FENCED):
+        return AgentExit.DONE
+    return exit_status(reason)
+
+
+def is_over(state: RunState, clock: Clock) -> bool:
+    """Say whether nothing is left to do here, as when SkyPilot starts a job that was stopped."""
+    leave = None if state.ended is not None else stop_by_policy(state, clock)
+    why = state.ended.why if state.ended is not None else leave and leave.why
+    if why:
+        _log.warning("not started: %s", why)
+    return bool(why)
 
 
 def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
-    """Run node 0's part and keep the ledger around it; return the agent's exit status."""
+    """Run this node's part, on node 0 keep the ledger around it; return the exit status."""
     ledger = LedgerReader(store)
     state = fold(record, ledger.read())
-    status = status_before_start(state, clock)
-    if status is not None:
-        return status
+    if is_over(state, clock):  # each node sees for itself: they would wait for the others
+        return AgentExit.DONE
+    if config.node != 0:
+        return exit_status_for_skypilot(Agent(config, store, state, clock).run())
     note_start(config, store, state, clock)
-    journal = Journal(store, "solo", clock)
     state = fold(record, ledger.read())
-    try:
-        reason = Agent(config, store, state, clock).run()
-    except Exception:
-        journal.record(_ended(config.launch, EndReason.NODE_LOST))
+    journal = Journal(store, "solo", clock)
+
+    def note_end(reason: EndReason) -> None:
+        journal.record(_ended(config.launch, reason))
         _flush(journal)
+        if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
+            _note_run_end(fold(record, ledger.read()), reason, journal, clock)
+
+    try:
+        reason = Agent(config, store, state, clock).run(note_end)
+    except Exception:
+        note_end(EndReason.NODE_LOST)
         raise
-    journal.record(_ended(config.launch, reason))
-    _flush(journal)
-    if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
-        _note_run_end(fold(record, ledger.read()), reason, journal, clock)
-    return exit_status(reason)
+    return exit_status_for_skypilot(reason)
 
 
 def note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:

@@ -22,8 +22,9 @@ STRATEGY = "orchestrate"
 # Forwarded where they are set: secrets only as secrets, which SkyPilot keeps out of logs and YAML.
 _SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SETTINGS = (
-    *("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AZURE_STORAGE_ACCOUNT_NAME"),
-    *("WANDB_BASE_URL", "WANDB_MODE", "HF_ENDPOINT", environment.RANKS),
+    *environment.STORE_SETTINGS,
+    *("WANDB_BASE_URL", "WANDB_MODE", "HF_ENDPOINT"),
+    *(environment.RANKS, environment.AGENT),
 )
 
 

@@ -26,6 +26,8 @@ WHEEL_PREFIX = "spot_orchestrator-"
 _PACKAGES = ("orchestrator", "train", "checkpoints")
 # In a checkout SkyPilot's tasks lie beside the packages; in the wheel that folder's name is taken.
 _TASKS, _TASKS_PACKED = "sky", "orchestrator/tasks"
+# By which nodes install: attempts of one run, weeks apart, are to compute with the same libraries.
+_CONSTRAINTS = "constraints.txt"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 _WHEEL = "Wheel-Version: 1.0\nGenerator: orchestrate\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
@@ -62,8 +64,8 @@ def _packages() -> dict[str, bytes]:
         for file in _files_below(root / package)
     }
     if not (root / _TASKS / "__init__.py").exists():  # or it is SkyPilot itself, beside ours
-        tasks = sorted((root / _TASKS).glob("*.yaml"))
-        files |= {f"{_TASKS_PACKED}/{file.name}": file for file in tasks}
+        beside = [*sorted((root / _TASKS).glob("*.yaml")), root / _CONSTRAINTS]
+        files |= {f"{_TASKS_PACKED}/{file.name}": file for file in beside if file.exists()}
     return {name: file.read_bytes() for name, file in files.items()}
 
 

@@ -69,7 +69,7 @@ def launch(conductor: Conductor, clock: HandClock) -> str:
     decision = conductor.decide()
     assert isinstance(decision, Launch)
     name, _ = conductor.launching(decision)
-    conductor.came_up(clock.now(), zone=None)
+    conductor.came_up(name, clock.now(), zone=None)
     return name
 
 
@@ -142,8 +142,8 @@ def test_a_setup_that_fails_again_and_again_ends_the_run_and_never_buys_on_deman
     decision = conductor.decide()
     while isinstance(decision, Launch):
         assert decision.offer.market is EAST.market
-        launch(conductor, clock)
-        conductor.refused(EndReason.SETUP_FAILED, "pip: no such wheel")
+        name = launch(conductor, clock)
+        conductor.refused(name, EndReason.SETUP_FAILED, "pip: no such wheel")
         decision = conductor.decide()
     assert isinstance(decision, Stop)
     assert decision.reason is StopReason.TOO_MANY_FAILURES
@@ -154,8 +154,8 @@ def test_refusals_everywhere_make_it_wait_and_say_so_once(store, clock, record):
     for _ in range(2):
         decision = conductor.decide()
         assert isinstance(decision, Launch)
-        conductor.launching(decision)
-        conductor.refused(EndReason.NO_CAPACITY, "InsufficientInstanceCapacity")
+        name, _ = conductor.launching(decision)
+        conductor.refused(name, EndReason.NO_CAPACITY, "InsufficientInstanceCapacity")
     decision = conductor.decide()
     assert isinstance(decision, Wait)
     for _ in range(3):
@@ -236,10 +236,10 @@ def test_the_bill_starts_when_the_nodes_came_up_and_names_the_zone_that_was_give
     conductor = make_conductor(store, clock)
     decision = conductor.decide()
     assert isinstance(decision, Launch)
-    conductor.launching(decision)
+    name, _ = conductor.launching(decision)
     up_at = clock.now()
     clock.sleep(timedelta(minutes=2))
-    conductor.came_up(up_at, zone="us-east-1f")
+    conductor.came_up(name, up_at, zone="us-east-1f")
     seen = last_launch(conductor)
     assert (seen.ready_at, seen.offer.zone) == (up_at, "us-east-1f")
 

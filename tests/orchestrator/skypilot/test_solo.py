@@ -1,4 +1,4 @@
-"""The ledger that a node keeps itself where no plugin does."""
+"""Launches without our plugin: the ledger that the node keeps, and what SkyPilot is told."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.fence import read_head
 from checkpoints.store import open_store
 from orchestrator.agent.config import AgentConfig
-from orchestrator.attempts import AgentExit, EndReason, StopReason
+from orchestrator.attempts import EndReason, exit_status
 from orchestrator.cloud.skypilot.solo import (
+    exit_status_for_skypilot,
+    is_over,
     new_launch,
     note_start,
     offer_of_this_node,
-    status_before_start,
 )
 from orchestrator.ledger.facts import (
     AttemptEnded,
-    FinalState,
     QuotedOffer,
+    StopRequested,
     TerminatedBy,
 )
 from orchestrator.ledger.fold import fold
@@ -105,32 +105,6 @@ def test_names_of_launches_differ():
     assert new_launch(record()) != new_launch(record())
 
 
-def test_budget_that_is_used_up_starts_nothing(store):
-    ledger = Ledger()
-    ledger.launched()
-    spent = record(limits={"budget_usd": 1})
-    assert status_before_start(fold(spent, ledger.entries), SetClock(10)) == AgentExit.STOPPED
-    assert status_before_start(fold(record(), ledger.entries), SetClock(10)) is None
-    assert read_head(store) is None
-
-
-@pytest.mark.parametrize(
-    ("final", "reason", "status"),
-    [
-        (FinalState.SUCCEEDED, StopReason.DONE, AgentExit.DONE),
-        (FinalState.STOPPED, StopReason.BUDGET, AgentExit.STOPPED),
-        (FinalState.FAILED, StopReason.TOO_MANY_FAILURES, AgentExit.STOPPED),
-    ],
-)
-def test_run_that_is_over_is_not_started_again_until_it_is_launched_again(final, reason, status):
-    ledger = Ledger()
-    ledger.launched()
-    ledger.ended(50, final, reason)
-    assert status_before_start(fold(record(), ledger.entries), SetClock(60)) == status
-    ledger.launched(70)
-    assert status_before_start(fold(record(), ledger.entries), SetClock(80)) is None
-
-
 @pytest.mark.parametrize("told", ['{"cloud": "AWS"}', "", "{}", "nonsense"])
 def test_offer_is_found_by_what_skypilot_and_the_cloud_say(monkeypatch, told):
     with metadata_service() as service:
@@ -138,3 +112,28 @@ def test_offer_is_found_by_what_skypilot_and_the_cloud_say(monkeypatch, told):
         service.zone = "us-east-1-c"
         found = offer_of_this_node(record(), {"SKYPILOT_CLUSTER_INFO": told})
     assert (found.region, found.zone) == ("us-east-1", "us-east-1-c")
+
+
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_skypilot_starts_again_only_what_should_go_on(reason):
+    ends = (EndReason.SUCCEEDED, EndReason.STOPPED, EndReason.FENCED)
+    status = exit_status_for_skypilot(reason)
+    assert status == (0 if reason in ends else exit_status(reason))
+    assert (status == 0) == (reason in ends)
+
+
+def test_a_run_that_goes_on_is_started():
+    ledger = Ledger()
+    ledger.launched()
+    assert not is_over(fold(record(), ledger.entries), SetClock(60))
+
+
+def test_nothing_is_started_for_a_run_that_has_ended_or_is_to_stop():
+    ended, stopped, spent = Ledger(), Ledger(), Ledger()
+    for ledger in (ended, stopped, spent):
+        ledger.launched()
+    ended.ended(5)
+    stopped.add(5, StopRequested(host="laptop", launched_at=stopped.launched_at), writer="cli-2")
+    spent.launch("one", 0, until=50_000, attempt=1)  # 13.9 h at $10
+    for ledger in (ended, stopped, spent):
+        assert is_over(fold(record(), ledger.entries), SetClock(60))

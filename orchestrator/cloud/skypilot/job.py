@@ -1,0 +1,89 @@
+"""What the two coroutines of a managed job share: its strategy, and the attendant beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sky import sky_logging
+
+from checkpoints.errors import StoreUnreachable
+from orchestrator.cloud.skypilot.clusters import up_since, zone_of
+from orchestrator.cloud.skypilot.conductor import Conductor
+
+# Under SkyPilot's own logger, or nothing of it would be in the job's log.
+log = sky_logging.init_logger("sky.jobs.orchestrate")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A store that fails for this long is not coming back, and the job ends resumable.
+_STORE_PATIENCE_S = 1800.0
+_STORE_RETRY_S = 10.0
+
+
+@dataclass(slots=True)
+class Underway:
+    """A launch that SkyPilot was asked for and has not answered yet."""
+
+    launch: str
+    since: float
+    request: asyncio.Task[float | None]
+    is_called_off: bool = False
+    up_at: datetime | None = None
+    num_alive: int = 0
+    """Nodes that were left of it when SkyPilot gave up."""
+    error: BaseException | None = None
+
+
+class Job:
+    """One managed job in this process, and the way to its conductor."""
+
+    def __init__(self, conductor: Conductor, job_id: int, task_id: int, cluster_name: str) -> None:
+        self.job_id = job_id
+        self.task_id = task_id
+        self.cluster_name = cluster_name
+        self.owner = conductor.owner
+        self.underway: Underway | None = None
+        self.exit_codes: tuple[int, ...] = ()
+        """How the last job on the nodes ended, until that is written down."""
+        self._conductor = conductor
+        self._one_at_a_time = asyncio.Lock()
+
+    async def tell(
+        self, act: Callable[Concatenate[Conductor, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Have the conductor do something, in a thread: the event loop serves other jobs, too.
+
+        Raises:
+            CheckpointError: the store refuses, or has not answered for half an hour.
+        """
+        async with self._one_at_a_time:
+            return await patiently(lambda: act(self._conductor, *args, **kwargs))
+
+    async def note_up(self, underway: Underway) -> None:
+        """Write down when and where the nodes of a launch came up; the bill starts there."""
+        if underway.up_at is not None:
+            return
+        up_at = await asyncio.to_thread(up_since, self.cluster_name, underway.since)
+        if up_at is not None:
+            underway.up_at = up_at
+            zone = await asyncio.to_thread(zone_of, self.cluster_name)
+            await self.tell(Conductor.came_up, underway.launch, up_at, zone)
+
+
+async def patiently(act: Callable[[], T]) -> T:
+    """Return what `act` returns in a thread, trying again while the store cannot be reached."""
+    give_up_at = time.monotonic() + _STORE_PATIENCE_S
+    while True:
+        try:
+            return await asyncio.to_thread(act)
+        except StoreUnreachable as error:
+            if time.monotonic() > give_up_at:
+                raise
+            log.warning("the store fails, trying again: %s", error)
+        await asyncio.sleep(_STORE_RETRY_S)
