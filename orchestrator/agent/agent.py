@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from checkpoints.errors import CheckpointError, ObjectMissing, RecordInvalid, StoreUnreachable
@@ -51,8 +52,11 @@ class Agent:
             _notice_source(config), notice_file(config.scratch), config.poll_seconds
         )
 
-    def run(self) -> EndReason:
+    def run(self, note_end: Callable[[EndReason], None] | None = None) -> EndReason:
         """Claim or join the attempt and see it through.
+
+        `note_end` is told the end while the other nodes still wait: once one of them has left,
+        SkyPilot kills the rest.
 
         Raises:
             HeadMissing: node 0 of the launch never answered.
@@ -74,6 +78,8 @@ class Agent:
         reason, why = part.gang.settle(report)
         if self._leads:
             self._note_end(part, reason, courier.step, why)
+            if note_end is not None:
+                note_end(reason)
         courier.close()
         part.gang.dismiss(reason)
         return reason

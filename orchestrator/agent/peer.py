@@ -112,8 +112,7 @@ class Peer:
         """End the connection; the other side sees it at once."""
         self._is_closed = True
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+            self._connection.shutdown(socket.SHUT_RDWR)  # the listening thread then closes it
 
     def _beat(self) -> None:
         pause = threading.Event()
@@ -134,3 +133,4 @@ class Peer:
                 _log.warning("the connection to another node's agent broke: %s", error)
         finally:
             self._is_closed = True
+            self._connection.close()

@@ -16,7 +16,7 @@ _COMMANDS = {
     "resume": ("orchestrator.cli.launch", "Go on with a run from its run folder."),
     "status": ("orchestrator.cli.reports", "Show how a run, or every run, is doing."),
     "cost": ("orchestrator.cli.reports", "Show what a run cost and where its time went."),
-    "logs": ("orchestrator.cli.reports", "Print the trainer's log, attempt by attempt."),
+    "logs": ("orchestrator.cli.reports", "Print the log, attempt by attempt and node by node."),
     "dashboard": ("orchestrator.cli.reports", "Write a run's page: cost, attempts, loss."),
     "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from checkpoints.errors import CheckpointError
-from checkpoints.layout import LOGS
+from checkpoints.layout import LOGS, parse_log_key
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, say, show_duration, store_option
 from orchestrator.cli.watch import describe_progress
@@ -74,21 +74,26 @@ def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
 @click.command()
 @click.argument("run")
 @click.option("--attempt", type=int, help="Only this attempt.")
+@click.option("--node", type=int, help="Only this node of each attempt; 0 is the head.")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run is over.")
 @store_option
-def logs(run: str, attempt: int | None, store: str | None, *, follow: bool) -> None:
-    """Print the trainer's log of RUN, attempt by attempt."""
+def logs(
+    run: str, attempt: int | None, node: int | None, store: str | None, *, follow: bool
+) -> None:
+    """Print the log of RUN, attempt by attempt and node by node."""
     known = find_run(run, store)
     folder, viewer = known.open(), RunViewer(known.open())
-    printed: set[str] = set()
+    printed: list[str] = []
     while True:
         is_over = viewer.look(SystemClock().now()).state.ended is not None
-        _print_new_logs(folder, attempt, printed)
+        _print_new_logs(folder, (attempt, node), printed)
         if not follow or is_over:
             break
         time.sleep(_FOLLOW_EVERY_S)
-    if not printed and attempt is not None:
-        raise UnknownRun(f"{run} has no log of attempt {attempt}.", f"See orchestrate status {run}")
+    if not printed and (attempt, node) != (None, None):
+        named = {"attempt": attempt, "node": node}
+        which = ", ".join(f"{name} {one}" for name, one in named.items() if one is not None)
+        raise UnknownRun(f"{run} has no log of {which}.", f"See orchestrate status {run}")
     if not printed:
         say(f"{run} has no log yet. See orchestrate status {run}")
 
@@ -266,15 +271,19 @@ def _status_of_all(runs: list[KnownRun], *, as_json: bool) -> None:
         say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
 
 
-def _print_new_logs(store: ObjectStore, attempt: int | None, printed: set[str]) -> None:
+def _print_new_logs(
+    store: ObjectStore, wanted: tuple[int | None, int | None], printed: list[str]
+) -> None:
+    """Print what is new of the wanted attempt and node, each piece below whose words it holds."""
     for entry in store.list(LOGS):
-        number = int(entry.key.split("/")[1])
-        if entry.key in printed or not entry.key.endswith(".log"):
+        source = parse_log_key(entry.key)
+        if source is None or entry.key in printed:
             continue
-        if attempt is not None and number != attempt:
+        if any(one not in (None, found) for one, found in zip(wanted, source, strict=True)):
             continue
-        if not any(key.startswith(f"{LOGS}{number:06d}/") for key in printed):
-            print(f"--- attempt {number} ---")
-        printed.add(entry.key)
+        if not printed or parse_log_key(printed[-1]) != source:
+            attempt, node = source
+            print(f"--- attempt {attempt}{f', node {node}' if node else ''} ---")
+        printed.append(entry.key)
         sys.stdout.write(store.get(entry.key).data.decode(errors="replace"))
         sys.stdout.flush()

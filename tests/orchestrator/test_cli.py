@@ -388,3 +388,26 @@ def test_delete_says_what_it_cannot_empty_and_deletes_the_rest(
     assert f"{other}{'/demo' if other.startswith('s3') else ''} cannot be emptied" in err
     assert open_store(f"{url}/demo").list("") == []
     assert open_store(f"{east}/demo").list("") == []
+
+
+def test_logs_of_an_attempt_s_nodes_are_told_apart(orchestrate, finished):
+    folder = open_store(f"{finished}/demo")
+    pieces = {
+        "000001/00000000.log": "step 1\n",
+        "000001/00000001.log": "step 2\n",
+        "000001/node-001-00000000.log": "rank 4: hot\n",
+        "000002/00000000.log": "step 3\n",
+        "000002/run-x.wandb": "binary",
+    }
+    for name, text in pieces.items():
+        folder.put(f"logs/{name}", text.encode())
+    _, out, _ = orchestrate("logs", "demo")
+    assert out == (
+        "--- attempt 1 ---\nstep 1\nstep 2\n--- attempt 1, node 1 ---\nrank 4: hot\n"
+        "--- attempt 2 ---\nstep 3\n"
+    )
+    _, out, _ = orchestrate("logs", "demo", "--node", "1")
+    assert out == "--- attempt 1, node 1 ---\nrank 4: hot\n"
+    code, _, err = orchestrate("logs", "demo", "--attempt", "2", "--node", "1")
+    assert code == 2
+    assert "no log of attempt 2, node 1" in err

@@ -1,8 +1,8 @@
 """Entry of a SkyPilot node: `python -m orchestrator.cloud.skypilot.node`, on every node of a gang.
 
 Reads what the task's environment says and runs the agent; its exit status is the agent's: 0 done,
-75 preempted, drained or unfit, 76 fenced, 77 stopped, 78 hung, 1 failed. SkyPilot itself is neither
-needed nor imported here.
+75 preempted, drained or unfit, 76 fenced, 77 stopped, 78 hung, 1 failed. Without our plugin 76 and
+77 become 0, or SkyPilot would start it again. SkyPilot itself is neither needed nor imported here.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def main() -> int:
     store = open_store(variables[RUN_FOLDER])
     record = find_record(store)
     config = read_environment(variables, store, record)
-    if variables.get(LAUNCH) or config.node != 0:
-        return run_agent(config, store, record, clock)
-    return run_alone(config, store, record, clock)
+    if not variables.get(LAUNCH):
+        return run_alone(config, store, record, clock)
+    return run_agent(config, store, record, clock)
 
 
 def read_environment(

@@ -87,38 +87,42 @@ def is_over(state: RunState, clock: Clock) -> bool:
 
 
 def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
-    """Run node 0's part and keep the ledger around it; return the agent's exit status."""
+    """Run this node's part, on node 0 keep the ledger around it; return the exit status."""
     ledger = LedgerReader(store)
     state = fold(record, ledger.read())
-    if is_over(state, clock):
+    if is_over(state, clock):  # each node sees for itself: they would wait for the others
         return AgentExit.DONE
-    _note_start(config, store, state, clock)
-    journal = Journal(store, "solo", clock)
+    if config.node != 0:
+        return exit_status_for_skypilot(Agent(config, store, state, clock).run())
+    note_start(config, store, state, clock)
     state = fold(record, ledger.read())
-    try:
-        reason = Agent(config, store, state, clock).run()
-    except Exception:
-        journal.record(_ended(config.launch, EndReason.NODE_LOST))
+    journal = Journal(store, "solo", clock)
+
+    def note_end(reason: EndReason) -> None:
+        journal.record(_ended(config.launch, reason))
         _flush(journal)
+        if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
+            _note_run_end(fold(record, ledger.read()), reason, journal, clock)
+
+    try:
+        reason = Agent(config, store, state, clock).run(note_end)
+    except Exception:
+        note_end(EndReason.NODE_LOST)
         raise
-    journal.record(_ended(config.launch, reason))
-    _flush(journal)
-    if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
-        _note_run_end(fold(record, ledger.read()), reason, journal, clock)
     return exit_status_for_skypilot(reason)
 
 
-def _note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:
+def note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> None:
     """Write, as of when the node came up, that the launch began; and that others are gone."""
-    came_up = _AsOf(_came_up(state, clock.now()))
+    came_up = _came_up(state, clock.now())
     started = LaunchStarted(
         launch=config.launch, offer=config.offer, num_nodes=state.record.spec.nodes.count
     )
     now = Journal(store, "solo", clock)
     for launch in state.open_launches:
-        now.record(_lost(launch, state, store, clock.now()))
+        now.record(_lost(launch, state, store, came_up))
     now.flush()
-    then = Journal(store, "solo", came_up)
+    then = Journal(store, "solo", _AsOf(came_up))
     then.record(started)
     then.record(LaunchReady(launch=config.launch))
     then.flush()
@@ -145,8 +149,11 @@ def _came_up(state: RunState, now: datetime) -> datetime:
     return min(now, max([booted, *ends])) if is_for_us else now
 
 
-def _lost(launch: LaunchView, state: RunState, store: ObjectStore, now: datetime) -> LaunchEnded:
-    """Say that an earlier launch is gone: as its agent said, or as of its last sign of life."""
+def _lost(launch: LaunchView, state: RunState, store: ObjectStore, until: datetime) -> LaunchEnded:
+    """Say that an earlier launch is gone: as its agent said, or as of its last sign of life.
+
+    SkyPilot terminates what it replaces, so it was gone when the next one came up.
+    """
     said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
     heard_at = max(
         (
@@ -157,7 +164,7 @@ def _lost(launch: LaunchView, state: RunState, store: ObjectStore, now: datetime
         default=launch.attempt_started_at or launch.started_at,
     )
     reason = said[0] if said else EndReason.NODE_LOST
-    return _ended(launch.launch, reason, gone_at=min(now, heard_at + _UNSEEN))
+    return _ended(launch.launch, reason, gone_at=min(until, heard_at + _UNSEEN))
 
 
 def _ended(launch: str, reason: EndReason, gone_at: datetime | None = None) -> LaunchEnded:

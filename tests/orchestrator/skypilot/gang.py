@@ -30,6 +30,7 @@ from orchestrator.view import RunView, RunViewer
 from tests.end_to_end.conftest import EXAMPLES
 from tests.metadata_service import MetadataService, metadata_service
 from tests.orchestrator.histories import make_offer, make_spec
+from train.spool import Step, read_records
 
 ROOT = Path(__file__).parents[3]
 _MARK = "ORCHESTRATE_TEST_NODE"
@@ -50,8 +51,8 @@ def gang_spec(store: str, **changes: object) -> RunSpec:
             "nodes": {"count": 2, "accelerators": "A100-80GB:8"},
             "model": {"base": str(EXAMPLES / "tiny-llama"), "max_length": 128},
             "data": {"train": str(EXAMPLES / "conversations.json")},
-            "train": {"num_steps": 24, "global_batch": 4, "micro_batch": 2, "precision": "fp32"},
-            "checkpoints": {"interval": "4 steps"},
+            "train": {"num_steps": 60, "global_batch": 4, "micro_batch": 2, "precision": "fp32"},
+            "checkpoints": {"interval": "20 steps"},
             "limits": {"budget_usd": 500},
             **changes,
         }
@@ -96,6 +97,12 @@ class Node:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
+    def last_step(self) -> int:
+        """Return the last step that this node's spool has; only node 0's has any."""
+        spools = self._console.parent.glob("orchestrate-scratch/*/spool/spool.jsonl")
+        records = [record for spool in spools for record in read_records(spool, 0)[0]]
+        return max((record.step for record in records if isinstance(record, Step)), default=0)
+
     def fail_a_rank(self) -> None:
         for process in self.ranks():
             process.send_signal(signal.SIGUSR2)
@@ -130,7 +137,7 @@ class GangRun:
 
     def launch(self, *, ranks: int = 1, **variables: str) -> list[Node]:
         """Start a new launch on new nodes."""
-        port = _free_ports()
+        port = free_ports()
         num_nodes = self.record.spec.nodes.count
         self.metadata = [self.stack.enter_context(metadata_service()) for _ in range(num_nodes)]
         self.nodes = [
@@ -183,14 +190,9 @@ class GangRun:
     def facts(self, kind: type[Fact]) -> list[Fact]:
         return [entry.body for entry in LedgerReader(self.store).read() if type(entry.body) is kind]
 
-    def wait_for_step(self, step: int, attempt: int = 1, seconds: float = 120) -> None:
-        def is_there() -> bool:
-            launches = [one for one in self.view().state.launches if one.attempt is not None]
-            latest = launches[-1].attempt if launches else 0
-            assert latest is not None
-            return latest > attempt or (latest == attempt and self.view().step >= step)
-
-        self.wait_for(is_there, seconds)
+    def wait_for_step(self, step: int) -> None:
+        """Wait until the ranks have taken a step, by what is on node 0's disk."""
+        self.wait_for(lambda: self.nodes[0].last_step() >= step)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         give_up_at = time.monotonic() + seconds
@@ -226,7 +228,7 @@ def _record(spec: RunSpec, inputs: PreparedInputs) -> RunRecord:
     )
 
 
-def _free_ports() -> int:
+def free_ports() -> int:
     """Return a port that is free, as is the one after it."""
     while True:
         with socket.socket() as first, socket.socket() as second:
