@@ -20,6 +20,8 @@ _STOP_GRACE_S = 180.0
 # SkyPilot terminates a finished job's nodes within seconds, unless the cloud is broken.
 _GONE_PATIENCE_S = 900.0
 _GONE_LOOK_S = 2.0
+# A store that refuses the facts of a job that is over for so long is not going to take them.
+_LAST_WORDS_PATIENCE_S = 3600.0
 
 
 class Attendant:
@@ -40,18 +42,20 @@ class Attendant:
         self._task.cancel()
 
     async def _attend(self) -> None:
-        job = self._job
-        while True:
+        over_since: float | None = None
+        while over_since is None or time.monotonic() - over_since < _LAST_WORDS_PATIENCE_S:
             await asyncio.sleep(self._tick_seconds)
-            status = await state.get_job_status_with_task_id_async(job.job_id, job.task_id)
-            is_over = status is None or status.is_terminal()
-            if is_over or status is state.ManagedJobStatus.CANCELLING:
-                await self._conclude(status)
-                return
             try:
+                status = await state.get_job_status_with_task_id_async(
+                    self._job.job_id, self._job.task_id
+                )
+                if _is_over(status):
+                    over_since = over_since or time.monotonic()
+                    await self._conclude(status)
+                    return
                 await self._tick(is_running=status is state.ManagedJobStatus.RUNNING)
             except Exception:  # noqa: BLE001  # the agents' lease and SkyPilot's watch go on
-                log.exception("job %s: looking at the run failed", job.job_id)
+                log.exception("job %s: looking at the run failed", self._job.job_id)
 
     async def _tick(self, *, is_running: bool) -> None:
         job = self._job
@@ -102,3 +106,8 @@ class Attendant:
                     why=f"the managed job is {'gone' if status is None else status.value}",
                 )
             await job.tell(Conductor.finish, decision)
+
+
+def _is_over(status: state.ManagedJobStatus | None) -> bool:
+    is_ending = status is state.ManagedJobStatus.CANCELLING
+    return status is None or status.is_terminal() or is_ending
