@@ -71,6 +71,8 @@ class Agent:
             is_away = isinstance(error, StoreUnreachable)
             reason = EndReason.PREEMPTED if is_away else EndReason.TRAINING_FAILED
             part.gang.settle(self._report(leaving=reason, error=str(error)))
+            if self._leads:
+                self._note_end(part, reason, courier.step, str(error))
             part.gang.dismiss(reason)
             raise
         courier.pump()

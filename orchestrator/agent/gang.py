@@ -7,6 +7,7 @@ what SkyPilot says (whose task ids, job numbers and addresses may repeat).
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -49,6 +50,10 @@ class Gang(Protocol):
         """Return what is known of the other nodes at this moment."""
         ...
 
+    def tell_hang(self) -> None:
+        """Say that this node's ranks hang, a moment before they are killed."""
+        ...
+
     def settle(self, report: NodeReport) -> tuple[EndReason, str | None]:
         """Tell how this node's part ended; return how the attempt did, for all nodes alike."""
         ...
@@ -70,7 +75,7 @@ class Head:
         self._changing = threading.Lock()
         self._socket: socket.socket | None = None
         if config.num_nodes > 1:
-            self._socket = socket.create_server((config.head, config.port + 1))
+            self._socket = _listen(config)
             args = (self._socket,)
             threading.Thread(target=self._accept, args=args, name="gang", daemon=True).start()
 
@@ -82,6 +87,11 @@ class Head:
         if any(report.is_hung for report in reports):
             return News.HUNG
         return News.ENDED if reports else News.NONE
+
+    def tell_hang(self) -> None:
+        """Have the others keep their stacks: the rank that all wait for may be one of theirs."""
+        for peer in self._peers.values():
+            peer.send(Ending(is_hung=True))
 
     def settle(self, report: NodeReport) -> tuple[EndReason, str | None]:
         """Collect the others' reports, as far as they still come, and judge."""
@@ -148,6 +158,16 @@ class Head:
         peer.send(self._welcome)
 
 
+def _listen(config: AgentConfig) -> socket.socket:
+    """Listen where the others look; on every address where theirs is not one of ours (NAT)."""
+    try:
+        return socket.create_server((config.head, config.port + 1))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+    return socket.create_server(("", config.port + 1))
+
+
 class Member:
     """The side of every other node."""
 
@@ -177,6 +197,9 @@ class Member:
         if self._ending is None:
             return News.NONE
         return News.HUNG if self._ending.is_hung else News.ENDED
+
+    def tell_hang(self) -> None:
+        """Leave it to the report: the head's own watch is the stricter one."""
 
     def settle(self, report: NodeReport) -> tuple[EndReason, str | None]:
         """Report, and wait for the verdict: leaving earlier would have SkyPilot kill the head."""

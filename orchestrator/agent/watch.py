@@ -123,6 +123,7 @@ class Watch:
         if self.is_hung or not self._hang.is_hung(now):
             return
         _log.warning("no sign of life for %g s", self._hang.limit_s)
+        self._gang.tell_hang()
         self._hang.dump_stacks()
         self.is_hung = True
         self._kill_at = now

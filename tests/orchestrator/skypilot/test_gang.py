@@ -124,6 +124,19 @@ def test_node_that_is_unfit_ends_the_launch_before_it_trains(start):
     assert reason is EndReason.PREEMPTED
     assert "is unfit: nvidia-smi is missing or does not answer" in error
     assert run.view().step == 0
+    assert "agent: node 0 is unfit" in run.log()
+
+
+@pytest.mark.slow
+def test_rank_that_hangs_on_one_node_is_found_by_the_head_and_all_stacks_are_kept(start):
+    run = start(train={"num_steps": 20000, "global_batch": 4, "precision": "fp32"})
+    nodes = run.launch(ORCHESTRATE_AGENT='{"step_hang_seconds": 15, "upload_seconds": 1}')
+    run.wait_for_step(10)
+    (rank,) = nodes[1].ranks()
+    rank.suspend()
+    assert [node.wait() for node in nodes] == [AgentExit.HANG] * 2
+    assert end_of(run) == (EndReason.HANG, "no progress")
+    assert "most recent call first" in run.log()
 
 
 LONE = {
@@ -168,6 +181,7 @@ def test_node_that_is_drained_saves_and_says_so(controlled):
     assert view.state.launches == ()
 
 
+@pytest.mark.slow
 def test_budget_is_kept_by_the_node_where_nobody_else_does(start):
     # A dollar a second, of which 180 s are kept back for a save and a stop.
     run = start(**LONE, usd=("3600", "1"), limits={"budget_usd": 200})
