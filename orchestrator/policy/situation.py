@@ -113,8 +113,15 @@ def _work_left(
     state: RunState, measured: Sequence[Measured], market: MarketTime
 ) -> timedelta | None:
     """Return the market time that the steps to go will take, None before any was measured."""
-    seconds = [step.seconds for _, step in steps_of(measured[-_RECENT_RECORDS:])]
-    if not seconds:
+    steps = steps_of(measured[-_RECENT_RECORDS:])
+    if not steps:
         return None
+    latest = [step for attempt, step in steps if attempt == steps[-1][0]]
+    num_taken = latest[-1].step - latest[0].step
+    if num_taken > 0:
+        # From the first to the last, so that what saves cost in between is in it.
+        each_s = (latest[-1].at - latest[0].at).total_seconds() / num_taken
+    else:
+        each_s = statistics.median(step.seconds for _, step in steps)
     num_left = state.record.num_steps - state.last_commit_step
-    return timedelta(seconds=statistics.median(seconds) * num_left * market.scale)
+    return timedelta(seconds=each_s * num_left * market.scale)

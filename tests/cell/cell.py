@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +55,20 @@ class Cell:
         Raises:
             CellError: this machine lacks something; the message says what to install.
         """
-        if fresh:
-            self.down()
-            shutil.rmtree(self.places.base, ignore_errors=True)
-        if not self.is_up:
-            namespace.check_machine()
-            image = ensure_image(self._cache)
-            furnish(self.places, image, plugins or (), poll_seconds)
-            namespace.start(self.places)
-        elif plugins is not None and write_plugins(self.places, plugins, poll_seconds):
-            self._ask("/server", ServerStart(restart=True))
-        self._ask("/server", ServerStart())
+        with _one_at_a_time(self.places.base):
+            if fresh or not self.is_up:
+                # Also one whose daemon has died, or whose folder was removed.
+                self.down()
+            if fresh:
+                shutil.rmtree(self.places.base, ignore_errors=True)
+            if not self.is_up:
+                namespace.check_machine()
+                image = ensure_image(self._cache)
+                furnish(self.places, image, plugins or (), poll_seconds)
+                namespace.start(self.places)
+            elif plugins is not None and write_plugins(self.places, plugins, poll_seconds):
+                self._ask("/server", ServerStart(restart=True))
+            self._ask("/server", ServerStart())
 
     def down(self) -> None:
         """End the cell with everything in it; what is below `base` stays."""
@@ -72,7 +77,7 @@ class Cell:
 
     @property
     def is_up(self) -> bool:
-        return namespace.holder(self.places) is not None and self.places.socket.exists()
+        return bool(namespace.holders(self.places)) and self.places.socket.exists()
 
     @property
     def env(self) -> dict[str, str]:
@@ -219,6 +224,18 @@ class Cell:
     def _ask(self, path: str, request: Any) -> bytes:
         namespace.first_process(self.places)
         return ask(self.places.socket, path, request)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(base: Path) -> Iterator[None]:
+    """Keep others from starting a cell at this BASE meanwhile."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(base.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def default_cache() -> Path:

@@ -19,8 +19,6 @@ _START_S = 90.0
 _LOOK_S = 0.05
 # Network, mounts and processes of its own, so killing its first process kills all others.
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-# Nobody's child, so it outlives whoever started it: it writes its number and becomes `unshare`.
-_HOLD = ("setsid", "--fork", "bash", "-c", 'echo $$ >"$0"; exec "$@"')
 # bash as the first process: it adopts and reaps what SkyPilot leaves behind.
 _FIRST = '"$@" & wait $!'
 _PACKAGES = {
@@ -63,12 +61,12 @@ def check_machine() -> None:
 
 def start(places: Places) -> None:
     """Start the cell's namespaces and its daemon in them, and return when it listens."""
-    for left in (places.socket, places.pid):
-        left.unlink(missing_ok=True)
+    places.socket.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.cell.daemon", str(places.base)]
     with (places.logs / "daemon.log").open("ab") as log:
         subprocess.run(
-            [*_HOLD, str(places.pid), *_UNSHARE, "bash", "-c", _FIRST, "cell", *command],
+            # Nobody's child, so it outlives whoever starts it.
+            ["setsid", "--fork", *_UNSHARE, "bash", "-c", _FIRST, "cell", *command],
             env=cell_environment(places),
             cwd=places.base,
             stdin=subprocess.DEVNULL,
@@ -77,34 +75,40 @@ def start(places: Places) -> None:
             check=True,
         )
     give_up_at = time.monotonic() + _START_S
+    has_begun = False
     while time.monotonic() < give_up_at:
         if places.socket.exists():
             return
-        if places.pid.exists() and places.pid.read_text() and holder(places) is None:
+        is_held = bool(holders(places))
+        if has_begun and not is_held:
             break
+        has_begun |= is_held
         time.sleep(_LOOK_S)
     end(places)
     raise CellError(f"The cell did not start: see {places.logs}/daemon.log")
 
 
 def end(places: Places) -> None:
-    """Kill everything in the cell, by the one process outside that holds it."""
-    while (pid := holder(places)) is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill everything in the cell, by the process outside that holds it."""
+    while found := holders(places):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(_LOOK_S)
-    places.pid.unlink(missing_ok=True)
 
 
-def holder(places: Places) -> int | None:
-    """Return the process outside that holds the cell, None where there is none."""
-    try:
-        pid = int(places.pid.read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        return None
-    # The number may have gone to another process since.
-    return pid if str(places.base).encode() in words else None
+def holders(places: Places) -> list[int]:
+    """Return the processes outside that hold a cell of this BASE; more than one is a mistake.
+
+    Found by their command, which names BASE: a number in a file below BASE would be lost with it.
+    """
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[0] == b"unshare" and words[-2:-1] == [str(places.base).encode()]:
+                found.append(int(path.parent.name))
+    return found
 
 
 def first_process(places: Places) -> int:
@@ -113,9 +117,10 @@ def first_process(places: Places) -> int:
     Raises:
         CellError: the cell is not up.
     """
-    pid = holder(places)
-    if pid is None:
+    found = holders(places)
+    if not found:
         raise CellError(f"No cell is up at {places.base}: python -m tests.cell up {places.base}")
+    pid = found[0]
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 

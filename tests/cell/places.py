@@ -52,11 +52,6 @@ class Places:
         return self.base / "control.sock"
 
     @property
-    def pid(self) -> Path:
-        """The process outside of the cell whose end is the cell's end."""
-        return self.base / "cell.pid"
-
-    @property
     def host_key(self) -> Path:
         return self.base / "host_key"
 

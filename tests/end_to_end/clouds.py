@@ -72,7 +72,7 @@ class Laptop:
     def cost(self) -> dict[str, Any]:
         return self._document("cost")
 
-    def wait_for(self, what: Callable[[dict[str, Any]], T], seconds: float = 240) -> T:
+    def wait_for(self, what: Callable[[dict[str, Any]], T], seconds: float = 400) -> T:
         """Return the first true answer of `what` about the run's status."""
         give_up_at = time.monotonic() + seconds
         while not (found := what(status := self.status())):

@@ -12,7 +12,7 @@ from tests.cell.fixture import cell, market  # noqa: F401  # fixtures
 from tests.cell.records import Instance
 from tests.end_to_end.clouds import NUM_STEPS, PLUGIN, Laptop
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("cell")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("cell")]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from orchestrator.ledger.facts import (
 from orchestrator.ledger.fold import fold
 from orchestrator.policy.decide import Keep, Stop
 from orchestrator.policy.situation import situation
-from tests.orchestrator.histories import Ledger, at, make_record
+from tests.orchestrator.histories import Ledger, at, make_record, measured_step
 
 RECORD = make_record()
 
@@ -138,6 +139,19 @@ def test_run_whose_last_step_is_committed_is_done_although_its_node_was_lost():
     decision = situation(fold(RECORD, ledger.entries), [], at(21)).decide()
     assert isinstance(decision, Stop)
     assert decision.reason is StopReason.DONE
+
+
+def test_work_left_counts_what_saves_cost_between_steps():
+    ledger = Ledger()
+    ledger.launched(0)
+    ledger.launch("one", 1, attempt=1)
+    ledger.commit(9, attempt=1, step=4)
+    state = fold(RECORD, ledger.entries)
+    # Steps of a second, and a second and a half after the second of them.
+    starts = (2.0, 3.0, 5.5, 6.5)
+    measured = [measured_step(1, step, start) for step, start in enumerate(starts, start=1)]
+    asked = situation(state, measured, at(10))
+    assert asked.history.work_left == timedelta(seconds=1.5 * 6 * RECORD.spec.time_scale)
 
 
 def test_commit_reported_by_two_agents_counts_once_at_its_first_instant():
