@@ -13,7 +13,7 @@ from checkpoints.errors import StoreUnreachable
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
-from orchestrator.agent.gang import HeadMissing
+from orchestrator.agent.member import HeadMissing
 from orchestrator.attempts import AgentExit, exit_status
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.errors import UnknownRun

@@ -11,10 +11,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoints.errors import CheckpointError, ObjectMissing, RecordInvalid, StoreUnreachable
+from checkpoints.errors import (
+    CheckpointError,
+    ObjectMissing,
+    RecordInvalid,
+    StoreError,
+    StoreUnreachable,
+)
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.courier import Courier
+from orchestrator.agent.gang import News
 from orchestrator.agent.guards import Guards
 from orchestrator.agent.health import find_fault
 from orchestrator.agent.joining import Part, follow, lead, notice_file
@@ -23,14 +30,13 @@ from orchestrator.agent.notice import NoticeSource, NoticeWatch, local_notices
 from orchestrator.agent.outcomes import NodeReport
 from orchestrator.agent.processes import start_torchrun
 from orchestrator.agent.speed import measure, warning
-from orchestrator.agent.tracking import TrackedRun, WandbTracker
+from orchestrator.agent.tracking import start_tracker
 from orchestrator.agent.watch import Watch
 from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError
 from orchestrator.inputs import fetch_inputs
 from orchestrator.ledger.fold import RunState
-from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
 from train.config import TrainConfig
 from train.spool import read_outcome
 
@@ -71,6 +77,8 @@ class Agent:
             is_away = isinstance(error, StoreUnreachable)
             reason = EndReason.PREEMPTED if is_away else EndReason.TRAINING_FAILED
             part.gang.settle(self._report(leaving=reason, error=str(error)))
+            if self._leads:
+                self._note_end(part, reason, courier.step, str(error))
             part.gang.dismiss(reason)
             raise
         courier.pump()
@@ -93,8 +101,11 @@ class Agent:
         complaint = self._prepare(part)
         if complaint is not None:
             return self._report(leaving=EndReason.TRAINING_FAILED, error=complaint)
+        if part.gang.news() is not News.NONE:
+            return self._report()  # another node cannot: nothing needs to be started here
         if self._leads:
-            courier.track(self._start_tracker(part))
+            scratch = self._config.scratch
+            courier.track(start_tracker(self._store, self._state, part.claim.step, scratch))
         trainer = start_torchrun(
             self._write(part.train),
             self._config,
@@ -125,20 +136,27 @@ class Agent:
 
     def _find_fault(self, part: Part) -> str | None:
         """Return why this node cannot do its part, if so; a slow store is only worth a warning."""
-        config, state = self._config, self._state
+        config = self._config
         if not config.checks_node:
             return None
-        num_bytes = sum(file.size for file in state.record.inputs)
+        num_bytes = sum(file.size for file in self._state.record.inputs)
         fault = find_fault(config.scratch, num_input_bytes=num_bytes, num_gpus=config.num_gpus)
         if fault is not None:
             _log.error("node %d is unfit: %s", config.node, fault)
             return f"node {config.node} is unfit: {fault}"
-        near = part.train.objects_store
-        speed = measure(self._store if near is None else open_store(near))
-        _log.info("node %d and its store: %s", config.node, speed)
-        if (slow := warning(speed, state, config.offer.cloud)) is not None:
-            _log.warning("%s", slow)
+        self._say_speed(part.train.objects_store)
         return None
+
+    def _say_speed(self, near: str | None) -> None:
+        try:
+            speed = measure(self._store if near is None else open_store(near))
+        except StoreError as error:
+            _log.warning("how fast the store is could not be measured: %s", error)
+            return
+        _log.info("node %d and its store: %s", self._config.node, speed)
+        slow = warning(speed, self._state, self._config.offer.cloud)
+        if slow is not None:
+            _log.warning("%s", slow)
 
     def _prepare(self, part: Part) -> str | None:
         """Get all that the trainer reads; return what is wrong with it, if anything."""
@@ -165,23 +183,6 @@ class Agent:
         path = self._config.scratch / "train.json"
         path.write_text(train.model_dump_json(indent=1))
         return path
-
-    def _start_tracker(self, part: Part) -> WandbTracker | None:
-        record, spec = self._state.record, self._state.spec
-        wandb = spec.tracking.wandb
-        if wandb is None:
-            return None
-        recorded = latest_by_step(MeasurementReader(self._store).read())
-        tracked = TrackedRun(
-            run_id=record.run_id,
-            name=record.run,
-            project=wandb.project,
-            entity=wandb.entity,
-            config=spec.model_dump(mode="json"),
-            directory=self._config.scratch / "wandb",
-        )
-        history = [recorded[step] for step in sorted(recorded) if step <= part.claim.step]
-        return WandbTracker(tracked, history)
 
     def _note_end(self, part: Part, reason: EndReason, step: int, why: str | None) -> None:
         part.facts.ended(reason, step, why)

@@ -29,6 +29,8 @@ class AgentConfig(BaseModel):
     """Nodes of the launch."""
     head: str = "127.0.0.1"
     """Address of node 0."""
+    address: str = "127.0.0.1"
+    """Address by which the other nodes know this one."""
     port: int = Field(default=29400, ge=1024, lt=65535)
     """Where the ranks meet on node 0; its agent listens on the next one."""
     join_seconds: float = Field(default=900, gt=0)

@@ -14,8 +14,9 @@ from checkpoints.manifest import Claim
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.facts import AttemptFacts
-from orchestrator.agent.gang import Gang, Head, Member
+from orchestrator.agent.gang import Gang, Head
 from orchestrator.agent.hazard import run_hazard
+from orchestrator.agent.member import Member
 from orchestrator.agent.peer import Welcome
 from orchestrator.clock import Clock
 from orchestrator.ledger.fold import RunState

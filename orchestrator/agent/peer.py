@@ -95,11 +95,6 @@ class Peer:
         """Say whether nothing more is to be expected of it."""
         return self._is_closed or time.monotonic() - self._heard_at > SILENCE_S
 
-    @property
-    def is_closed(self) -> bool:
-        """Say whether the connection has ended."""
-        return self._is_closed
-
     def send(self, message: Message) -> None:
         """Send a message; to a peer that is gone it makes no difference."""
         try:

@@ -33,6 +33,7 @@ def start_torchrun(
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads_per_rank),
+        **_interface_for_gloo(agent),
     }
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -52,6 +53,19 @@ def _meeting_place(agent: AgentConfig) -> list[str]:
         *("--nnodes", str(agent.num_nodes), "--node-rank", str(agent.node)),
         *("--master-addr", agent.head, "--master-port", str(agent.port)),
     ]
+
+
+def _interface_for_gloo(agent: AgentConfig) -> dict[str, str]:
+    """Name the interface that the other nodes reach.
+
+    Gloo takes the one that the host's own name resolves to, which on Debian is the loopback.
+    """
+    if agent.num_nodes == 1 or "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == agent.address for one in addresses):
+            return {"GLOO_SOCKET_IFNAME": name}
+    return {}
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:

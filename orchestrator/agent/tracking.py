@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from checkpoints.store import ObjectStore
+from orchestrator.ledger.fold import RunState
+from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
 from train.spool import Evaluated, Record, Step
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,25 @@ class TrackedRun:
     entity: str | None
     config: Mapping[str, Any]
     directory: Path
+
+
+def start_tracker(
+    store: ObjectStore, state: RunState, step: int, scratch: Path
+) -> WandbTracker | None:
+    """Report the attempt that goes on after `step`, if the spec asks for it."""
+    wandb = state.spec.tracking.wandb
+    if wandb is None:
+        return None
+    recorded = latest_by_step(MeasurementReader(store).read())
+    tracked = TrackedRun(
+        run_id=state.record.run_id,
+        name=state.record.run,
+        project=wandb.project,
+        entity=wandb.entity,
+        config=state.spec.model_dump(mode="json"),
+        directory=scratch / "wandb",
+    )
+    return WandbTracker(tracked, [recorded[one] for one in sorted(recorded) if one <= step])
 
 
 class WandbTracker:

@@ -53,7 +53,7 @@ class Watch:
             now=time.monotonic(),
         )
         self._kill_at: float | None = None
-        self._alone_until: float | None = None
+        self._is_alone = False
         self._is_noticed = False
         self.leaving: EndReason | None = None
         self.is_hung = False
@@ -111,18 +111,20 @@ class Watch:
     def _note_peers(self, now: float) -> None:
         """Give our ranks a moment to end by themselves once another node's have."""
         news = self._gang.news()
-        if news is News.NONE or self._alone_until is not None:
+        if news is News.NONE or self._is_alone:
             return
+        self._is_alone = True
         _log.warning("another node's part is over (%s)", news.value)
         if news is News.HUNG:
             self._hang.dump_stacks()
-        self._alone_until = now + _ALONE_SECONDS
-        self._kill_at = min(self._kill_at or self._alone_until, self._alone_until)
+        alone_until = now + _ALONE_SECONDS
+        self._kill_at = min(self._kill_at or alone_until, alone_until)
 
     def _note_hang(self, now: float) -> None:
         if self.is_hung or not self._hang.is_hung(now):
             return
         _log.warning("no sign of life for %g s", self._hang.limit_s)
+        self._gang.tell_hang()
         self._hang.dump_stacks()
         self.is_hung = True
         self._kill_at = now

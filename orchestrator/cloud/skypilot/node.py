@@ -81,10 +81,11 @@ def read_environment(
         offer=QuotedOffer.model_validate_json(told)
         if told
         else offer_of_this_node(record, variables),
-        ranks=int(given_ranks or gang.num_gpus),
+        ranks=_num_ranks(given_ranks, gang),
         node=gang.node,
         num_nodes=len(gang.addresses),
         head=gang.addresses[0],
+        address=gang.addresses[gang.node],
         port=int(variables.get(PORT) or _DEFAULT_PORT),
         scratch=_empty_scratch(launch),
         checks_node=True,
@@ -93,6 +94,13 @@ def read_environment(
     )
     changes = json.loads(variables.get(AGENT) or "{}")
     return AgentConfig.model_validate({**dict(config), **changes})
+
+
+def _num_ranks(given: str | None, gang: Gang) -> int:
+    found = int(given or gang.num_gpus)
+    if found < 1:
+        raise ValueError(f"a node without GPUs needs {RANKS}")
+    return found
 
 
 def _empty_scratch(launch: str) -> Path:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.config import AgentConfig
-from orchestrator.agent.gang import Head, HeadMissing, Member, News
+from orchestrator.agent.gang import Head, News
+from orchestrator.agent.member import HeadMissing, Member
 from orchestrator.agent.outcomes import NodeReport
 from orchestrator.agent.peer import Welcome
 from orchestrator.attempts import EndReason

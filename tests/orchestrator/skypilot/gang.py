@@ -107,7 +107,7 @@ class Node:
         for process in self.ranks():
             process.send_signal(signal.SIGUSR2)
 
-    def wait(self, seconds: float = 90) -> int:
+    def wait(self, seconds: float = 150) -> int:
         """Return the exit status of the node's entry."""
         try:
             return self.process.wait(seconds)
@@ -122,14 +122,20 @@ class GangRun:
     """A run and its launches, one after the other."""
 
     def __init__(
-        self, folder: Path, inputs: PreparedInputs, stack: ExitStack, **changes: object
+        self,
+        folder: Path,
+        inputs: PreparedInputs,
+        stack: ExitStack,
+        usd: tuple[str, str] = ("10", "8"),
+        **changes: object,
     ) -> None:
+        """Create the run; `usd` is what an hour costs where its nodes are, and elsewhere."""
         self.folder = folder
         self.stack = stack
         self.store = open_store((folder / "store" / "demo").as_uri())
         spec = gang_spec((folder / "store").as_uri(), **changes)
         stage_inputs(inputs, self.store)
-        self.record = create_record(self.store, _record(spec, inputs))
+        self.record = create_record(self.store, _record(spec, inputs, usd))
         self.nodes: list[Node] = []
         self.metadata: list[MetadataService] = []
         (folder / "site").mkdir()
@@ -181,6 +187,11 @@ class GangRun:
         self.stack.callback(started.kill)
         return started
 
+    def log(self) -> str:
+        """Return what the run folder has of the attempts' logs."""
+        pieces = [self.store.get(entry.key).data for entry in self.store.list("logs/")]
+        return b"".join(pieces).decode()
+
     def view(self) -> RunView:
         return RunViewer(self.store).look(SystemClock().now())
 
@@ -194,7 +205,7 @@ class GangRun:
         """Wait until the ranks have taken a step, by what is on node 0's disk."""
         self.wait_for(lambda: self.nodes[0].last_step() >= step)
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 150) -> None:
         give_up_at = time.monotonic() + seconds
         while not condition():
             said = "\n".join(node.said() for node in self.nodes)
@@ -208,7 +219,7 @@ class GangRun:
         self.metadata[node].spot_action = action
 
 
-def _record(spec: RunSpec, inputs: PreparedInputs) -> RunRecord:
+def _record(spec: RunSpec, inputs: PreparedInputs, usd: tuple[str, str]) -> RunRecord:
     return RunRecord(
         run="demo",
         run_id=f"demo-{secrets.token_hex(2)}",
@@ -217,8 +228,8 @@ def _record(spec: RunSpec, inputs: PreparedInputs) -> RunRecord:
         spec=spec,
         num_steps=spec.train.num_steps or 1,
         offers=(
-            QuotedOffer.quote(make_offer()),
-            QuotedOffer.quote(make_offer(region="us-west-2", usd="8")),
+            QuotedOffer.quote(make_offer(usd=usd[0])),
+            QuotedOffer.quote(make_offer(region="us-west-2", usd=usd[1])),
         ),
         prices_source="a test",
         home_place=("aws", "us-east-1"),
