@@ -163,6 +163,7 @@ def test_a_set_up_that_cannot_work_ends_the_run_and_never_buys_on_demand(laptop)
 
 
 def test_a_gang_that_loses_one_node_restarts_whole_and_pays_for_both(laptop):
+    laptop.environment["ORCHESTRATE_RANKS"] = "1"  # of two nodes, on the two cores of this machine
     laptop.launch(nodes={"count": 2, "accelerators": "A100:8"})
     laptop.wait_for_step(attempt=1, step=8)
     nodes = laptop.living()
