@@ -22,7 +22,7 @@ class EndReason(str, Enum):
     FENCED = "fenced"  # a later attempt owns the run
     HANG = "hang"  # no step for too long
     TRAINING_FAILED = "training_failed"  # the training program failed
-    SETUP_FAILED = "setup_failed"  # came up, but its software could not be installed
+    SETUP_FAILED = "setup_failed"  # could not be launched or set up, though not for want of room
     NO_CAPACITY = "no_capacity"  # never came up
 
 

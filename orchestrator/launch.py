@@ -150,7 +150,7 @@ def _go_on_clouds(store: ObjectStore, state: RunState, clock: Clock, tell: Telle
     state = current_state(store, state.record)
     offers = [quoted.to_offer() for quoted in state.record.offers]
     allowed = [offer for offer in offers if state.spec.limits.market.allows(offer.market)]
-    job_id = launcher.start_job(store, state.record, allowed, has_strategy=has_strategy)
+    job_id = launcher.start_job(store, state, allowed, has_strategy=has_strategy)
     tell(f"Managed job {job_id} carries it out; this machine may be switched off.")
 
 

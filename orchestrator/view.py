@@ -19,7 +19,7 @@ from orchestrator.replay import Replay, compare_replayed
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
 _SILENT_LOCAL_NODE_STOPS_AFTER = timedelta(seconds=30)
 # On clouds the lease is 15 minutes, and SkyPilot takes an idle node down after 10 more.
-_SILENT_NODE_STOPS_AFTER = timedelta(minutes=27)
+SILENT_NODE_STOPS_AFTER = timedelta(minutes=27)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class RunView:
         if heard_at is None:
             return until
         is_local = self.record.spec.is_local
-        lasts = _SILENT_LOCAL_NODE_STOPS_AFTER if is_local else _SILENT_NODE_STOPS_AFTER
+        lasts = _SILENT_LOCAL_NODE_STOPS_AFTER if is_local else SILENT_NODE_STOPS_AFTER
         return min(until, heard_at + lasts)
 
     def parts(self) -> Parts:

@@ -85,7 +85,7 @@ class Guards:
 
     def _requested(self) -> Leave | None:
         for request in read_requests(self._store):
-            if request.at < self._state.launched_at:
+            if not request.is_meant_for(self._state.launched_at):
                 continue  # meant for an earlier launch of the run
             is_stop = request.kind is RequestKind.STOP
             return Leave(

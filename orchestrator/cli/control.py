@@ -99,7 +99,8 @@ def delete(run: str, store: str | None, typed: str | None) -> None:
 
 def _request_stop(folder: ObjectStore, clock: SystemClock, launched_at: datetime) -> None:
     host = socket.gethostname()
-    ask(folder, Request(kind=RequestKind.STOP, at=clock.now(), by=host))
+    stop = Request(kind=RequestKind.STOP, at=clock.now(), by=host, launched_at=launched_at)
+    ask(folder, stop)
     Journal(folder, "cli", clock).note(StopRequested(host=host, launched_at=launched_at))
 
 

@@ -75,7 +75,12 @@ def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
 @click.argument("run")
 @click.option("--attempt", type=int, help="Only this attempt.")
 @click.option("--node", type=int, help="Only this node of each attempt; 0 is the head.")
-@click.option("-f", "--follow", is_flag=True, help="Go on printing until the run is over.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on printing until the run is over, or nobody reports on it.",
+)
 @store_option
 def logs(
     run: str, attempt: int | None, node: int | None, store: str | None, *, follow: bool
@@ -85,7 +90,8 @@ def logs(
     folder, viewer = known.open(), RunViewer(known.open())
     printed: list[str] = []
     while True:
-        is_over = viewer.look(SystemClock().now()).state.ended is not None
+        view = viewer.look(SystemClock().now())
+        is_over = view.state.ended is not None or state_name(view) is RunStateName.UNKNOWN
         _print_new_logs(folder, (attempt, node), printed)
         if not follow or is_over:
             break

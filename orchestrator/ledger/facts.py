@@ -128,6 +128,8 @@ class LaunchStarted(_Fact):
     launch: str
     offer: QuotedOffer
     num_nodes: int
+    launched_at: Instant | None = None
+    """Which launch of the run this belongs to, whatever the clocks say; None: by the clocks."""
 
 
 class LaunchReady(_Fact):

@@ -40,6 +40,8 @@ class LaunchView:
     offer: Offer
     num_nodes: int
     started_at: datetime
+    launched_at: datetime | None = None
+    """Which launch of the run this belongs to, where it says so."""
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     reason: EndReason | None = None
@@ -109,6 +111,12 @@ class RunState:
     def open_launches(self) -> tuple[LaunchView, ...]:
         """Launches that have not ended; more than one only where something went wrong."""
         return tuple(launch for launch in self.launches if launch.ended_at is None)
+
+    def is_current(self, launch: LaunchView) -> bool:
+        """Say whether a launch belongs to the last launch command; retry budgets count these."""
+        if launch.launched_at is not None:
+            return launch.launched_at == self.launched_at
+        return launch.started_at >= self.launched_at
 
     @property
     def last_commit_step(self) -> int:
@@ -185,6 +193,7 @@ def _add_launch(draft: _Draft, at: datetime, body: LaunchStarted) -> None:
         offer=body.offer.to_offer(),
         num_nodes=body.num_nodes,
         started_at=at,
+        launched_at=body.launched_at,
     )
 
 

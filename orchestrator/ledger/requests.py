@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +27,14 @@ class Request(BaseModel):
     kind: RequestKind
     at: Instant
     by: str
+    launched_at: Instant | None = None
+    """Which launch of the run it is meant for, whatever the clocks say; None: by the clocks."""
+
+    def is_meant_for(self, launched_at: datetime) -> bool:
+        """Say whether this concerns the launch of the run at that instant."""
+        if self.launched_at is not None:
+            return self.launched_at == launched_at
+        return self.at >= launched_at
 
 
 def ask(store: ObjectStore, request: Request) -> None:

@@ -228,6 +228,9 @@ def _cheapest(
     history: History, offers: Sequence[Offer], limits: Limits, now: datetime
 ) -> Launch | Wait | Stop:
     wanted = _wanted(offers, history, limits)
+    if not wanted:
+        why = f"nothing is on offer ({limits.market.value})"
+        return Stop(reason=StopReason.NO_CAPACITY, why=why)
     usable = _not_recently_refused(wanted, history, now)
     lost = _place_just_lost(history)
     elsewhere = [offer for offer in usable if offer.place != lost]

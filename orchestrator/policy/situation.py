@@ -66,7 +66,7 @@ def situation(
         launches=tuple(
             _as_record(launch, market, has_progressed=launch.attempt in progressed)
             for launch in state.launches
-            if launch.ended_at is None or launch.started_at >= state.launched_at
+            if launch.ended_at is None or state.is_current(launch)
         ),
         usd=bill(state, now).total,
         usd_per_hour=node_rate(current) if current is not None and is_billed else Decimal(0),

@@ -37,6 +37,11 @@ class Attendant:
         self._asked: tuple[str, float] | None = None
         self._task = asyncio.create_task(self._attend())
 
+    @property
+    def is_alive(self) -> bool:
+        """Say whether it still looks."""
+        return not self._task.done()
+
     def dismiss(self) -> None:
         """Stop looking: another strategy has taken the job up."""
         self._task.cancel()
@@ -97,7 +102,8 @@ class Attendant:
         ):
             await asyncio.sleep(_GONE_LOOK_S)
         is_done = status is state.ManagedJobStatus.SUCCEEDED
-        await job.tell(Conductor.gone, Loss(exit_codes=(0,) if is_done else job.exit_codes))
+        loss = Loss(exit_codes=(0,)) if is_done else job.failure or Loss()
+        await job.tell(Conductor.gone, loss)
         with contextlib.suppress(Superseded):
             decision = await job.tell(Conductor.decide)
             if not isinstance(decision, Stop):

@@ -36,12 +36,14 @@ class ManagedJob:
     job_id: int
     name: str
     status: str
+    schedule: str | None
+    """How far its controller is: SkyPilot tells the status before it has cleaned up."""
     reason: str | None
 
     @property
     def is_over(self) -> bool:
-        """Say whether it has ended and its nodes are gone."""
-        return self.status in _OVER
+        """Say whether it has ended, and its controller is done with it and its nodes."""
+        return self.status in _OVER and self.schedule in (None, "DONE")
 
 
 def require_skypilot() -> ModuleType:
@@ -97,13 +99,16 @@ def find_jobs(name: str) -> list[ManagedJob]:
         try:
             # Without `fields` the failure's reason is left out.
             found = sky.get(jobs.queue_v2(refresh=False, fields=None, name_match=name))[0]
-        except exceptions.ClusterNotUpError:
-            return []  # there has never been a jobs controller, or it sleeps for want of jobs
+        except exceptions.ClusterNotUpError as error:
+            if getattr(error.cluster_status, "value", None) not in (None, "STOPPED"):
+                raise  # there is a jobs controller, which does not answer
+            return []  # there has never been one, or it sleeps for want of jobs
     rows = [
         ManagedJob(
             job_id=int(row["job_id"]),
             name=str(row["job_name"]),
-            status=str(getattr(row["status"], "value", row["status"])),
+            status=str(_name(row["status"])),
+            schedule=_name(row.get("schedule_state")),
             reason=row.get("failure_reason"),
         )
         for row in found
@@ -119,6 +124,12 @@ def cancel(job: ManagedJob) -> None:
         from sky import jobs
 
         sky.get(jobs.cancel(job_ids=[job.job_id]))
+
+
+def _name(value: object) -> str | None:
+    """Return the name of a state that may come as an enum's member."""
+    found = getattr(value, "value", value)
+    return None if found is None else str(found)
 
 
 @contextmanager

@@ -14,8 +14,21 @@ def describe(error: BaseException) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
+def is_capacity(error: BaseException | None) -> bool:
+    """Say whether clouds were asked and refused; anything else would fail elsewhere as well.
+
+    See the handling of failover_history in StrategyExecutor._launch.
+    """
+    from sky import exceptions
+
+    return isinstance(error, exceptions.ResourcesUnavailableError) and bool(error.failover_history)
+
+
 def count_instances(cluster_name: str) -> int:
-    """Return how many nodes of a cluster are running, by the cloud's own word; 0 if unknown."""
+    """Return how many nodes of a cluster are running, by the cloud's own word; 0 if unknown.
+
+    Raises whatever the cloud's client does.
+    """
     from sky import global_user_state, provision
     from sky.utils import status_lib
 

@@ -33,7 +33,7 @@ from orchestrator.ledger.facts import (
     final_state,
 )
 from orchestrator.ledger.fold import LaunchView, RunState, fold
-from orchestrator.ledger.heartbeat import Heartbeat, beat
+from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
@@ -42,6 +42,7 @@ from orchestrator.offers import Offer
 from orchestrator.policy.decide import Decision, Drain, Launch, Stop, Wait
 from orchestrator.policy.situation import situation
 from orchestrator.spec import RunSpec
+from orchestrator.view import SILENT_NODE_STOPS_AFTER
 
 _BEAT_EVERY = timedelta(seconds=60)
 
@@ -65,7 +66,10 @@ class Superseded(Exception):
 class Loss:
     """How a launch's nodes came to be gone, as far as the controller saw."""
 
+    has_failed: bool = False
+    """SkyPilot saw the job on the nodes fail, while they were still there."""
     exit_codes: tuple[int, ...] = ()
+    """Those of the job on the nodes, where they could be read."""
     detail: str | None = None
 
 
@@ -77,8 +81,18 @@ def owner_of(job: str) -> str:
 class Conductor:
     """One managed job's view of its run; every method may raise StoreError and be called again."""
 
-    def __init__(self, store: ObjectStore, job: str, clock: Clock, prices: PriceSource) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        job: str,
+        clock: Clock,
+        prices: PriceSource,
+        launched_at: datetime | None = None,
+    ) -> None:
         """Open the run in `store` for the managed job `job`.
+
+        `launched_at` is the launch of the run that the job was submitted for; None takes the one
+        that is the latest when it first looks. It never takes up another.
 
         Raises:
             UnknownRun: there is no run.
@@ -99,7 +113,8 @@ class Conductor:
         self._measured: Sequence[Measured] = ()
         self._beat_at: datetime | None = None
         self._last_told: str | None = None
-        self._claims: dict[datetime, bool] = {}
+        self._launched_at = launched_at
+        self._has_claimed: bool | None = None
 
     def state(self) -> RunState:
         """Return what the facts say now, after ours are stored."""
@@ -117,8 +132,8 @@ class Conductor:
             return Stop(reason=state.ended.reason, why=state.ended.why)
         if not self._is_ours(state):
             raise Superseded("another managed job carries the run out")
-        asked = situation(state, self._measure(state), self._clock.now(), self._prices(state.spec))
-        return asked.decide()
+        measured, now = self._measure(state), self._clock.now()
+        return situation(state, measured, now, self._offers(state.spec)).decide()
 
     def beat(self) -> None:
         """Show the agents that their controller lives."""
@@ -133,12 +148,19 @@ class Conductor:
 
     def launching(self, decision: Launch) -> tuple[str, QuotedOffer]:
         """Write down that nodes are asked for; return the launch's name and its frozen price."""
-        withdraw(self._store, RequestKind.DRAIN)  # or the new node would obey it, too
+        # What we asked of the nodes before; the new ones would obey it, too.
+        withdraw(self._store, RequestKind.DRAIN)
+        withdraw(self._store, RequestKind.STOP)
         quoted = QuotedOffer.quote(decision.offer)
         launch = f"{self._prefix}{secrets.token_hex(3)}"
         self._journal.record(DecisionMade(action="launch", why=decision.why, offer=quoted))
         self._journal.note(
-            LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
+            LaunchStarted(
+                launch=launch,
+                offer=quoted,
+                num_nodes=self._record.spec.nodes.count,
+                launched_at=self._launched_at,
+            )
         )
         self._last_told = None
         return launch, quoted
@@ -167,6 +189,7 @@ class Conductor:
                     reason=reason,
                     terminated_by=_terminated_by(reason),
                     detail=loss.detail,
+                    gone_at=self._gone_at(launch),
                 )
             )
         self._journal.flush()
@@ -194,14 +217,16 @@ class Conductor:
         told = f"{kind.value} {launch.launch}"
         if self._last_told != told:
             self._journal.note(DecisionMade(action=kind.value, why=decision.why))
-            ask(self._store, Request(kind=kind, at=self._clock.now(), by=self.owner))
+            now, launched_at = self._clock.now(), self._launched_at
+            ask(self._store, Request(kind=kind, at=now, by=self.owner, launched_at=launched_at))
             self._last_told = told
         return launch.launch
 
     def finish(self, stop: Stop) -> None:
-        """Write down the end of the run, unless it is known or another job's to tell."""
+        """Write down the end of the run, unless it is known or somebody else's to tell."""
         state = self.state()
-        if state.ended is not None or not self._is_ours(state):
+        is_fenced = bool(state.launches) and state.launches[-1].reason is EndReason.FENCED
+        if state.ended is not None or is_fenced or not self._is_ours(state):
             return
         self._journal.note(
             RunEnded(
@@ -212,14 +237,39 @@ class Conductor:
             )
         )
 
+    def _offers(self, spec: RunSpec) -> Sequence[Offer] | None:
+        """Return today's offers, unless none of them may be taken: then those of the launch."""
+        offers = self._prices(spec) or ()
+        return offers if any(spec.limits.market.allows(one.market) for one in offers) else None
+
+    def _gone_at(self, launch: LaunchView) -> datetime | None:
+        """Return when nodes that nobody saw go must have left; None where that is yet to come.
+
+        A controller that was away for days would otherwise bill the days, and stop on its budget.
+        """
+        heard_at = max(
+            (
+                heartbeat.at
+                for heartbeat in read_heartbeats(self._store)
+                if heartbeat.attempt is not None and heartbeat.attempt == launch.attempt
+            ),
+            default=launch.attempt_started_at or launch.ready_at or launch.started_at,
+        )
+        left_at = heard_at + SILENT_NODE_STOPS_AFTER
+        return left_at if left_at < self._clock.now() else None
+
     def _is_ours(self, state: RunState) -> bool:
         """Say whether this job carries the latest launch of the run out; the first to claim does.
 
         Two jobs for one launch come of a launch command that was sent again after a lost reply.
         """
-        if state.launched_at not in self._claims:
-            self._claims[state.launched_at] = self._claim(state.launched_at)
-        return self._claims[state.launched_at]
+        if self._launched_at is None:
+            self._launched_at = state.launched_at
+        if self._launched_at != state.launched_at:
+            return False
+        if self._has_claimed is None:
+            self._has_claimed = self._claim(self._launched_at)
+        return self._has_claimed
 
     def _claim(self, launched_at: datetime) -> bool:
         key = job_key(launched_at.strftime("%Y%m%dT%H%M%S.%fZ"))
@@ -254,10 +304,10 @@ def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
     said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
     if launch.attempt is not None and said:
         return said[0]
+    if launch.attempt is None:
+        return EndReason.SETUP_FAILED if loss.has_failed else EndReason.NODE_LOST
     if not loss.exit_codes:
         return EndReason.NODE_LOST
-    if launch.attempt is None:
-        return EndReason.SETUP_FAILED
     return next(
         (reason_for_exit(code) for code in loss.exit_codes if code != 0), EndReason.SUCCEEDED
     )

@@ -13,7 +13,7 @@ from sky import sky_logging
 
 from checkpoints.errors import StoreUnreachable
 from orchestrator.cloud.skypilot.clusters import up_since, zone_of
-from orchestrator.cloud.skypilot.conductor import Conductor
+from orchestrator.cloud.skypilot.conductor import Conductor, Loss
 
 # Under SkyPilot's own logger, or nothing of it would be in the job's log.
 log = sky_logging.init_logger("sky.jobs.orchestrate")
@@ -35,8 +35,8 @@ class Underway:
     request: asyncio.Task[float | None]
     is_called_off: bool = False
     up_at: datetime | None = None
-    num_alive: int = 0
-    """Nodes that were left of it when SkyPilot gave up."""
+    num_alive: int | None = None
+    """Nodes that were left of it when SkyPilot gave up, None while nobody has looked."""
     error: BaseException | None = None
 
 
@@ -49,8 +49,8 @@ class Job:
         self.cluster_name = cluster_name
         self.owner = conductor.owner
         self.underway: Underway | None = None
-        self.exit_codes: tuple[int, ...] = ()
-        """How the last job on the nodes ended, until that is written down."""
+        self.failure: Loss | None = None
+        """How the job on the nodes failed, until that is written down."""
         self._conductor = conductor
         self._one_at_a_time = asyncio.Lock()
 

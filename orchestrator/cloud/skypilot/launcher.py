@@ -16,6 +16,7 @@ from orchestrator.cloud.skypilot.task import STRATEGY, build_task
 from orchestrator.cloud.skypilot.wheel import build_wheel
 from orchestrator.errors import GaveUp
 from orchestrator.inputs import InputFile, describe_file, stage_file
+from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Offer
 
@@ -35,8 +36,8 @@ def live_job(record: RunRecord) -> client.ManagedJob | None:
 def await_job(record: RunRecord, clock: Clock) -> client.ManagedJob | None:
     """Return the run's job, giving one whose submission had no reply time to appear.
 
-    One that appears later still does no harm: of two jobs for one launch, the second to claim the
-    run ends without asking for a node.
+    One that appears later still does no harm where our plugin is: of two jobs for one launch, the
+    second to claim the run ends without asking for a node. Without it, one fences the other.
     """
     give_up_at = clock.now() + _APPEARS_WITHIN
     while (job := live_job(record)) is None and clock.now() < give_up_at:
@@ -51,11 +52,11 @@ def cancel_job(record: RunRecord, clock: Clock) -> None:
         GaveUp: it takes longer than that should.
     """
     give_up_at = clock.now() + _GONE_WITHIN
-    is_asked = False
+    asked: set[int] = set()
     while (job := live_job(record)) is not None:
-        if not is_asked:
+        if job.job_id not in asked:  # two, where a launch was sent again after a lost reply
             client.cancel(job)
-            is_asked = True
+            asked.add(job.job_id)
         if clock.now() > give_up_at:
             raise GaveUp(
                 f"SkyPilot has not terminated job {job.job_id} yet: {job.status}.",
@@ -75,12 +76,18 @@ def has_strategy() -> bool:
 
 
 def start_job(
-    store: ObjectStore, record: RunRecord, offers: Sequence[Offer], *, has_strategy: bool
+    store: ObjectStore, state: RunState, offers: Sequence[Offer], *, has_strategy: bool
 ) -> int:
     """Stage this project's wheel, submit the run as a managed job and return its number."""
     wheel = stage_wheel(store)
-    task = build_task(record, wheel, offers, has_strategy=has_strategy)
-    return client.submit(task, record.run_id)
+    task = build_task(
+        state.record,
+        wheel,
+        offers,
+        launched_at=state.launched_at,
+        has_strategy=has_strategy,
+    )
+    return client.submit(task, state.record.run_id)
 
 
 def stage_wheel(store: ObjectStore) -> InputFile:

@@ -116,7 +116,10 @@ def note_start(config: AgentConfig, store: ObjectStore, state: RunState, clock: 
     """Write, as of when the node came up, that the launch began; and that others are gone."""
     came_up = _came_up(state, clock.now())
     started = LaunchStarted(
-        launch=config.launch, offer=config.offer, num_nodes=state.record.spec.nodes.count
+        launch=config.launch,
+        offer=config.offer,
+        num_nodes=state.record.spec.nodes.count,
+        launched_at=state.launched_at,
     )
     now = Journal(store, "solo", clock)
     for launch in state.open_launches:

@@ -23,11 +23,12 @@ from checkpoints.store import open_store
 from orchestrator.attempts import AgentExit, EndReason
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.attendant import Attendant
-from orchestrator.cloud.skypilot.clusters import count_instances, describe
+from orchestrator.cloud.skypilot.clusters import count_instances, describe, is_capacity
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded
 from orchestrator.cloud.skypilot.environment import (
     JOB,
     LAUNCH,
+    LAUNCHED_AT,
     OFFER,
     OWNER,
     RUN_FOLDER,
@@ -52,20 +53,22 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # SkyPilot's own
         super().__init__(*args, **kwargs)
         self._job: Job | None = None
+        self._attendant: Attendant | None = None
 
     async def launch(self) -> float:
         """Bring the run up for the first time; returns when its job was submitted."""
         await self._open()
+        # Those of a job before this one, whose controller did not live to close them.
+        await self._opened.tell(Conductor.gone, Loss(detail="its controller is gone"))
         return await self._until_up(recovery=False)
 
     async def recover(self) -> float:
         """Bring the run up again; the nodes that it had are terminated first."""
         await self._open()
         await asyncio.to_thread(self._cleanup_cluster)
-        exit_codes, self._opened.exit_codes = self._opened.exit_codes, ()
-        see = f"see sky jobs logs {self.job_id}" if exit_codes else None
-        await self._opened.tell(Conductor.gone, Loss(exit_codes=exit_codes, detail=see))
-        if AgentExit.FENCED in exit_codes:
+        failure, self._opened.failure = self._opened.failure, None
+        await self._opened.tell(Conductor.gone, failure or Loss())
+        if failure is not None and AgentExit.FENCED in failure.exit_codes:
             raise exceptions.ManagedJobReachedMaxRetriesError("a later attempt owns the run")
         return await self._until_up(recovery=True)
 
@@ -80,7 +83,9 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
 
     def should_restart_on_failure(self, exit_codes: list[int] | None = None) -> bool:
         """Let `recover` decide, which knows the ledger: it ends the job where nothing follows."""
-        self._opened.exit_codes = tuple(exit_codes or (AgentExit.FAILED,))
+        see = f"see sky jobs logs {self.job_id}"
+        codes = tuple(exit_codes or ())
+        self._opened.failure = Loss(has_failed=True, exit_codes=codes, detail=see)
         return True
 
     @property
@@ -89,17 +94,19 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         return self._job
 
     async def _open(self) -> None:
-        if self._job is not None:
+        if self._job is None:
+            try:
+                conductor = await patiently(self._make_conductor)
+            except (CheckpointError, OrchestratorError) as error:
+                raise exceptions.ProvisionPrechecksError([error]) from error
+            self._job = Job(conductor, self.job_id, self.task_id, self.cluster_name)
+        elif self._attendant is not None and self._attendant.is_alive:
             return
-        try:
-            conductor = await patiently(self._make_conductor)
-        except (CheckpointError, OrchestratorError) as error:
-            raise exceptions.ProvisionPrechecksError([error]) from error
-        self._job = Job(conductor, self.job_id, self.task_id, self.cluster_name)
         previous = _attendants.pop(self.job_id, None)
         if previous is not None:
             previous.dismiss()
-        _attendants[self.job_id] = Attendant(self._job, self.tick_seconds, self._terminate)
+        self._attendant = Attendant(self._job, self.tick_seconds, self._terminate)
+        _attendants[self.job_id] = self._attendant
 
     def _make_conductor(self) -> Conductor:
         envs = self.dag.tasks[0].envs
@@ -111,8 +118,9 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
             ours.override_envs(missing)
         store = open_store(envs[RUN_FOLDER])
         job = envs.get(JOB) or f"{socket.gethostname()}-{self.job_id}"
-        clock = SystemClock()
-        return Conductor(store, job, clock, TodaysOffers(clock))
+        told, clock = envs.get(LAUNCHED_AT), SystemClock()
+        launched_at = datetime.fromisoformat(told) if told else None
+        return Conductor(store, job, clock, TodaysOffers(clock), launched_at)
 
     async def _until_up(self, *, recovery: bool) -> float:
         decision = await self._decide()
@@ -157,14 +165,16 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
             self._launch(max_retry=1, raise_on_failure=False, recovery=recovery)
         )
         underway = self._opened.underway = Underway(launch, since, request)
-        submitted_at: float | None
         try:
-            submitted_at = await request
+            # Not awaited itself: a cancelled job and a launch that was called off would look alike.
+            await asyncio.wait({request})
+            submitted_at = None if request.cancelled() else request.result()
+            if submitted_at is None:
+                await asyncio.to_thread(self._cleanup_cluster)  # SkyPilot does not always
         except asyncio.CancelledError:
-            if not underway.is_called_off:
-                raise  # the job is cancelled; the attendant writes down how it ended
-            submitted_at = None
-            await asyncio.to_thread(self._cleanup_cluster)
+            request.cancel()
+            await asyncio.wait({request})
+            raise  # the attendant writes down how it ended
         finally:
             self._opened.underway = None
             task.set_resources(requested)
@@ -172,17 +182,20 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         if submitted_at is None:
             reason, detail = self._why_refused(underway)
             await self._opened.tell(Conductor.refused, launch, reason, detail)
+            if reason is EndReason.SETUP_FAILED:
+                await asyncio.sleep(self.RETRY_INIT_GAP_SECONDS)
         return submitted_at
 
     def _why_refused(self, underway: Underway) -> tuple[EndReason, str | None]:
         """Say why a launch came to nothing: a broken image must not look like missing capacity."""
-        detail = None if underway.error is None else describe(underway.error)
+        see = f"see sky jobs logs --controller {self.job_id}"
+        detail = see if underway.error is None else describe(underway.error)
         if underway.is_called_off:
             return EndReason.STOPPED, "stopped while it was launched"
         if underway.up_at is None:
-            see = f"no cloud was asked; see sky jobs logs --controller {self.job_id}"
-            return EndReason.NO_CAPACITY, detail or see
-        if underway.num_alive < self.dag.tasks[0].num_nodes:
+            refused = is_capacity(underway.error)
+            return EndReason.NO_CAPACITY if refused else EndReason.SETUP_FAILED, detail
+        if (underway.num_alive or 0) < self.dag.tasks[0].num_nodes:
             return EndReason.NODE_LOST, "lost while it was set up or started"
         return EndReason.SETUP_FAILED, detail
 
@@ -197,8 +210,12 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
 
     def _cleanup_cluster(self) -> None:
         """Terminate the nodes; before that, see how many of a failed launch are left."""
-        if self._job is not None and self._job.underway is not None:
-            self._job.underway.num_alive = count_instances(self.cluster_name)
+        underway = None if self._job is None else self._job.underway
+        if underway is not None and underway.num_alive is None:
+            try:
+                underway.num_alive = count_instances(self.cluster_name)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the nodes must go
+                log.warning("cannot count the nodes that are left: %s", error)
         super()._cleanup_cluster()
 
     async def _wait(self, decision: Wait, *, recovery: bool) -> Decision:

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ _SETTINGS = (
 
 
 def build_task(
-    record: RunRecord, wheel: InputFile, offers: Sequence[Offer], *, has_strategy: bool
+    record: RunRecord,
+    wheel: InputFile,
+    offers: Sequence[Offer],
+    *,
+    launched_at: datetime,
+    has_strategy: bool,
 ) -> Any:  # noqa: ANN401  # sky.Task
     """Return the task of a run; `offers` in the order in which they are to be tried.
 
@@ -40,7 +46,7 @@ def build_task(
     config = read_task("train.yaml")
     config["name"] = record.run_id
     config["num_nodes"] = record.spec.nodes.count
-    config["envs"] = {**config["envs"], **_environment(record, wheel)}
+    config["envs"] = {**config["envs"], **_environment(record, wheel, launched_at)}
     config["secrets"] = forwarded(_SECRETS)
     task = sky.Task.from_yaml_config(config)
     requested = next(iter(task.resources))
@@ -80,7 +86,7 @@ def forwarded(names: Sequence[str], source: Mapping[str, str] = os.environ) -> d
     return {name: source[name] for name in names if source.get(name)}
 
 
-def _environment(record: RunRecord, wheel: InputFile) -> dict[str, str]:
+def _environment(record: RunRecord, wheel: InputFile, launched_at: datetime) -> dict[str, str]:
     settings = forwarded(_SETTINGS)
     region = os.environ.get("AWS_REGION")
     if region:
@@ -89,6 +95,7 @@ def _environment(record: RunRecord, wheel: InputFile) -> dict[str, str]:
         **settings,
         environment.RUN_FOLDER: run_folder_url(record.spec.store, record.run),
         environment.JOB: secrets.token_hex(8),
+        environment.LAUNCHED_AT: launched_at.isoformat(),
         environment.WHEEL: wheel.name,
         environment.WHEEL_SHA256: wheel.sha256,
     }

@@ -12,13 +12,15 @@ from orchestrator.attempts import AgentExit, EndReason, StopReason
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded, owner_of
 from orchestrator.errors import UnknownRun
 from orchestrator.ledger.facts import (
+    AmendedBy,
     AttemptEnded,
     AttemptStarted,
     FinalState,
+    RunAmended,
     RunLaunched,
     StopRequested,
 )
-from orchestrator.ledger.heartbeat import read_heartbeats
+from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import RunRecord, create_record
 from orchestrator.ledger.requests import RequestKind, read_requests
@@ -132,8 +134,15 @@ def test_the_agents_word_counts_more_than_exit_codes(store, clock):
 def test_a_failure_before_any_agent_spoke_is_one_of_the_setup(store, clock):
     conductor = make_conductor(store, clock)
     launch(conductor, clock)
-    conductor.gone(Loss(exit_codes=(1,)))
+    conductor.gone(Loss(has_failed=True, exit_codes=(1,)))
     assert last_launch(conductor).reason is EndReason.SETUP_FAILED
+
+
+def test_a_failure_whose_status_cannot_be_read_is_a_lost_node(store, clock):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    conductor.gone(Loss(has_failed=True))
+    assert last_launch(conductor).reason is EndReason.NODE_LOST
 
 
 def test_a_setup_that_fails_again_and_again_ends_the_run_and_never_buys_on_demand(store, clock):
@@ -182,6 +191,82 @@ def test_a_job_whose_run_was_launched_again_elsewhere_leaves_it_alone(store, clo
     assert isinstance(new.decide(), Keep)
     with pytest.raises(Superseded):
         old.decide()
+
+
+def test_a_job_that_is_over_does_not_take_up_the_next_launch_of_the_run(store, clock):
+    old = make_conductor(store, clock)
+    launch(old, clock)
+    old.gone(Loss(exit_codes=(AgentExit.STOPPED,)))
+    old.finish(Stop(reason=StopReason.REQUESTED, why="a stop was requested"))
+    clock.sleep(timedelta(seconds=5))
+    Journal(store, "cli", clock).note(RunLaunched(host="laptop"))  # resumed, and not yet submitted
+    old.gone(Loss())
+    with pytest.raises(Superseded):
+        old.decide()
+    old.finish(Stop(reason=StopReason.REQUESTED, why="the managed job is over"))
+    assert isinstance(make_conductor(store, clock, job="job-2").decide(), Launch)
+
+
+def test_a_job_carries_out_the_launch_that_it_was_submitted_for(store, clock):
+    launched_at = make_conductor(store, clock).state().launched_at
+    clock.sleep(timedelta(hours=1))
+    Journal(store, "cli", clock).note(RunLaunched(host="laptop"))
+    late = Conductor(store, "job-1", clock, lambda spec: (EAST,), launched_at)
+    with pytest.raises(Superseded):
+        late.decide()
+
+
+def test_a_controller_that_was_away_for_days_bills_no_days(store, clock):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    beat(store, Heartbeat(writer="agent-1", at=clock.now(), host="node", pid=1, attempt=1))
+    heard_at = clock.at
+    clock.sleep(timedelta(days=3))
+    restarted = make_conductor(store, clock)
+    restarted.gone(Loss(detail="its controller is gone"))
+    ended_at = last_launch(restarted).ended_at
+    assert ended_at is not None
+    assert timedelta() < ended_at - heard_at < timedelta(minutes=30)
+    assert isinstance(restarted.decide(), Launch)  # and not a stop for want of budget
+
+
+def test_a_catalog_without_what_may_be_taken_leaves_the_offers_of_the_launch(store, clock, record):
+    on_demand = make_offer("us-east-1", usd="30", market=EAST.market.ON_DEMAND)
+    amended = {"limits": {"budget_usd": "100", "market": "spot"}}
+    by = AmendedBy.RESUME
+    Journal(store, "cli", clock).note(RunAmended(host="laptop", by=by, sections=amended))
+    decision = make_conductor(store, clock, offers=(on_demand,)).decide()
+    assert isinstance(decision, Launch)
+    assert decision.offer == record.offers[0].to_offer()
+
+
+def test_a_fenced_job_does_not_end_the_run_of_the_attempt_that_fenced_it(store, clock):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    conductor.gone(Loss(has_failed=True, exit_codes=(AgentExit.FENCED,)))
+    conductor.finish(Stop(reason=StopReason.REQUESTED, why="the managed job is FAILED"))
+    assert conductor.state().ended is None
+
+
+def test_a_laptop_whose_clock_is_ahead_hides_no_refusal(store, clock):
+    clock.at -= timedelta(minutes=30)
+    conductor = make_conductor(store, clock, offers=(EAST,))
+    decision = conductor.decide()
+    assert isinstance(decision, Launch)
+    name, _ = conductor.launching(decision)
+    conductor.refused(name, EndReason.NO_CAPACITY, None)
+    assert isinstance(conductor.decide(), Wait)
+    conductor.came_up(launch_anew(conductor, clock), clock.now(), zone=None)
+    conductor.ask_to_leave(Drain(why="spot is back"))
+    (request,) = read_requests(store)
+    assert request.is_meant_for(conductor.state().launched_at)
+
+
+def launch_anew(conductor: Conductor, clock: HandClock) -> str:
+    clock.sleep(timedelta(minutes=20))
+    decision = conductor.decide()
+    assert isinstance(decision, Launch)
+    return conductor.launching(decision)[0]
 
 
 def test_a_superseded_job_closes_only_its_own_launches(store, clock):
