@@ -102,8 +102,7 @@ class Attendant:
         ):
             await asyncio.sleep(_GONE_LOOK_S)
         is_done = status is state.ManagedJobStatus.SUCCEEDED
-        loss = Loss(exit_codes=(0,)) if is_done else job.failure or Loss()
-        await job.tell(Conductor.gone, loss)
+        await job.tell(Conductor.gone, _loss(job, status))
         with contextlib.suppress(Superseded):
             decision = await job.tell(Conductor.decide)
             if not isinstance(decision, Stop):
@@ -112,6 +111,14 @@ class Attendant:
                     why=f"the managed job is {'gone' if status is None else status.value}",
                 )
             await job.tell(Conductor.finish, decision)
+
+
+def _loss(job: Job, status: state.ManagedJobStatus | None) -> Loss:
+    if status is state.ManagedJobStatus.SUCCEEDED:
+        return Loss(exit_codes=(0,))
+    if status in (state.ManagedJobStatus.CANCELLING, state.ManagedJobStatus.CANCELLED):
+        return Loss(is_cancelled=True)
+    return job.failure or Loss()
 
 
 def _is_over(status: state.ManagedJobStatus | None) -> bool:

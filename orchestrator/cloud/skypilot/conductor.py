@@ -66,6 +66,8 @@ class Superseded(Exception):
 class Loss:
     """How a launch's nodes came to be gone, as far as the controller saw."""
 
+    is_cancelled: bool = False
+    """The managed job was cancelled, and its nodes with it."""
     has_failed: bool = False
     """SkyPilot saw the job on the nodes fail, while they were still there."""
     exit_codes: tuple[int, ...] = ()
@@ -304,6 +306,8 @@ def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
     said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
     if launch.attempt is not None and said:
         return said[0]
+    if loss.is_cancelled:
+        return EndReason.STOPPED
     if launch.attempt is None:
         return EndReason.SETUP_FAILED if loss.has_failed else EndReason.NODE_LOST
     if not loss.exit_codes:
@@ -317,13 +321,7 @@ def _terminated_by(reason: EndReason) -> TerminatedBy:
     match reason:
         case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.NO_CAPACITY:
             return TerminatedBy.CLOUD
-        case EndReason.DRAINED | EndReason.SETUP_FAILED:
+        case EndReason.DRAINED | EndReason.SETUP_FAILED | EndReason.STOPPED:
             return TerminatedBy.US
-        case (
-            EndReason.SUCCEEDED
-            | EndReason.STOPPED
-            | EndReason.FENCED
-            | EndReason.HANG
-            | EndReason.TRAINING_FAILED
-        ):
+        case EndReason.SUCCEEDED | EndReason.FENCED | EndReason.HANG | EndReason.TRAINING_FAILED:
             return TerminatedBy.ITSELF

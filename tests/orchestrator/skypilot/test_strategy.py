@@ -1,0 +1,214 @@
+"""The strategy and its attendant on an event loop, with SkyPilot's own launching stood in for."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import warnings
+from types import SimpleNamespace
+
+import pytest
+
+from checkpoints.errors import StoreRefused
+from checkpoints.store import open_store
+from orchestrator.attempts import EndReason
+from orchestrator.clock import SystemClock
+from orchestrator.cloud.skypilot.conductor import Conductor
+from orchestrator.ledger.facts import FinalState, RunLaunched, StopRequested
+from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.record import create_record
+from tests.orchestrator.histories import make_offer, make_record
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what SkyPilot and its libraries say when they are imported
+    from sky import exceptions
+    from sky.jobs import state
+
+    from orchestrator.cloud.skypilot import attendant, clusters, strategy
+    from orchestrator.cloud.skypilot.job import Job
+
+RUNNING, SUCCEEDED = state.ManagedJobStatus.RUNNING, state.ManagedJobStatus.SUCCEEDED
+NO_ROOM = exceptions.ResourcesUnavailableError(
+    "refused", failover_history=[exceptions.ResourcesUnavailableError("no room in us-east-1")]
+)
+NO_ACCESS = exceptions.ResourcesUnavailableError("nothing is enabled")
+
+
+@pytest.fixture
+def store():
+    store = open_store(f"memory://{secrets.token_hex(8)}")
+    create_record(store, make_record(infra=["aws"], local=None, store="s3://bucket/runs"))
+    Journal(store, "cli", SystemClock()).note(RunLaunched(host="laptop"))
+    return store
+
+
+@pytest.fixture
+def skypilot(monkeypatch):
+    """What SkyPilot would say: the job's status, and whether the cluster is there."""
+    said = SimpleNamespace(status=RUNNING, has_cluster=False, terminated=0)
+
+    async def status(job_id, task_id):
+        return said.status
+
+    monkeypatch.setattr(state, "get_job_status_with_task_id_async", status)
+    monkeypatch.setattr(
+        attendant.global_user_state,
+        "get_handle_from_cluster_name",
+        lambda name: object() if said.has_cluster else None,
+    )
+    monkeypatch.setattr(strategy, "count_instances", lambda name: 0)
+    monkeypatch.setattr(strategy, "resources_for", lambda offer, requested: requested)
+    monkeypatch.setattr("orchestrator.cloud.skypilot.job.up_since", lambda name, since: None)
+    return said
+
+
+class Strategy(strategy.OrchestrateStrategy):
+    """Ours, whose launches end as `outcomes` say: a number, an error, or for ever."""
+
+    tick_seconds = 0.01
+    RETRY_INIT_GAP_SECONDS = 0
+
+    def __init__(self, store, outcomes, said):
+        task = SimpleNamespace(resources={"any"}, num_nodes=1)
+        task.set_resources, task.update_envs = lambda _: None, lambda _: None
+        self.dag = SimpleNamespace(tasks=[task])
+        self.job_id, self.task_id, self.cluster_name = secrets.randbits(30), 0, "run-1"
+        self._job, self._attendant = None, None
+        self._store, self._outcomes, self._said = store, list(outcomes), said
+
+    def _make_conductor(self):
+        offers = (make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="9"))
+        return Conductor(self._store, "job-1", SystemClock(), lambda spec: offers)
+
+    async def _launch(self, max_retry, raise_on_failure, recovery):
+        outcome = self._outcomes.pop(0)
+        if outcome == "for ever":
+            await asyncio.Event().wait()
+        if isinstance(outcome, Exception):
+            self._job.underway.error = outcome
+            return None
+        return outcome
+
+    def _cleanup_cluster(self):
+        self._said.terminated += 1
+
+
+def conductor_of(executor: Strategy) -> Conductor:
+    return Conductor(executor._store, "reader", SystemClock(), lambda spec: ())
+
+
+def launches(executor: Strategy) -> list[tuple[str, EndReason | None]]:
+    seen = conductor_of(executor).state().launches
+    return [(one.offer.region, one.reason) for one in seen]
+
+
+def test_no_room_in_one_place_is_asked_for_in_the_next(store, skypilot):
+    executor = Strategy(store, [NO_ROOM, 1.0], skypilot)
+    assert asyncio.run(executor.launch()) == 1.0
+    assert launches(executor) == [("us-east-1", EndReason.NO_CAPACITY), ("us-west-2", None)]
+
+
+@pytest.mark.parametrize("error", [NO_ACCESS, ValueError("bad resources"), OSError("no server")])
+def test_what_would_fail_anywhere_is_no_lack_of_room(store, skypilot, error):
+    executor = Strategy(store, [error] * 3, skypilot)
+    with pytest.raises(exceptions.ManagedJobReachedMaxRetriesError, match="3 launches in a row"):
+        asyncio.run(executor.launch())
+    assert [reason for _, reason in launches(executor)] == [EndReason.SETUP_FAILED] * 3
+    ended = conductor_of(executor).state().ended
+    assert ended is not None
+    assert ended.state is FinalState.FAILED
+
+
+def test_only_a_refusal_by_a_cloud_is_capacity():
+    assert clusters.is_capacity(NO_ROOM)
+    assert not any(clusters.is_capacity(error) for error in (NO_ACCESS, ValueError("x"), None))
+
+
+def test_a_stop_calls_a_launch_off(store, skypilot):
+    executor = Strategy(store, ["for ever"], skypilot)
+
+    async def stop_soon():
+        running = asyncio.create_task(executor.launch())
+        while not launches(executor):
+            await asyncio.sleep(0.01)
+        seen = conductor_of(executor).state()
+        stop = StopRequested(host="laptop", launched_at=seen.launched_at)
+        Journal(store, "cli", SystemClock()).note(stop)
+        await running
+
+    with pytest.raises(exceptions.ManagedJobReachedMaxRetriesError, match="a stop was requested"):
+        asyncio.run(stop_soon())
+    assert launches(executor) == [("us-east-1", EndReason.STOPPED)]
+    assert skypilot.terminated > 0
+
+
+def test_a_cancelled_job_launches_nothing_more(store, skypilot):
+    executor = Strategy(store, ["for ever", 1.0], skypilot)
+
+    async def cancel_soon():
+        running = asyncio.create_task(executor.launch())
+        while not launches(executor):
+            await asyncio.sleep(0.01)
+        skypilot.status = state.ManagedJobStatus.CANCELLING
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        while conductor_of(executor).state().ended is None:  # the attendant's to write
+            await asyncio.sleep(0.01)
+
+    asyncio.run(cancel_soon())
+    assert launches(executor) == [("us-east-1", EndReason.STOPPED)]
+
+
+def test_the_last_facts_survive_a_store_that_refuses_for_a_while(store, skypilot, monkeypatch):
+    executor = Strategy(store, [1.0], skypilot)
+    refusals = iter([StoreRefused("denied", "ask")] * 3)
+    gone = Conductor.gone
+
+    def refusing(self, loss):
+        if skypilot.status is SUCCEEDED and (error := next(refusals, None)) is not None:
+            raise error
+        gone(self, loss)
+
+    monkeypatch.setattr(Conductor, "gone", refusing)
+
+    async def succeed():
+        await executor.launch()
+        skypilot.status = SUCCEEDED
+        while conductor_of(executor).state().ended is None:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(succeed())
+    assert next(refusals, None) is None
+    ended = conductor_of(executor).state().ended
+    assert ended is not None
+    assert ended.state is FinalState.SUCCEEDED
+
+
+def test_an_attendant_that_died_is_replaced(store, skypilot):
+    executor = Strategy(store, [1.0], skypilot)
+
+    async def lose_it():
+        await executor.launch()
+        first = executor._attendant
+        first.dismiss()
+        await asyncio.sleep(0)
+        await executor.monitor_task()
+        return first is not executor._attendant and executor._attendant.is_alive
+
+    assert asyncio.run(lose_it())
+
+
+def test_nodes_are_terminated_also_where_the_cloud_cannot_be_asked(store, skypilot, monkeypatch):
+    def fail(name):
+        raise OSError("throttled")
+
+    ended = []
+    parent = strategy.recovery_strategy.StrategyExecutor
+    monkeypatch.setattr(strategy, "count_instances", fail)
+    monkeypatch.setattr(parent, "_cleanup_cluster", lambda self: ended.append(self.cluster_name))
+    executor = Strategy(store, [], skypilot)
+    executor._job = Job(executor._make_conductor(), 1, 0, "run-1")
+    executor._job.underway = SimpleNamespace(num_alive=None)
+    strategy.OrchestrateStrategy._cleanup_cluster(executor)
+    assert ended == ["run-1"]
