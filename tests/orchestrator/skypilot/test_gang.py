@@ -106,6 +106,7 @@ def test_notice_on_one_node_has_all_of_them_save_and_leave(start):
     assert view.state.last_commit_step == view.step
 
 
+@pytest.mark.slow
 def test_error_of_training_on_one_node_is_told_in_its_own_words(start):
     run = start(train={"num_steps": 2000, "global_batch": 4, "precision": "fp32"})
     nodes = run.launch()
@@ -116,6 +117,7 @@ def test_error_of_training_on_one_node_is_told_in_its_own_words(start):
     assert run.view().state.ended is None  # SkyPilot may start it again
 
 
+@pytest.mark.slow
 def test_node_that_is_unfit_ends_the_launch_before_it_trains(start):
     run = start()
     head, other = run.launch(ORCHESTRATE_RANKS="")  # eight GPUs, which this machine has not
@@ -159,6 +161,7 @@ def controlled(start):
     return run, node
 
 
+@pytest.mark.slow
 def test_node_that_is_fenced_ends_without_waiting_for_a_commit_to_fail(controlled):
     run, node = controlled
     claim_attempt(
@@ -169,6 +172,7 @@ def test_node_that_is_fenced_ends_without_waiting_for_a_commit_to_fail(controlle
     assert not node.processes()
 
 
+@pytest.mark.slow
 def test_node_that_is_drained_saves_and_says_so(controlled):
     run, node = controlled
     ask(run.store, Request(kind=RequestKind.DRAIN, at=SystemClock().now(), by="controller-1"))
