@@ -6,6 +6,16 @@ from orchestrator.cloud.local.s3_server import BUCKET, read_server, start_server
 from tests.loose_s3 import loose_server
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the longest chain, the runs on the tests' clouds, so that all else fits beside."""
+
+    def is_beside(item):
+        marks = item.iter_markers("xdist_group")
+        return all("cell" not in (*mark.args, *mark.kwargs.values()) for mark in marks)
+
+    items.sort(key=is_beside)
+
+
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory):
     """Start SeaweedFS once and yield the URL of its bucket."""
