@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from orchestrator.aws import ask_quotas, is_elsewhere
 from orchestrator.catalog import num_vcpus, quota_codes
 from orchestrator.cloud.skypilot import checks
+from orchestrator.cloud.skypilot.environment import STRATEGY
 from orchestrator.cloud.skypilot.plugin_files import plan_changes
-from orchestrator.cloud.skypilot.task import STRATEGY
 from orchestrator.errors import CloudRefused, OrchestratorError
 from orchestrator.finding import Finding, failed, ok, warning
 from orchestrator.offers import Market, Offer

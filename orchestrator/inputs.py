@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from checkpoints.layout import input_key
+from checkpoints.layout import INPUTS, input_key
 from checkpoints.store import ObjectStore
 from orchestrator import __version__
 from orchestrator.errors import InputError, MissingDependency
@@ -93,18 +93,13 @@ def prepare_inputs(spec: RunSpec) -> PreparedInputs:
     return PreparedInputs(folder=folder, files=files, summary=summary)
 
 
-def stage_inputs(inputs: PreparedInputs, store: ObjectStore) -> None:
-    """Upload the files under their content hashes; files that are there already are left alone."""
-    present = {entry.key: entry.size for entry in store.list("inputs/")}
-    for file in inputs.files:
+def stage_files(folder: Path, files: Iterable[InputFile], store: ObjectStore) -> None:
+    """Upload files under their content hashes; those that are there already are left alone."""
+    present = {entry.key: entry.size for entry in store.list(INPUTS)}
+    for file in files:
         key = input_key(file.sha256, file.name)
         if present.get(key) != file.size:
-            stage_file(inputs.folder / file.name, key, store)
-
-
-def stage_file(path: Path, key: str, store: ObjectStore) -> None:
-    """Upload one file under a key that names its content."""
-    store.put(key, _blocks(path))
+            store.put(key, _blocks(folder / file.name))
 
 
 def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path) -> None:

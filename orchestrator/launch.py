@@ -18,7 +18,7 @@ from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import is_supervised, start_supervisor
 from orchestrator.errors import SpecError
 from orchestrator.home import run_home
-from orchestrator.inputs import stage_inputs
+from orchestrator.inputs import stage_files
 from orchestrator.ledger.facts import AmendedBy, FinalState, QuotedOffer, RunAmended, RunLaunched
 from orchestrator.ledger.fold import RunState, fold
 from orchestrator.ledger.heartbeat import read_heartbeats
@@ -83,7 +83,7 @@ def launch(plan: LaunchPlan, clock: Clock, tell: Teller) -> Launched:
     for place in open_places(store, spec).stores:
         place.list(CHECKPOINTS)  # one that refuses us is to be known here, not on a billed node
     # Content-addressed, so staging again only restores what has gone missing.
-    stage_inputs(plan.inputs, store)
+    stage_files(plan.inputs.folder, plan.inputs.files, store)
     record = create_record(store, wanted)
     baseline = current_state(store, record).file_spec
     amendment = _amendment(baseline, spec, AmendedBy.SPEC_FILE)

@@ -10,7 +10,11 @@ from orchestrator.cost import Parts, bill, billed_until
 from orchestrator.errors import UnknownRun
 from orchestrator.goodput import Goodput, account
 from orchestrator.ledger.fold import RunState, fold
-from orchestrator.ledger.heartbeat import Heartbeat, read_heartbeats
+from orchestrator.ledger.heartbeat import (
+    SILENT_NODE_STOPS_AFTER,
+    Heartbeat,
+    read_heartbeats,
+)
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord, read_record
@@ -18,8 +22,6 @@ from orchestrator.replay import Replay, compare_replayed
 
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
 _SILENT_LOCAL_NODE_STOPS_AFTER = timedelta(seconds=30)
-# On clouds the lease is 15 minutes, and SkyPilot takes an idle node down after 10 more.
-SILENT_NODE_STOPS_AFTER = timedelta(minutes=27)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

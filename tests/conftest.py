@@ -9,11 +9,7 @@ from tests.loose_s3 import loose_server
 def pytest_collection_modifyitems(items):
     """Begin with the longest chain, the runs on the tests' clouds, so that all else fits beside."""
 
-    def is_beside(item):
-        marks = item.iter_markers("xdist_group")
-        return all("cell" not in (*mark.args, *mark.kwargs.values()) for mark in marks)
-
-    items.sort(key=is_beside)
+    items.sort(key=lambda item: "test_skypilot.py" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ from orchestrator.cloud.local.launcher import is_supervised
 from orchestrator.errors import GaveUp, UsageError
 from orchestrator.home import run_home
 from orchestrator.ledger.facts import (
-    FinalState,
     LaunchEnded,
     RunEnded,
     StopRequested,
@@ -156,11 +155,10 @@ def _end_without_supervisor(folder: ObjectStore, clock: SystemClock, view: RunVi
             )
         )
     journal.note(
-        RunEnded(
-            state=FinalState.STOPPED,
-            reason=StopReason.REQUESTED,
-            why="a stop was requested, and nobody was running it",
-            launched_at=view.state.launched_at,
+        RunEnded.after(
+            StopReason.REQUESTED,
+            "a stop was requested, and nobody was running it",
+            view.state.launched_at,
         )
     )
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from sky.server import plugins
 
 from orchestrator import __version__
+from orchestrator.cloud.skypilot.environment import STRATEGY
 from orchestrator.errors import UsageError
-
-NAME = "orchestrate"
 
 
 class OrchestratePlugin(plugins.BasePlugin):  # type: ignore[misc]  # SkyPilot ships no types
@@ -27,7 +26,7 @@ class OrchestratePlugin(plugins.BasePlugin):  # type: ignore[misc]  # SkyPilot s
     @property
     def name(self) -> str:
         """Name under which the API server lists the plugin."""
-        return NAME
+        return STRATEGY
 
     @property
     def version(self) -> str:

@@ -64,28 +64,23 @@ class TerminatedBy(str, Enum):
     ITSELF = "itself"
 
 
+def terminated_by(reason: EndReason) -> TerminatedBy:
+    """Return who ended the nodes of a launch on a cloud that ended for `reason`."""
+    match reason:
+        case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.NO_CAPACITY:
+            return TerminatedBy.CLOUD
+        case EndReason.DRAINED | EndReason.SETUP_FAILED | EndReason.STOPPED:
+            return TerminatedBy.US
+        case EndReason.SUCCEEDED | EndReason.FENCED | EndReason.HANG | EndReason.TRAINING_FAILED:
+            return TerminatedBy.ITSELF
+
+
 class FinalState(str, Enum):
     """How a run ended; it can be launched again unless it succeeded."""
 
     SUCCEEDED = "SUCCEEDED"
     STOPPED = "STOPPED"
     FAILED = "FAILED"
-
-
-def final_state(reason: StopReason) -> FinalState:
-    """Return what a run is after it stopped for `reason`."""
-    match reason:
-        case StopReason.DONE:
-            return FinalState.SUCCEEDED
-        case (
-            StopReason.REQUESTED
-            | StopReason.BUDGET
-            | StopReason.NO_CAPACITY
-            | StopReason.TOO_MANY_PREEMPTIONS
-        ):
-            return FinalState.STOPPED
-        case StopReason.TOO_MANY_FAILURES:
-            return FinalState.FAILED
 
 
 class RunLaunched(_Fact):
@@ -244,6 +239,26 @@ class RunEnded(_Fact):
     why: str
     launched_at: Instant
     """Which launch of the run this ends."""
+
+    @classmethod
+    def after(cls, reason: StopReason, why: str, launched_at: datetime) -> RunEnded:
+        """Return the end of a run that stops for `reason`."""
+        return cls(state=_final_state(reason), reason=reason, why=why, launched_at=launched_at)
+
+
+def _final_state(reason: StopReason) -> FinalState:
+    match reason:
+        case StopReason.DONE:
+            return FinalState.SUCCEEDED
+        case (
+            StopReason.REQUESTED
+            | StopReason.BUDGET
+            | StopReason.NO_CAPACITY
+            | StopReason.TOO_MANY_PREEMPTIONS
+        ):
+            return FinalState.STOPPED
+        case StopReason.TOO_MANY_FAILURES:
+            return FinalState.FAILED
 
 
 Fact = (

@@ -37,7 +37,6 @@ from orchestrator.ledger.facts import (
     QuotedOffer,
     RunEnded,
     TerminatedBy,
-    final_state,
 )
 from orchestrator.ledger.fold import LaunchView, RunState, fold
 from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
@@ -267,12 +266,8 @@ class Supervisor:
             if now - self._stopping_since > _STOP_GRACE:
                 self._destroy(EndReason.STOPPED, TerminatedBy.US, "it did not stop in time")
             return None
-        ended = RunEnded(
-            state=final_state(decision.reason),
-            reason=decision.reason,
-            why=decision.why,
-            launched_at=self._state().launched_at,
-        )
+        launched_at = self._state().launched_at
+        ended = RunEnded.after(decision.reason, decision.why, launched_at)
         self._journal.note(ended)
         return ended.state
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.cloud.skypilot.client import require_skypilot
+from orchestrator.cloud.skypilot.client import list_plugins, queue, require_skypilot
 
 # Importing SkyPilot takes 3 to 6 s, and from a cold disk far more; each answer a second or two.
 PATIENCE = timedelta(seconds=60)
-_REQUEST_TIMEOUT_S = 10
 _PROGRAM = "from orchestrator.cloud.skypilot.checks import answer_all; answer_all()"
 
 
@@ -138,7 +137,8 @@ def answer_all() -> None:
             answer = ask()
         except Exception as error:  # noqa: BLE001  # SkyPilot's are of many kinds, and all are told
             answer = {"error": (" ".join(str(error).split()) or type(error).__name__)[:300]}
-        print(json.dumps({"question": question, **answer}), flush=True)  # noqa: T201
+        sys.stdout.write(json.dumps({"question": question, **answer}) + "\n")
+        sys.stdout.flush()
         if question == "server" and answer.get("server", {}).get("status") != "healthy":
             return  # the others would start one, or wait for one that is not there
 
@@ -168,23 +168,11 @@ def _enabled() -> dict[str, Any]:
 
 
 def _plugins() -> dict[str, Any]:
-    from sky.server import common
-
-    response = common.make_authenticated_request(
-        "GET", "/api/plugins", retry=False, timeout=_REQUEST_TIMEOUT_S
-    )
-    response.raise_for_status()
-    return {"names": [str(plugin.get("name")) for plugin in response.json()["plugins"]]}
+    return {"names": list_plugins()}
 
 
 def _jobs() -> dict[str, Any]:
-    sky = require_skypilot()
-    from sky import exceptions, jobs
-
-    try:
-        found = sky.get(jobs.queue_v2(refresh=False, skip_finished=True))[0]
-    except exceptions.ClusterNotUpError:
-        found = []  # there has never been a jobs controller, or it sleeps for want of jobs
+    found = queue(skip_finished=True)
     return {"jobs": [{"number": row["job_id"], "name": row["job_name"]} for row in found]}
 
 

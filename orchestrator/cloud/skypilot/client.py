@@ -68,16 +68,21 @@ def require_skypilot() -> ModuleType:
 def has_plugin(name: str) -> bool:
     """Say whether the API server has loaded the plugin `name`."""
     with _translated():
-        require_skypilot()
-        from sky import client
-        from sky.server import common
+        sky = require_skypilot()
 
-        client.sdk.api_info()  # starts a local server where none runs, as every command does
-        response = common.make_authenticated_request(
-            "GET", "/api/plugins", timeout=_PLUGINS_TIMEOUT_S
-        )
-        response.raise_for_status()
-        return any(plugin.get("name") == name for plugin in response.json()["plugins"])
+        sky.client.sdk.api_info()  # starts a local server where none runs, as every command does
+        return name in list_plugins()
+
+
+def list_plugins() -> list[str]:
+    """Return the names of the plugins that the API server, which runs, has loaded."""
+    from sky.server import common
+
+    response = common.make_authenticated_request(
+        "GET", "/api/plugins", retry=False, timeout=_PLUGINS_TIMEOUT_S
+    )
+    response.raise_for_status()
+    return [str(plugin.get("name")) for plugin in response.json()["plugins"]]
 
 
 def submit(task: Any, name: str) -> int:  # noqa: ANN401  # sky.Task
@@ -93,16 +98,8 @@ def submit(task: Any, name: str) -> int:  # noqa: ANN401  # sky.Task
 def find_jobs(name: str) -> list[ManagedJob]:
     """Return the managed jobs of this name, latest first."""
     with _translated():
-        sky = require_skypilot()
-        from sky import exceptions, jobs
-
-        try:
-            # Without `fields` the failure's reason is left out.
-            found = sky.get(jobs.queue_v2(refresh=False, fields=None, name_match=name))[0]
-        except exceptions.ClusterNotUpError as error:
-            if getattr(error.cluster_status, "value", None) not in (None, "STOPPED"):
-                raise  # there is a jobs controller, which does not answer
-            return []  # there has never been one, or it sleeps for want of jobs
+        # Without `fields` the failure's reason is left out.
+        found = queue(fields=None, name_match=name)
     rows = [
         ManagedJob(
             job_id=int(row["job_id"]),
@@ -115,6 +112,19 @@ def find_jobs(name: str) -> list[ManagedJob]:
         if row["job_name"] == name
     ]
     return sorted(rows, key=lambda row: row.job_id, reverse=True)
+
+
+def queue(**wanted: Any) -> list[Any]:  # noqa: ANN401  # as SkyPilot's jobs.queue_v2 takes them
+    """Return the rows of SkyPilot's queue of managed jobs; its errors are its own."""
+    sky = require_skypilot()
+    from sky import exceptions, jobs
+
+    try:
+        return list(sky.get(jobs.queue_v2(refresh=False, **wanted))[0])
+    except exceptions.ClusterNotUpError as error:
+        if getattr(error.cluster_status, "value", None) not in (None, "STOPPED"):
+            raise  # there is a jobs controller, which does not answer
+        return []  # there has never been one, or it sleeps for want of jobs
 
 
 def cancel(job: ManagedJob) -> None:

@@ -29,11 +29,10 @@ from orchestrator.ledger.facts import (
     LaunchStarted,
     QuotedOffer,
     RunEnded,
-    TerminatedBy,
-    final_state,
+    terminated_by,
 )
 from orchestrator.ledger.fold import LaunchView, RunState, fold
-from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
+from orchestrator.ledger.heartbeat import SILENT_NODE_STOPS_AFTER, Heartbeat, beat, last_beat_at
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
@@ -42,7 +41,6 @@ from orchestrator.offers import Offer
 from orchestrator.policy.decide import Decision, Drain, Launch, Stop, Wait
 from orchestrator.policy.situation import situation
 from orchestrator.spec import RunSpec
-from orchestrator.view import SILENT_NODE_STOPS_AFTER
 
 _BEAT_EVERY = timedelta(seconds=60)
 
@@ -189,7 +187,7 @@ class Conductor:
                 LaunchEnded(
                     launch=launch.launch,
                     reason=reason,
-                    terminated_by=_terminated_by(reason),
+                    terminated_by=terminated_by(reason),
                     detail=loss.detail,
                     gone_at=self._gone_at(launch),
                 )
@@ -200,7 +198,7 @@ class Conductor:
         """Write down that a launch came to nothing."""
         self._journal.note(
             LaunchEnded(
-                launch=launch, reason=reason, terminated_by=_terminated_by(reason), detail=detail
+                launch=launch, reason=reason, terminated_by=terminated_by(reason), detail=detail
             )
         )
 
@@ -230,14 +228,7 @@ class Conductor:
         is_fenced = bool(state.launches) and state.launches[-1].reason is EndReason.FENCED
         if state.ended is not None or is_fenced or not self._is_ours(state):
             return
-        self._journal.note(
-            RunEnded(
-                state=final_state(stop.reason),
-                reason=stop.reason,
-                why=stop.why,
-                launched_at=state.launched_at,
-            )
-        )
+        self._journal.note(RunEnded.after(stop.reason, stop.why, state.launched_at))
 
     def _offers(self, spec: RunSpec) -> Sequence[Offer] | None:
         """Return today's offers, unless none of them may be taken: then those of the launch."""
@@ -249,15 +240,8 @@ class Conductor:
 
         A controller that was away for days would otherwise bill the days, and stop on its budget.
         """
-        heard_at = max(
-            (
-                heartbeat.at
-                for heartbeat in read_heartbeats(self._store)
-                if heartbeat.attempt is not None and heartbeat.attempt == launch.attempt
-            ),
-            default=launch.attempt_started_at or launch.ready_at or launch.started_at,
-        )
-        left_at = heard_at + SILENT_NODE_STOPS_AFTER
+        began_at = launch.attempt_started_at or launch.ready_at or launch.started_at
+        left_at = (last_beat_at(self._store, launch.attempt) or began_at) + SILENT_NODE_STOPS_AFTER
         return left_at if left_at < self._clock.now() else None
 
     def _is_ours(self, state: RunState) -> bool:
@@ -315,13 +299,3 @@ def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
     return next(
         (reason_for_exit(code) for code in loss.exit_codes if code != 0), EndReason.SUCCEEDED
     )
-
-
-def _terminated_by(reason: EndReason) -> TerminatedBy:
-    match reason:
-        case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.NO_CAPACITY:
-            return TerminatedBy.CLOUD
-        case EndReason.DRAINED | EndReason.SETUP_FAILED | EndReason.STOPPED:
-            return TerminatedBy.US
-        case EndReason.SUCCEEDED | EndReason.FENCED | EndReason.HANG | EndReason.TRAINING_FAILED:
-            return TerminatedBy.ITSELF

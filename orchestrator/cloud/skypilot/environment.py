@@ -1,5 +1,7 @@
 """What the laptop, the jobs controller and the nodes of a run tell one another by environment."""
 
+STRATEGY = "orchestrate"
+"""Name of our recovery strategy, and of the plugin that brings it."""
 RUN_FOLDER = "ORCHESTRATE_RUN_FOLDER"
 """URL of the run folder."""
 JOB = "ORCHESTRATE_JOB"
@@ -19,8 +21,6 @@ WHEEL_SHA256 = "ORCHESTRATE_WHEEL_SHA256"
 """Its hash, and the name of its folder there."""
 RANKS = "ORCHESTRATE_RANKS"
 """Training processes per node, where they are not one per GPU."""
-PORT = "ORCHESTRATE_PORT"
-"""Where the ranks of several nodes meet; their agents meet on the next one."""
 AGENT = "ORCHESTRATE_AGENT"
 """Settings of the agent other than the usual, as JSON (orchestrator/agent/config.py)."""
 

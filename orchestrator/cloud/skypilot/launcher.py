@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from checkpoints.layout import input_key
 from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.cloud.skypilot import client
-from orchestrator.cloud.skypilot.task import STRATEGY, build_task
+from orchestrator.cloud.skypilot.environment import STRATEGY
+from orchestrator.cloud.skypilot.task import build_task
 from orchestrator.cloud.skypilot.wheel import build_wheel
 from orchestrator.errors import GaveUp
-from orchestrator.inputs import InputFile, describe_file, stage_file
+from orchestrator.inputs import InputFile, describe_file, stage_files
 from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Offer
-
-log = logging.getLogger(__name__)
 
 # A job that was submitted a moment ago may not be in the queue yet.
 _APPEARS_WITHIN = timedelta(seconds=20)
@@ -93,9 +90,6 @@ def start_job(
 def stage_wheel(store: ObjectStore) -> InputFile:
     """Put this version's wheel where nodes find it, unless it is there."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = build_wheel(Path(scratch))
-        wheel = describe_file(path)
-        key = input_key(wheel.sha256, wheel.name)
-        if key not in {entry.key for entry in store.list(key)}:
-            stage_file(path, key, store)
+        wheel = describe_file(build_wheel(Path(scratch)))
+        stage_files(Path(scratch), [wheel], store)
     return wheel

@@ -1,4 +1,4 @@
-"""Entry of a SkyPilot node: `python -m orchestrator.cloud.skypilot.node`, on every node of a gang.
+"""Entry of a SkyPilot node: `python -m orchestrator.cloud.skypilot.node`, on every node of a here.
 
 Reads what the task's environment says and runs the agent; its exit status is the agent's: 0 done,
 75 preempted, drained or unfit, 76 fenced, 77 stopped, 78 hung, 1 failed. Without our plugin 76 and
@@ -23,7 +23,6 @@ from orchestrator.cloud.skypilot.environment import (
     LAUNCH,
     OFFER,
     OWNER,
-    PORT,
     RANKS,
     RUN_FOLDER,
 )
@@ -31,19 +30,17 @@ from orchestrator.cloud.skypilot.solo import new_launch, offer_of_this_node, run
 from orchestrator.ledger.facts import QuotedOffer
 from orchestrator.ledger.record import RunRecord
 
-_DEFAULT_PORT = 29400
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gang:
-    """What SkyPilot says of the nodes of this launch."""
+class Placement:
+    """What SkyPilot says of this node and the others of its launch."""
 
     node: int
     addresses: tuple[str, ...]
     num_gpus: int
 
     @classmethod
-    def read(cls, variables: Mapping[str, str]) -> Gang:
+    def read(cls, variables: Mapping[str, str]) -> Placement:
         """Read SkyPilot's variables; a node that it does not know of is alone."""
         addresses = tuple(variables.get("SKYPILOT_NODE_IPS", "").split()) or ("127.0.0.1",)
         num_nodes = int(variables.get("SKYPILOT_NUM_NODES", "1"))
@@ -71,9 +68,9 @@ def read_environment(
     variables: Mapping[str, str], store: ObjectStore, record: RunRecord
 ) -> AgentConfig:
     """Return what our plugin and SkyPilot say of this node, and what it finds out itself."""
-    gang = Gang.read(variables)
+    here = Placement.read(variables)
     given_ranks = variables.get(RANKS)
-    launch = variables.get(LAUNCH) or (new_launch(record) if gang.node == 0 else "")
+    launch = variables.get(LAUNCH) or (new_launch(record) if here.node == 0 else "")
     told = variables.get(OFFER)
     config = AgentConfig(
         store=store.url,
@@ -81,23 +78,22 @@ def read_environment(
         offer=QuotedOffer.model_validate_json(told)
         if told
         else offer_of_this_node(record, variables),
-        ranks=_num_ranks(given_ranks, gang),
-        node=gang.node,
-        num_nodes=len(gang.addresses),
-        head=gang.addresses[0],
-        address=gang.addresses[gang.node],
-        port=int(variables.get(PORT) or _DEFAULT_PORT),
+        ranks=_num_ranks(given_ranks, here),
+        node=here.node,
+        num_nodes=len(here.addresses),
+        head=here.addresses[0],
+        address=here.addresses[here.node],
         scratch=_empty_scratch(launch),
         checks_node=True,
-        num_gpus=None if given_ranks else gang.num_gpus,
+        num_gpus=None if given_ranks else here.num_gpus,
         owner=variables.get(OWNER) or None,
     )
     changes = json.loads(variables.get(AGENT) or "{}")
     return AgentConfig.model_validate({**dict(config), **changes})
 
 
-def _num_ranks(given: str | None, gang: Gang) -> int:
-    found = int(given or gang.num_gpus)
+def _num_ranks(given: str | None, here: Placement) -> int:
+    found = int(given or here.num_gpus)
     if found < 1:
         raise ValueError(f"a node without GPUs needs {RANKS}")
     return found

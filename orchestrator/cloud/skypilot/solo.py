@@ -29,11 +29,10 @@ from orchestrator.ledger.facts import (
     LaunchStarted,
     QuotedOffer,
     RunEnded,
-    TerminatedBy,
-    final_state,
+    terminated_by,
 )
 from orchestrator.ledger.fold import LaunchView, RunState, fold
-from orchestrator.ledger.heartbeat import read_heartbeats
+from orchestrator.ledger.heartbeat import last_beat_at
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord
 from orchestrator.policy.decide import Stop
@@ -158,21 +157,14 @@ def _lost(launch: LaunchView, state: RunState, store: ObjectStore, until: dateti
     SkyPilot terminates what it replaces, so it was gone when the next one came up.
     """
     said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
-    heard_at = max(
-        (
-            heartbeat.at
-            for heartbeat in read_heartbeats(store)
-            if heartbeat.attempt is not None and heartbeat.attempt == launch.attempt
-        ),
-        default=launch.attempt_started_at or launch.started_at,
-    )
+    began_at = launch.attempt_started_at or launch.started_at
+    heard_at = last_beat_at(store, launch.attempt) or began_at
     reason = said[0] if said else EndReason.NODE_LOST
     return _ended(launch.launch, reason, gone_at=min(until, heard_at + _UNSEEN))
 
 
 def _ended(launch: str, reason: EndReason, gone_at: datetime | None = None) -> LaunchEnded:
-    is_taken = reason in (EndReason.PREEMPTED, EndReason.NODE_LOST)
-    by = TerminatedBy.CLOUD if is_taken else TerminatedBy.ITSELF
+    by = terminated_by(reason)
     return LaunchEnded(launch=launch, reason=reason, terminated_by=by, gone_at=gone_at)
 
 
@@ -185,14 +177,7 @@ def _note_run_end(state: RunState, reason: EndReason, journal: Journal, clock: C
             reason=StopReason.DONE if is_done else StopReason.REQUESTED,
             why="the last step is committed" if is_done else "a stop was requested",
         )
-    journal.record(
-        RunEnded(
-            state=final_state(decision.reason),
-            reason=decision.reason,
-            why=decision.why,
-            launched_at=state.launched_at,
-        )
-    )
+    journal.record(RunEnded.after(decision.reason, decision.why, state.launched_at))
     _flush(journal)
 
 

@@ -33,13 +33,13 @@ from orchestrator.cloud.skypilot.environment import (
     OWNER,
     RUN_FOLDER,
     STORE_SETTINGS,
+    STRATEGY,
 )
 from orchestrator.cloud.skypilot.job import Job, Underway, log, patiently
 from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.errors import OrchestratorError
 from orchestrator.policy.decide import Decision, Drain, Keep, Launch, Stop, Wait
 
-NAME = "orchestrate"
 # One per job in a process: SkyPilot makes a new strategy when it takes a job up again.
 _attendants: weakref.WeakValueDictionary[int, Attendant] = weakref.WeakValueDictionary()
 
@@ -257,5 +257,5 @@ def register(tick_seconds: float) -> None:
     """Make the strategy known to SkyPilot; doing it twice is fine, some processes do."""
     OrchestrateStrategy.tick_seconds = tick_seconds
     strategies = registry.JOBS_RECOVERY_STRATEGY_REGISTRY
-    if NAME not in strategies:
-        strategies.type_register(name=NAME)(OrchestrateStrategy)
+    if STRATEGY not in strategies:
+        strategies.type_register(name=STRATEGY)(OrchestrateStrategy)

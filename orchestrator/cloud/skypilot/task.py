@@ -19,7 +19,6 @@ from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Market, Offer
 from orchestrator.runs import run_folder_url
 
-STRATEGY = "orchestrate"
 # Forwarded where they are set: secrets only as secrets, which SkyPilot keeps out of logs and YAML.
 _SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SETTINGS = (
@@ -51,7 +50,7 @@ def build_task(
     task = sky.Task.from_yaml_config(config)
     requested = next(iter(task.resources))
     if has_strategy:
-        requested = requested.copy(job_recovery={"strategy": STRATEGY})
+        requested = requested.copy(job_recovery={"strategy": environment.STRATEGY})
         offers = offers[:1]
     # A list is tried in order; a set would be any of them.
     task.set_resources([resources_for(offer, requested) for offer in _by_region(offers)])

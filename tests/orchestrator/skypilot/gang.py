@@ -5,6 +5,7 @@ Each has a home, a disk and a metadata service of its own; their store is a fold
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -21,7 +22,7 @@ import psutil
 
 from checkpoints.store import open_store
 from orchestrator.clock import SystemClock
-from orchestrator.inputs import PreparedInputs, prepare_inputs, stage_inputs
+from orchestrator.inputs import PreparedInputs, prepare_inputs, stage_files
 from orchestrator.ledger.facts import Fact, QuotedOffer
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord, create_record
@@ -134,7 +135,7 @@ class GangRun:
         self.stack = stack
         self.store = open_store((folder / "store" / "demo").as_uri())
         spec = gang_spec((folder / "store").as_uri(), **changes)
-        stage_inputs(inputs, self.store)
+        stage_files(inputs.folder, inputs.files, self.store)
         self.record = create_record(self.store, _record(spec, inputs, usd))
         self.nodes: list[Node] = []
         self.metadata: list[MetadataService] = []
@@ -165,13 +166,15 @@ class GangRun:
             _MARK: mark,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{self.metadata[node].host}",
             "ORCHESTRATE_RUN_FOLDER": self.store.url,
-            "ORCHESTRATE_PORT": str(port),
             "SKYPILOT_NODE_RANK": str(node),
             "SKYPILOT_NUM_NODES": str(num_nodes),
             "SKYPILOT_NODE_IPS": "\n".join(["127.0.0.1"] * num_nodes),
             "SKYPILOT_NUM_GPUS_PER_NODE": "8",
             "SKYPILOT_CLUSTER_INFO": '{"cloud": "AWS"}',
             **given,
+            "ORCHESTRATE_AGENT": json.dumps(
+                {"port": port, **json.loads(given.get("ORCHESTRATE_AGENT", "{}"))}
+            ),
         }
         with console.open("wb") as output:
             process = subprocess.Popen(
