@@ -6,7 +6,6 @@ does not have yet, so the curve has no gap and no step twice; replayed steps are
 
 from __future__ import annotations
 
-import functools
 import logging
 import netrc
 import os
@@ -16,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from checkpoints.store import ObjectStore
@@ -24,10 +23,15 @@ from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
 from train.spool import Evaluated, Record, Step
 
+_Mode: TypeAlias = Literal["online", "offline", "disabled"]
+
 _log = logging.getLogger(__name__)
-_INIT_TIMEOUT_S = 30
+_INIT_TIMEOUT_S = 90
 # The node is billed meanwhile; what W&B lacks then, the next attempt or `wandb sync` sends.
 _FINISH_TIMEOUT_S = 15.0
+# Nothing is waited for but this machine: its W&B process writes out the file at its end only,
+# and on a fresh, loaded node a short attempt is over before W&B is imported.
+_FINISH_OFFLINE_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 5.0
 # Records that may wait for W&B; those beyond are not sent, the run folder has them.
 _QUEUE_SIZE = 100_000
@@ -71,6 +75,7 @@ class WandbTracker:
         self._tracked = tracked
         self._history = history
         self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE_SIZE)
+        self._sends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wandb", daemon=True)
         self._thread.start()
 
@@ -84,6 +89,10 @@ class WandbTracker:
         """Close the run; return the file of an offline run, None where W&B has everything."""
         self._offer(None)
         self._thread.join(_FINISH_TIMEOUT_S)
+        if not self._sends.is_set():
+            self._thread.join(_FINISH_OFFLINE_TIMEOUT_S - _FINISH_TIMEOUT_S)
+        if self._thread.is_alive():
+            _log.warning("W&B did not finish in time; the next attempt sends what it lacks")
         files = sorted(self._tracked.directory.glob("wandb/offline-run-*/run-*.wandb"))
         return files[-1] if files else None
 
@@ -100,7 +109,10 @@ class WandbTracker:
             _log.exception("W&B failed; the run goes on without it")
 
     def _report(self) -> None:
-        run = _open_run(self._tracked)
+        mode = _choose_mode()
+        if mode == "online":
+            self._sends.set()
+        run = _open_run(self._tracked, mode)
         run.define_metric("*", step_metric="train/step")
         # What the server has already; an offline run has nothing and gets the whole history.
         high_water = run.starting_step
@@ -114,27 +126,30 @@ class WandbTracker:
         run.finish()
 
 
-def _open_run(tracked: TrackedRun) -> Any:  # noqa: ANN401  # wandb.Run, whose module is imported late
+def _choose_mode() -> _Mode:
+    wished = os.environ.get("WANDB_MODE", "online")
+    if wished == "disabled":
+        return "disabled"
+    # wandb.init waits much longer than its init_timeout for a server that is not there.
+    return "online" if wished == "online" and has_key() and _is_reachable() else "offline"
+
+
+def _open_run(tracked: TrackedRun, mode: _Mode) -> Any:  # noqa: ANN401  # wandb.Run, imported late
     # 1 s of CPU that an attempt without tracking need not pay.
     import wandb
 
     tracked.directory.mkdir(parents=True, exist_ok=True)
-    open_run = functools.partial(
-        wandb.init,
+    return wandb.init(
         project=tracked.project,
         entity=tracked.entity,
         id=tracked.run_id,
         name=tracked.name,
         config=dict(tracked.config),
         dir=str(tracked.directory),
+        resume="allow" if mode == "online" else None,
+        mode=mode,
         settings=wandb.Settings(init_timeout=_INIT_TIMEOUT_S, console="off", silent=True),
     )
-    if "WANDB_MODE" in os.environ:
-        return open_run(resume="allow")
-    # wandb.init waits much longer than its init_timeout for a server that is not there.
-    if has_key() and _is_reachable():
-        return open_run(resume="allow", mode="online")
-    return open_run(mode="offline")
 
 
 def _is_reachable() -> bool:
