@@ -63,6 +63,12 @@ def read_catalog(accelerators: str, clouds: Iterable[str]) -> PriceTable | None:
     )
 
 
+def catalog_state(clouds: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Return what changes whenever SkyPilot writes what `read_catalog` reads."""
+    files = ((cloud, catalog_folder() / cloud / "vms.csv") for cloud in clouds)
+    return tuple((cloud, file.stat().st_mtime_ns) for cloud, file in files if file.exists())
+
+
 def catalog_folder() -> Path:
     """Return where SkyPilot keeps its catalog on this machine."""
     root = Path(os.environ.get("SKY_RUNTIME_DIR") or Path.home())

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
-from orchestrator.catalog import read_catalog
-from orchestrator.clock import Clock
+from orchestrator.catalog import catalog_state, read_catalog
 from orchestrator.errors import SpecError
 from orchestrator.offers import Market, MarketPreference, Offer, list_offers
 from orchestrator.spec import RunSpec
-
-# The catalog is megabytes of CSV, and changes a few times a day.
-_READ_EVERY = timedelta(minutes=1)
 
 
 class TodaysOffers:
     """Offers by the catalog of this machine, which a controller refreshes by itself."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._read: tuple[datetime, Sequence[Offer] | None] | None = None
+    def __init__(self) -> None:
+        self._state: object = None
+        self._offers: Sequence[Offer] | None = None
 
     def __call__(self, spec: RunSpec) -> Sequence[Offer] | None:
         """Return what the catalog offers for `spec`, None where it has nothing."""
-        now = self._clock.now()
-        if self._read is None or now - self._read[0] >= _READ_EVERY:
-            self._read = (now, _offers(spec))
-        return self._read[1]
+        # Megabytes of CSV, which change a few times a day.
+        state = (spec.nodes, spec.clouds, catalog_state(spec.clouds or ()))
+        if state != self._state:
+            self._state, self._offers = state, _offers(spec)
+        return self._offers
 
 
 def _offers(spec: RunSpec) -> Sequence[Offer] | None:

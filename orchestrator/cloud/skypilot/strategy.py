@@ -120,7 +120,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         job = envs.get(JOB) or f"{socket.gethostname()}-{self.job_id}"
         told, clock = envs.get(LAUNCHED_AT), SystemClock()
         launched_at = datetime.fromisoformat(told) if told else None
-        return Conductor(store, job, clock, TodaysOffers(clock), launched_at)
+        return Conductor(store, job, clock, TodaysOffers(), launched_at)
 
     async def _until_up(self, *, recovery: bool) -> float:
         decision = await self._decide()
