@@ -24,8 +24,9 @@ SPEC: dict[str, object] = {
     "nodes": {"count": 1, "accelerators": "A100:8"},
     "model": {"base": str(EXAMPLES / "tiny-llama"), "max_length": 256},
     "data": {"train": str(EXAMPLES / "conversations.json"), "eval_fraction": 0.05},
-    "train": {"num_steps": NUM_STEPS, "global_batch": 8, "micro_batch": 2, "precision": "fp32"},
-    "checkpoints": {"interval": "5 steps"},
+    # Steps of some tenths of a second: what is done to a node is done before the run is over.
+    "train": {"num_steps": NUM_STEPS, "global_batch": 32, "micro_batch": 4, "precision": "fp32"},
+    "checkpoints": {"interval": "10 steps"},
     "limits": {"budget_usd": 200, "deadline": "20h"},
     "tracking": {"wandb": {"project": "cell"}},
 }
@@ -72,13 +73,15 @@ class Laptop:
     def cost(self) -> dict[str, Any]:
         return self._document("cost")
 
-    def wait_for(self, what: Callable[[dict[str, Any]], T], seconds: float = 400) -> T:
+    def wait_for(
+        self, what: Callable[[dict[str, Any]], T], seconds: float = 400, every: float = 2
+    ) -> T:
         """Return the first true answer of `what` about the run's status."""
         give_up_at = time.monotonic() + seconds
         while not (found := what(status := self.status())):
             assert time.monotonic() < give_up_at, f"it never came true: {status}\n{self.log()}"
             assert status["ended_at"] is None, f"it never came true: {status}\n{self.log()}"
-            time.sleep(2)
+            time.sleep(every)
         return found
 
     def wait_for_step(self, attempt: int, step: int) -> None:
@@ -87,6 +90,16 @@ class Laptop:
             return bool(number == attempt and status["step"] >= step) or number > attempt
 
         self.wait_for(is_there)
+
+    def wait_for_rework(self, step: int) -> None:
+        """Return when `step` is behind and steps are known that no checkpoint has."""
+        self.wait_for(
+            lambda status: (
+                2 <= status["step"] - (status["last_commit_step"] or 0) < 8
+                and status["step"] >= step
+            ),
+            every=0.1,
+        )
 
     def wait_for_end(self, state: str = "SUCCEEDED") -> dict[str, Any]:
         def has_ended(status: dict[str, Any]) -> dict[str, Any] | None:

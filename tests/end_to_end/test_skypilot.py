@@ -38,7 +38,7 @@ def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, de
     laptop.launch()
     laptop.wait_for_nodes(1)
     dear_west(5.25)
-    laptop.wait_for_step(attempt=1, step=12)
+    laptop.wait_for_rework(step=12)
     (node,) = laptop.living()
     laptop.cell.preempt(node.id, 0)
     laptop.wait_for(lambda status: status["state"] == "RECOVERING")
@@ -165,7 +165,7 @@ def test_a_set_up_that_cannot_work_ends_the_run_and_never_buys_on_demand(laptop)
 def test_a_gang_that_loses_one_node_restarts_whole_and_pays_for_both(laptop):
     laptop.environment["ORCHESTRATE_RANKS"] = "1"  # of two nodes, on the two cores of this machine
     laptop.launch(nodes={"count": 2, "accelerators": "A100:8"})
-    laptop.wait_for_step(attempt=1, step=8)
+    laptop.wait_for_rework(step=8)
     nodes = laptop.living()
     assert len(nodes) == 2
     (worker,) = [node for node in nodes if not node.head]
