@@ -57,9 +57,11 @@ class PreparationSummary(BaseModel):
     files: tuple[str, ...]
     num_conversations: int
     num_samples: int
+    num_sequences: int
     num_eval_samples: int
     num_tokens: int
     num_trained_tokens: int
+    fill: float
     vocab_size: int
     dropped: tuple[DroppedConversation, ...] = ()
 
@@ -128,7 +130,8 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
 
 def _cache_key(spec: RunSpec) -> str:
     digest = hashlib.sha256(__version__.encode())
-    digest.update(f"{spec.model.max_length} {spec.data.eval_fraction} {spec.train.seed}".encode())
+    digest.update(f"{spec.model.max_length} {spec.train.seed}".encode())
+    digest.update(spec.data.model_dump_json(exclude={"train", "num_tokens"}).encode())
     digest.update(describe_file(Path(spec.data.train)).sha256.encode())
     for path in sorted(Path(spec.model.base).iterdir()):
         if path.is_file():
@@ -152,6 +155,8 @@ def _run_preparation(spec: RunSpec, output: Path, cwd: str) -> PreparationSummar
         *("--model", spec.model.base, "--train", spec.data.train, "--output", str(output)),
         *("--max-length", str(spec.model.max_length)),
         *("--eval-fraction", str(spec.data.eval_fraction), "--seed", str(spec.train.seed)),
+        *("--template", spec.data.template.value, "--untrainable", spec.data.untrainable.value),
+        "--packing" if spec.data.packing else "--no-packing",
     ]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode == 0:

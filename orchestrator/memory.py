@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec
-from train.config import ActivationCheckpointing, Precision
+from train.config import ActivationCheckpointing, Precision, Sharding
 
 # GB of one GPU by SkyPilot's names.
 GPU_BYTES = {
@@ -34,10 +34,15 @@ _VOCABULARY = 32_000
 # With width = 128 x depth, those of the Llamas from 7B to 65B come out within 9 and 14 %.
 _WIDTH_PER_LAYER = 128
 # Activations of a layer per token and unit of width, 16-bit, without the scores that flash
-# attention never stores (Korthikanti et al. 2022, equation 1).
+# attention never stores (Korthikanti et al. 2022, equation 1); what of it is kept of every layer.
 _LAYER_BYTES = 34
-# 16-bit logits, their fp32 copy and its gradient.
-_LOGIT_BYTES = 10
+_KEPT_BYTES = {
+    ActivationCheckpointing.NONE: 34,
+    ActivationCheckpointing.SELECTIVE: 17,
+    ActivationCheckpointing.FULL: 2,
+}
+# Predictions whose logits are there at a time (train/loss.py), in fp32.
+_LOGIT_CHUNK = 512
 _MAX_NODES = 64
 
 
@@ -59,12 +64,24 @@ class MemoryEstimate:
 
 
 def estimate_memory(spec: RunSpec) -> MemoryEstimate | None:
-    """Return the estimate, None where the model's size or the accelerator is unknown."""
+    """Return the estimate, None where the model's size or the accelerator is unknown.
+
+    Automatic activation checkpointing is taken for the first choice that fits, else for the last.
+    """
     num_parameters = parameters_from_name(spec.model.base)
     kind, _, per_node = spec.nodes.accelerators.partition(":")
     if num_parameters is None or kind not in GPU_BYTES:
         return None
-    return _estimate(spec, num_parameters, kind, int(per_node) * spec.nodes.count)
+    num_shards = int(per_node)
+    if spec.train.sharding is Sharding.FULL:
+        num_shards *= spec.nodes.count
+    chosen = spec.train.activation_checkpointing
+    choices = list(_KEPT_BYTES) if chosen is ActivationCheckpointing.AUTO else [chosen]
+    for choice in choices:
+        estimate = _estimate(spec, num_parameters, kind, num_shards, choice)
+        if estimate.needed <= estimate.available:
+            break
+    return estimate
 
 
 def require_memory(spec: RunSpec) -> MemoryEstimate | None:
@@ -86,23 +103,27 @@ def parameters_from_name(base: str) -> float | None:
     return float(match[1]) * 1e9 if match else None
 
 
-def _estimate(spec: RunSpec, num_parameters: float, kind: str, world_size: int) -> MemoryEstimate:
+def _estimate(
+    spec: RunSpec,
+    num_parameters: float,
+    kind: str,
+    num_shards: int,
+    choice: ActivationCheckpointing,
+) -> MemoryEstimate:
     # Of N = 12 x layers x width^2 (attention 4, MLP 8) with width = 128 x layers.
     width = (num_parameters * _WIDTH_PER_LAYER / 12) ** (1 / 3)
     num_layers = width / _WIDTH_PER_LAYER
     num_tokens = spec.train.micro_batch * spec.model.max_length
     scale = 1 if spec.train.precision is Precision.BF16 else 2
-    layer = _LAYER_BYTES * num_tokens * width
-    if spec.train.activation_checkpointing is ActivationCheckpointing.FULL:
-        activations = layer + 2 * num_layers * num_tokens * width  # each layer's input, and one
-    else:
-        activations = layer * num_layers
+    # What is kept of each layer, and one that is made again.
+    activations = (_KEPT_BYTES[choice] * num_layers + _LAYER_BYTES) * num_tokens * width
     return MemoryEstimate(
-        state=int(_STATE_BYTES * num_parameters / world_size),
+        state=int(_STATE_BYTES * num_parameters / num_shards),
         # Two layers, for the next one is fetched ahead; embeddings and head all the time.
         gathered=int(2 * scale * (2 * 12 * width**2 + 2 * _VOCABULARY * width)),
         activations=int(scale * activations),
-        logits=int(_LOGIT_BYTES * num_tokens * _VOCABULARY),
+        # And the head's gradient, summed up in fp32.
+        logits=int(4 * _VOCABULARY * (_LOGIT_CHUNK + width)),
         reserved=int(_RESERVED),
         available=int(GPU_BYTES[kind]),
     )
@@ -111,15 +132,17 @@ def _estimate(spec: RunSpec, num_parameters: float, kind: str, world_size: int) 
 def _what_would_fit(spec: RunSpec) -> str:
     """Name the smallest changes that help, each by itself."""
     found = []
-    is_full = spec.train.activation_checkpointing is ActivationCheckpointing.FULL
+    chosen = spec.train.activation_checkpointing
+    can_drop = chosen in (ActivationCheckpointing.NONE, ActivationCheckpointing.SELECTIVE)
     full = {"activation_checkpointing": ActivationCheckpointing.FULL}
-    if not is_full and _fits(spec, train=full):
+    if can_drop and _fits(spec, train=full):
         found.append("train.activation_checkpointing: full")
     if spec.train.micro_batch > 1 and _fits(spec, train={"micro_batch": 1}):
         found.append("train.micro_batch: 1")
-    for count in range(spec.nodes.count + 1, _MAX_NODES + 1):
-        if _fits(spec, nodes={"count": count}):
-            found.append(f"nodes.count: {count}")
+    sharded = {"sharding": Sharding.FULL}
+    for count in range(spec.nodes.count, _MAX_NODES + 1):
+        if _fits(spec, nodes={"count": count}, train=sharded):
+            found.append(f"nodes.count: {count} with train.sharding: full")
             break
     per_node = spec.nodes.accelerators.partition(":")[2]
     kinds = [k for k in GPU_BYTES if _fits(spec, nodes={"accelerators": f"{k}:{per_node}"})]

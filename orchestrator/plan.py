@@ -101,7 +101,7 @@ def build_plan(spec: RunSpec, *, prepare: bool = False, offline: bool = False) -
     inputs = prepare_inputs(spec) if spec.is_local or prepare else None
     num_steps = spec.train.num_steps
     if inputs is not None:
-        num_steps = resolve_num_steps(spec.train, inputs.summary.num_samples)
+        num_steps = resolve_num_steps(spec.train, inputs.summary.num_sequences)
         _require_possible_script(spec, num_steps)
     egress = Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec))
     return LaunchPlan(

@@ -39,6 +39,7 @@ class Attention(str, Enum):
     SDPA = "sdpa"
     EAGER = "eager"
     FLASH_ATTENTION_2 = "flash_attention_2"
+    FLASH_ATTENTION_3 = "flash_attention_3"
 
 
 class Schedule(str, Enum):
@@ -57,9 +58,18 @@ class Precision(str, Enum):
 
 
 class ActivationCheckpointing(str, Enum):
-    """Which layers drop their activations and compute them again in the backward pass."""
+    """What layers drop of their activations, and compute again in the backward pass."""
 
+    AUTO = "auto"
     NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
+class Sharding(str, Enum):
+    """Over which ranks weights, gradients and optimizer are split."""
+
+    HYBRID = "hybrid"
     FULL = "full"
 
 
@@ -115,9 +125,23 @@ class ModelOptions(_Section):
     base: str = Field(min_length=1)
     """Model to start from: a folder with config.json (weights optional), or a hub id."""
     attention: Attention = Attention.AUTO
-    """Attention implementation; auto is flash_attention_2 where it is installed, else sdpa."""
+    """Attention implementation; auto is flash attention 3 or 2 where installed, else sdpa."""
     max_length: int = Field(default=2048, ge=16, le=1_048_576)
-    """Tokens per sample at most; longer conversations go on in a further sample."""
+    """Tokens per sequence at most; longer conversations go on in a further sample."""
+
+
+class ChatTemplate(str, Enum):
+    """How a conversation is written as one text."""
+
+    VICUNA = "vicuna"
+    MODEL = "model"
+
+
+class Untrainable(str, Enum):
+    """What to do about a conversation of which nothing would be trained."""
+
+    ERROR = "error"
+    DROP = "drop"
 
 
 class DataOptions(_Section):
@@ -127,6 +151,12 @@ class DataOptions(_Section):
     """ShareGPT conversations: path or URL of a .json or .jsonl file."""
     eval_fraction: float = Field(default=0.01, ge=0, lt=1)
     """Share of the conversations that is kept for evaluation and never trained on."""
+    template: ChatTemplate = ChatTemplate.VICUNA
+    """How conversations are written: vicuna (v1.1), or model: by its own chat template."""
+    packing: bool = True
+    """Fill each sequence of model.max_length tokens with samples; none attends to another."""
+    untrainable: Untrainable = Untrainable.ERROR
+    """What to do about a conversation of which nothing would be trained: error or drop."""
     num_tokens: int | None = Field(default=None, ge=1)
     """Expected tokens per epoch, used by `plan` until the data is prepared."""
 
@@ -158,8 +188,17 @@ class TrainOptions(_Section):
     """Seed of the initial weights, the evaluation split and the order of the data."""
     deterministic: bool = True
     """Use deterministic algorithms only, so that replayed steps are equal bit for bit."""
-    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
-    """full: recompute each layer in the backward pass; less memory, about a third more work."""
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.AUTO
+    """none, selective (keep attention and every second product), full (keep a layer's input alone:
+    least memory, about a third more work), or auto: the first of these that memory allows."""
+    sharding: Sharding = Sharding.HYBRID
+    """hybrid: split over the ranks of a node, replicated over nodes; full: split over all ranks."""
+    compile: bool = False
+    """Compile each layer (torch.compile); the first step takes minutes longer."""
+    eval_every: int | None = Field(default=None, ge=1)
+    """Evaluate every so many steps; null: at the end only."""
+    spike_factor: float | None = Field(default=5.0, gt=1)
+    """A batch whose loss is this many times the running mean is left out; null: only NaN is."""
 
     @model_validator(mode="before")
     @classmethod
@@ -253,12 +292,12 @@ def load_config(path: Path) -> TrainConfig:
         ) from error
 
 
-def resolve_num_steps(options: TrainOptions, num_samples: int) -> int:
-    """Return the optimizer updates that show every one of `num_samples` samples `epochs` times.
+def resolve_num_steps(options: TrainOptions, num_sequences: int) -> int:
+    """Return the optimizer updates that show every one of `num_sequences` `epochs` times.
 
     The last batch is filled from the next epoch.
     """
     if options.num_steps is not None:
         return options.num_steps
     assert options.epochs is not None
-    return max(1, math.ceil(options.epochs * num_samples / options.global_batch))
+    return max(1, math.ceil(options.epochs * num_sequences / options.global_batch))

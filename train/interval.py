@@ -154,6 +154,14 @@ class SaveClock:
         """Record a step without its stall, and whether a save was in flight beside it."""
         (self._saving_steps if is_saving else self._quiet_steps).append(seconds)
 
+    def has_time_for_step(self, left_s: float, elapsed_s: float) -> bool:
+        """Say whether a step that began `elapsed_s` ago ends, and can be saved, in what is left."""
+        steps_s = [*self._quiet_steps, *self._saving_steps]
+        if not steps_s or self.durable_s is None:
+            return False
+        rest_s = max(0.0, median(steps_s) - elapsed_s)
+        return left_s - _LEAVE_S >= _START_MARGIN * (rest_s + self.durable_s)
+
     def _slowdown_s(self) -> float:
         """Return what a save adds to the steps beside it; it always is beside at least one."""
         if not (self._quiet_steps and self._saving_steps and self._durables):

@@ -6,29 +6,31 @@ again gives the same bits. A checkpoint is only ever written between two steps.
 
 from __future__ import annotations
 
-import math
 import signal
+import time
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from checkpoints.errors import Fenced
 from checkpoints.store import open_store
 from train import spool as records
-from train.batch import IGNORED, MicroBatch, count_tokens, micro_batches
+from train.batch import micro_batches
 from train.config import TrainConfig
 from train.data.dataset import EVAL_NAME, TRAIN_NAME, Dataset
-from train.data.order import step_samples
+from train.data.order import batch_sequences
 from train.errors import DataInvalid, NotFinite
+from train.guard import MAX_IN_A_ROW, MAX_ROLL_BACKS, note_loss, why_left_out
 from train.optimizer import clip_gradients, learning_rate, set_learning_rate
 from train.preemption import Agreement
 from train.ranks import Ranks, join_ranks, set_numerics
 from train.report import Report, now, seconds_between
-from train.restore import Restored, restore
+from train.restore import Restored, restore, roll_back
 from train.saving import Saves
 from train.spool import Outcome, OutcomeKind, Pulse
 from train.state import Progress, read_generators
+from train.throughput import Throughput
 
 
 def train(config: TrainConfig, report: Report) -> Outcome:
@@ -37,7 +39,7 @@ def train(config: TrainConfig, report: Report) -> Outcome:
     Raises Fenced when a later attempt owns the run, and TrainError or CheckpointError when the
     training cannot go on; what was committed stays.
     """
-    ranks = join_ranks()
+    ranks = join_ranks(config.train.sharding)
     set_numerics(deterministic=config.train.deterministic)
     pulse = Pulse(config.spool_dir, ranks.rank)
     agreement = Agreement(config.notice_file, ranks.agreement_group, pulse)
@@ -57,7 +59,7 @@ def train(config: TrainConfig, report: Report) -> Outcome:
         saves.close()
 
 
-def _train(  # the one loop
+def _train(  # noqa: C901  # the one loop
     config: TrainConfig,
     ranks: Ranks,
     agreement: Agreement,
@@ -66,8 +68,11 @@ def _train(  # the one loop
     restored: Restored,
     saves: Saves,
 ) -> Outcome:
+    options = config.train
     model, optimizer, progress = restored.model, restored.optimizer, restored.progress
+    throughput = Throughput(model, ranks.device, ranks.world_size)
     generators = read_generators(ranks.rank, ranks.device)
+    num_left_out = num_roll_backs = 0  # the former in a row
     saves.prepare(generators)
     if restored.is_far:
         # Once, so that the next attempt in this region need not pay for the way again.
@@ -76,82 +81,109 @@ def _train(  # the one loop
 
     while progress.step < config.num_steps:
         started_at = now()
-        rate = learning_rate(config.train, progress.step, config.num_steps)
+        data_s = 0.0
+        rate = learning_rate(options, progress.step, config.num_steps)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
-        samples = step_samples(
-            config.train.seed, progress.step, config.train.global_batch, len(dataset)
+        sequences = batch_sequences(
+            options.seed, progress.batch, options.global_batch, len(dataset)
         )
-        counts = count_tokens(dataset, samples)
+        counts = dataset.count(sequences)
         batches = micro_batches(
             dataset,
-            samples,
+            sequences,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            size=config.train.micro_batch,
+            size=options.micro_batch,
         )
         # On the device and in double precision, so that no micro-batch waits for its loss.
         loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        is_save_due = False
-        for batch in batches:
+        is_save_due = is_leaving = False
+        is_last = False
+        while not is_last:
             flags = agreement.flags(is_save_due=saves.is_due, is_save_in_flight=saves.is_in_flight)
             is_save_due = is_save_due or flags.is_save_due
             if not flags.is_save_in_flight:
                 saves.settle()
-            if flags.is_noticed:
-                # The partial step is dropped; `generators` are those after the last whole one.
-                report.say("preemption notice: stopping")
-                error = saves.leave(progress, generators)
-                agreement.wait_for_all()
-                return Outcome(outcome=OutcomeKind.SAVED, step=saves.saved_step, error=error)
-            model.set_requires_gradient_sync(batch.is_last)  # type: ignore[operator]  # FSDPModule
-            loss = _loss_sum(model, batch, ranks.device)
+            if flags.is_noticed and not is_leaving:
+                is_leaving = saves.has_time_to_finish(started_at)
+                if not is_leaving:
+                    # The partial step is dropped; `generators` are those after the last whole one.
+                    return _leave(progress, generators, agreement, report, saves)
+            fetched_s = time.perf_counter()
+            batch = next(batches).to(ranks.device)
+            is_last = batch.is_last
+            data_s += time.perf_counter() - fetched_s
+            model.set_requires_gradient_sync(is_last)  # type: ignore[operator]  # FSDPModule
+            loss = model.loss_sum(batch)  # type: ignore[operator]  # train.loss.add_loss
             # FSDP averages over ranks: x world size makes it the sum, so that the gradient is that
             # of the mean over all trained tokens at any world size and accumulation.
             scale = ranks.world_size / counts.num_trained_tokens
-            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            (loss * scale).backward()
             loss_sum += loss.detach()
         mean_loss = agreement.sum(loss_sum.item()) / counts.num_trained_tokens
-        grad_norm = clip_gradients(model, config.train.max_grad_norm)
-        if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-            saves.settle()  # of a step before: the next attempt resumes there
-            raise NotFinite(
-                f"Step {progress.step + 1}: loss {mean_loss}, gradient norm {grad_norm}.",
-                "Lower train.learning_rate or look at the data of this step; it was not saved.",
-            )
+        update_s = time.perf_counter()
+        grad_norm = clip_gradients(model, options.max_grad_norm)
+
+        why = why_left_out(progress, mean_loss, grad_norm, options.spike_factor)
+        if why is not None:
+            report.left_out(progress.step + 1, progress.batch, why)
+            progress = replace(progress, batch=progress.batch + 1)
+            num_left_out += 1
+            if num_left_out == MAX_IN_A_ROW:
+                num_left_out, num_roll_backs = 0, num_roll_backs + 1
+                progress = _roll_back(
+                    config, ranks, agreement, report, saves, restored, progress, num_roll_backs, why
+                )
+                generators = read_generators(ranks.rank, ranks.device)
+            continue
+        num_left_out = 0
+
         saves.fence()
         optimizer.step()
-        position = (progress.step + 1) * config.train.global_batch
-        progress = Progress(
-            step=progress.step + 1,
-            epoch=position // len(dataset),
-            position=position,
-            num_tokens=progress.num_tokens + counts.num_tokens,
-            num_trained_tokens=progress.num_trained_tokens + counts.num_trained_tokens,
+        progress = note_loss(
+            replace(
+                progress,
+                step=progress.step + 1,
+                batch=progress.batch + 1,
+                num_tokens=progress.num_tokens + counts.num_tokens,
+                num_trained_tokens=progress.num_trained_tokens + counts.num_trained_tokens,
+            ),
+            mean_loss,
         )
         generators = read_generators(ranks.rank, ranks.device)
         at = now()
-        saves.note_step(seconds_between(started_at, at))
+        seconds = seconds_between(started_at, at)
+        saves.note_step(seconds)
         report.trained(
             records.Step(
                 at=at,
                 step=progress.step,
+                batch=progress.batch - 1,
                 started_at=started_at,
-                seconds=seconds_between(started_at, at),
+                seconds=seconds,
                 loss=mean_loss,
                 grad_norm=grad_norm,
                 learning_rate=rate,
                 num_tokens=counts.num_tokens,
                 num_trained_tokens=counts.num_trained_tokens,
+                data_seconds=data_s,
+                update_seconds=time.perf_counter() - update_s,
+                mfu=throughput.mfu(counts, seconds),
+                peak_memory_bytes=throughput.peak_memory_bytes(),
             )
         )
-
-        if progress.step < config.num_steps and (is_save_due or saves.is_step(progress.step)):
+        if is_leaving:
+            return _leave(progress, generators, agreement, report, saves)
+        if progress.step == config.num_steps:
+            break
+        if is_save_due or saves.is_step(progress.step):
             saves.begin(progress, generators)
+        if options.eval_every is not None and progress.step % options.eval_every == 0:
+            _evaluate(config, ranks, agreement, model, report)
 
     saves.finish(progress, generators)
-    if (config.inputs_dir / EVAL_NAME).exists():
-        _evaluate(config, ranks, agreement, model, report)
+    _evaluate(config, ranks, agreement, model, report)
     agreement.wait_for_all()
     return Outcome(outcome=OutcomeKind.DONE, step=progress.step)
 
@@ -166,28 +198,63 @@ def _open_data(config: TrainConfig) -> Dataset:
     return dataset
 
 
-def _loss_sum(model: nn.Module, batch: MicroBatch, device: torch.device) -> torch.Tensor:
-    """Return the summed loss of the micro-batch's trained tokens; V is the vocabulary."""
-    logits_BSV = model(input_ids=batch.tokens_BS.to(device), use_cache=False).logits
-    labels_BS = batch.labels_BS.to(device)
-    return F.cross_entropy(
-        logits_BSV[:, :-1].flatten(0, 1).float(),
-        labels_BS[:, 1:].flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+def _leave(
+    progress: Progress,
+    generators: dict[str, torch.Tensor],
+    agreement: Agreement,
+    report: Report,
+    saves: Saves,
+) -> Outcome:
+    """Save what a notice leaves time for."""
+    report.say("preemption notice: stopping")
+    error = saves.leave(progress, generators)
+    agreement.wait_for_all()
+    return Outcome(outcome=OutcomeKind.SAVED, step=saves.saved_step, error=error)
+
+
+def _roll_back(
+    config: TrainConfig,
+    ranks: Ranks,
+    agreement: Agreement,
+    report: Report,
+    saves: Saves,
+    restored: Restored,
+    progress: Progress,
+    num_roll_backs: int,
+    why: str,
+) -> Progress:
+    """Return the progress of the last checkpoint, but on with the batches that come now.
+
+    Raises NotFinite when there is no checkpoint, or too often.
+    """
+    saves.settle()
+    store = open_store(config.store)
+    before = None
+    if num_roll_backs <= MAX_ROLL_BACKS:
+        before = roll_back(config, ranks, agreement, store, restored.tensors)
+    if before is None:
+        raise NotFinite(
+            f"{MAX_IN_A_ROW} batches in a row cannot be trained on at step {progress.step + 1}: "
+            f"{why}.",
+            "Lower train.learning_rate or look at the data of these batches.",
+        )
+    report.rolled_back(progress.step, before.step)
+    return replace(before, batch=progress.batch)
 
 
 @torch.no_grad()
 def _evaluate(
     config: TrainConfig, ranks: Ranks, agreement: Agreement, model: nn.Module, report: Report
 ) -> None:
+    """Record the mean loss over the evaluation sequences, if there are any."""
+    if not (config.inputs_dir / EVAL_NAME).exists():
+        return
     started_at = now()
     dataset = Dataset(config.inputs_dir / EVAL_NAME)
-    samples = range(len(dataset))
+    sequences = range(len(dataset))
     batches = micro_batches(
         dataset,
-        samples,
+        sequences,
         rank=ranks.rank,
         world_size=ranks.world_size,
         size=config.train.micro_batch,
@@ -196,8 +263,8 @@ def _evaluate(
     loss_sum = 0.0
     for batch in batches:
         agreement.pulse.beat()
-        loss_sum += _loss_sum(model, batch, ranks.device).item()
+        loss_sum += model.loss_sum(batch.to(ranks.device)).item()  # type: ignore[operator]
     model.train()
-    num_trained_tokens = count_tokens(dataset, samples).num_trained_tokens
+    num_trained_tokens = dataset.count(sequences).num_trained_tokens
     loss = agreement.sum(loss_sum) / num_trained_tokens
     report.evaluated(loss, num_trained_tokens, started_at)

@@ -7,7 +7,7 @@ exist in full anywhere: each rank reads its own rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,11 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from train.config import ActivationCheckpointing, Attention, ModelOptions, Precision, TrainOptions
+from train import attention
+from train.activations import checkpoint_activations
+from train.config import Attention, ModelOptions, Precision, TrainOptions
 from train.errors import ModelInvalid
+from train.loss import add_loss
 
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -58,9 +61,13 @@ def build_model(plan: ModelPlan, mesh: DeviceMesh, device: torch.device) -> nn.M
             f"{plan.inputs_dir} holds no model that can be built: {first_line}",
             "Check model.base and its config.json.",
         ) from error
-    if plan.train.activation_checkpointing is ActivationCheckpointing.FULL:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    _shard(model, mesh, plan.train.precision)
+    checkpoint_activations(model, plan.train, plan.model.max_length, mesh, device)
+    layers = _layers(model)
+    if plan.train.compile:
+        for layer in layers:
+            layer.compile(dynamic=True)
+    _shard(model, layers, mesh, plan.train.precision)
+    add_loss(model)
     if not is_drawn:
         _materialize(model, device)
     if has_weights and not plan.is_restored:
@@ -69,16 +76,28 @@ def build_model(plan: ModelPlan, mesh: DeviceMesh, device: torch.device) -> nn.M
 
 
 def _attention(choice: Attention, precision: Precision) -> str:
-    if choice is not Attention.AUTO:
-        return str(choice.value)
+    if choice is Attention.AUTO:
+        choice = _fastest_attention(precision)
+    if choice is Attention.SDPA:
+        attention.register()
+        return attention.NAME
+    return str(choice.value)
+
+
+def _fastest_attention(precision: Precision) -> Attention:
     # Flash attention has no fp32 kernels.
     if not torch.cuda.is_available() or precision is Precision.FP32:
-        return str(Attention.SDPA.value)
+        return Attention.SDPA
     # Only where there is a GPU: this import asks every installed package for its version.
-    from transformers.utils.import_utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import (
+        is_flash_attn_2_available,
+        is_flash_attn_3_available,
+    )
 
-    is_available: bool = is_flash_attn_2_available()
-    return str((Attention.FLASH_ATTENTION_2 if is_available else Attention.SDPA).value)
+    # Version 3 is written for Hopper and runs on nothing older.
+    if torch.cuda.get_device_capability() >= (9, 0) and is_flash_attn_3_available():
+        return Attention.FLASH_ATTENTION_3
+    return Attention.FLASH_ATTENTION_2 if is_flash_attn_2_available() else Attention.SDPA
 
 
 @contextmanager
@@ -106,16 +125,21 @@ def _parameters_on_meta(*, enabled: bool) -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
+def _layers(model: nn.Module) -> list[nn.Module]:
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def _shard(
+    model: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, precision: Precision
+) -> None:
     policy = (
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         if precision is Precision.BF16
         else MixedPrecisionPolicy()
     )
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    for module in model.modules():
-        if type(module).__name__ in names:
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from train.config import Sharding
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
@@ -29,7 +31,7 @@ class Ranks:
         return self.rank == 0
 
 
-def join_ranks() -> Ranks:
+def join_ranks(sharding: Sharding) -> Ranks:
     """Join the ranks that torchrun started, or be the only one."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -49,17 +51,26 @@ def join_ranks() -> Ranks:
             rank=0,
             world_size=1,
         )
+    num_nodes = world_size // int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     return Ranks(
         rank=rank,
         world_size=world_size,
         local_rank=local_rank,
-        num_nodes=world_size // int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))),
+        num_nodes=num_nodes,
         device=device,
-        mesh=init_device_mesh(device.type, (world_size,), mesh_dim_names=("shard",)),
+        mesh=_mesh(device, world_size, 1 if sharding is Sharding.FULL else num_nodes),
         agreement_group=dist.new_group(backend="gloo"),
         # Its own group, for the saver's set-up.
         save_group=dist.new_group(backend="gloo"),
     )
+
+
+def _mesh(device: torch.device, world_size: int, num_replicas: int) -> DeviceMesh:
+    """Return one dimension to shard over, after one to replicate over if there are replicas."""
+    if num_replicas == 1:
+        return init_device_mesh(device.type, (world_size,), mesh_dim_names=("shard",))
+    shape = (num_replicas, world_size // num_replicas)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def set_numerics(*, deterministic: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from statistics import median
 
@@ -20,6 +21,15 @@ log = logging.getLogger(__name__)
 
 # Enough to even out long and short batches, few enough to follow a change of speed.
 _NUM_RECENT = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """What decides how sums are rounded; steps are equal bit for bit where the digest is."""
+
+    world_size: int
+    device: str
+    digest: str
 
 
 class Report:
@@ -41,7 +51,9 @@ class Report:
                 records.Phase(at=at, name=name, started_at=started_at, seconds=seconds)
             )
 
-    def resumed(self, step: int, manifest: Manifest | None, started_at: datetime) -> None:
+    def resumed(
+        self, step: int, manifest: Manifest | None, started_at: datetime, numerics: Numerics
+    ) -> None:
         """Record that the attempt is ready to train on after `step`."""
         self.step = step
         if self._spool is None:
@@ -56,6 +68,9 @@ class Report:
                 store=manifest.store if manifest else None,
                 num_bytes=manifest.num_bytes if manifest else 0,
                 seconds=seconds,
+                world_size=numerics.world_size,
+                device=numerics.device,
+                numerics=numerics.digest,
             )
         )
         source = manifest.key if manifest else "the model's own weights"
@@ -77,6 +92,19 @@ class Report:
         self._seconds_of_steps = [*self._seconds_of_steps[1 - _NUM_RECENT :], step.seconds]
         eta_s = (self._config.num_steps - step.step) * median(self._seconds_of_steps)
         log.info("%s", step_line(step, self._config.num_steps, eta_s))
+
+    def left_out(self, step: int, batch: int, why: str) -> None:
+        """Record a batch that is not trained on."""
+        if self._spool is not None:
+            self._spool.append(records.LeftOut(at=now(), step=step, batch=batch, why=why))
+            log.warning("batch %d is left out at step %d: %s", batch, step, why)
+
+    def rolled_back(self, step: int, to_step: int) -> None:
+        """Record that the weights of a checkpoint were taken again."""
+        self.step = to_step
+        if self._spool is not None:
+            self._spool.append(records.RolledBack(at=now(), step=step, to_step=to_step))
+            log.warning("rolled back from step %d to the checkpoint of step %d", step, to_step)
 
     def committed(self, saved: Committed, began_at: datetime) -> None:
         """Record a commit."""
@@ -136,11 +164,12 @@ class Report:
 
 
 def step_line(step: records.Step, num_steps: int, eta_s: float) -> str:
-    """Return e.g. `step 12/40 loss 5.123 lr 1.9e-05 3,200 tok/s eta 1m10s`."""
+    """Return e.g. `step 12/40 loss 5.123 lr 1.9e-05 3,200 tok/s mfu 38.1% eta 1m10s`."""
     tokens_per_s = step.num_tokens / max(step.seconds, 1e-9)
+    mfu = "" if step.mfu is None else f"mfu {step.mfu:.1%} "
     return (
         f"step {step.step}/{num_steps} loss {step.loss:.3f} lr {step.learning_rate:.1e} "
-        f"{tokens_per_s:,.0f} tok/s eta {_duration(eta_s)}"
+        f"{tokens_per_s:,.0f} tok/s {mfu}eta {_duration(eta_s)}"
     )
 
 

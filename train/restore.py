@@ -17,6 +17,7 @@ from checkpoints.manifest import Manifest
 from checkpoints.store import ObjectStore
 from train.config import TrainConfig
 from train.model import ModelPlan, build_model
+from train.numerics import numerics_of
 from train.optimizer import build_optimizer
 from train.preemption import Agreement
 from train.ranks import Ranks
@@ -84,7 +85,7 @@ def restore(
     if key != config.parent:
         _rewind(config, ranks, agreement, store, manifest)
     report.phase(PhaseName.RESTORE, started_at)
-    report.resumed(progress.step, manifest, started_at)
+    report.resumed(progress.step, manifest, started_at, numerics_of(config, ranks))
     return Restored(
         model=model,
         optimizer=optimizer,
@@ -92,6 +93,32 @@ def restore(
         progress=progress,
         is_far=manifest is not None and manifest.store != config.objects_store,
     )
+
+
+def roll_back(
+    config: TrainConfig,
+    ranks: Ranks,
+    agreement: Agreement,
+    store: ObjectStore,
+    tensors: dict[str, torch.Tensor],
+) -> Progress | None:
+    """Fill the tensors from the last commit; return where it stands, None if there is none yet.
+
+    All ranks call it alike, with no save in flight. Raises CheckpointError if it is damaged, for
+    then the tensors are undefined.
+    """
+    found = _NOTHING_LEFT
+    if ranks.is_first:
+        head = read_head(store)
+        if head is not None and head[0].manifest is not None:
+            found = point_of(head[0].manifest)
+    step, attempt = agreement.from_first(*found)
+    if (step, attempt) == _NOTHING_LEFT:
+        return None
+    manifest, complaint = _read(store, manifest_key(step, attempt))
+    if manifest is None:
+        raise Damaged(f"{complaint}", "Resume the run: it goes back to the checkpoint before.")
+    return _fill(config, ranks, store, manifest, tensors)
 
 
 def _build(

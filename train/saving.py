@@ -162,6 +162,13 @@ class Saves:
                 "Resume the run when the store answers again.",
             )
 
+    def has_time_to_finish(self, started_at: datetime) -> bool:
+        """Say whether a notice leaves time for the rest of the step that began then, and a save."""
+        left_s = self._agreement.seconds_left()
+        elapsed_s = seconds_between(started_at, now())
+        is_enough = self._clock.has_time_for_step(left_s, elapsed_s)
+        return self._agreement.from_first(is_enough) == [1]
+
     def leave(self, progress: Progress, generators: Mapping[str, Tensor]) -> str | None:
         """Save what a notice leaves time for; return why the newest state was not saved, if so."""
         plan = self._plan_for_notice(progress)

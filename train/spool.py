@@ -61,6 +61,12 @@ class Resumed(_Event):
     """URL of the store that it was read from, if not the run folder."""
     num_bytes: Count
     seconds: Seconds
+    world_size: Annotated[int, Field(ge=1)] | None = None
+    """Ranks of the attempt."""
+    device: str | None = None
+    """What a rank computes on, as its maker names it."""
+    numerics: str | None = None
+    """Digest of all that decides rounding: only attempts of one digest are equal bit for bit."""
 
 
 class PhaseName(str, Enum):
@@ -93,6 +99,33 @@ class Step(_Event):
     learning_rate: FiniteFloat
     num_tokens: Count
     num_trained_tokens: Count
+    batch: Count | None = None
+    """Number of the batch that it was trained on: more than the step's where some were left out."""
+    data_seconds: Seconds | None = None
+    """Of `seconds`: reading the batch and putting it together, on rank 0."""
+    update_seconds: Seconds | None = None
+    """Of `seconds`: clipping and the optimizer, on rank 0."""
+    mfu: FiniteFloat | None = None
+    """Model FLOPs utilization, where the peak of the device is known."""
+    peak_memory_bytes: Count | None = None
+    """Most that rank 0 has held so far: of the GPU's memory, or of the machine's."""
+
+
+class LeftOut(_Event):
+    """A batch was not trained on, because its loss or gradient was out of all proportion."""
+
+    kind: Literal["left_out"] = "left_out"
+    step: Count
+    batch: Count
+    why: str
+
+
+class RolledBack(_Event):
+    """Batches in a row were out of proportion: the weights are those of a checkpoint again."""
+
+    kind: Literal["rolled_back"] = "rolled_back"
+    step: Count
+    to_step: Count
 
 
 class Commit(_Event):
@@ -146,7 +179,19 @@ class Flush(_Event):
     kind: Literal["flush"] = "flush"
 
 
-Record = Resumed | Phase | Step | Commit | Deleted | Damaged | SaveFailed | Evaluated | Flush
+Record = (
+    Resumed
+    | Phase
+    | Step
+    | LeftOut
+    | RolledBack
+    | Commit
+    | Deleted
+    | Damaged
+    | SaveFailed
+    | Evaluated
+    | Flush
+)
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 

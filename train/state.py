@@ -16,21 +16,28 @@ from train.errors import ConfigInvalid
 JsonScalar = str | int | float | bool | None
 
 # These change how fast a step is computed, and where, but not what it is meant to compute.
-_WITHOUT_EFFECT = frozenset({"micro_batch", "activation_checkpointing"})
+_WITHOUT_EFFECT = frozenset(
+    {"micro_batch", "activation_checkpointing", "sharding", "compile", "eval_every"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run stands between two steps; `position` counts samples over all epochs."""
+    """Where a run stands between two steps; `batch` is the number of the next one.
+
+    It is more than `step` where batches were left out. `mean_loss` is the running mean by which
+    they are judged, over `num_losses` steps.
+    """
 
     step: int
-    epoch: int
-    position: int
+    batch: int
     num_tokens: int
     num_trained_tokens: int
+    mean_loss: float
+    num_losses: int
 
 
-START = Progress(step=0, epoch=0, position=0, num_tokens=0, num_trained_tokens=0)
+START = Progress(step=0, batch=0, num_tokens=0, num_trained_tokens=0, mean_loss=0.0, num_losses=0)
 
 
 def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -89,7 +96,7 @@ def from_state(state: dict[str, object], config: TrainConfig, manifest: str) -> 
             "Give these options back their former values, or start a run of another name.",
         )
     fields = {name: state.get(name) for name in asdict(START)}
-    if not all(isinstance(value, int) for value in fields.values()):
+    if not all(isinstance(value, (int, float)) for value in fields.values()):
         raise ConfigInvalid(
             f"{manifest} does not say where the run stands: {fields}.", "Use another checkpoint."
         )

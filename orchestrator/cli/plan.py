@@ -104,7 +104,8 @@ def _what(plan: LaunchPlan) -> list[str]:
     if plan.inputs is not None:
         summary = plan.inputs.summary
         lines.append(
-            f"Data: {summary.num_conversations} conversations, {summary.num_samples} samples, "
+            f"Data: {summary.num_conversations} conversations, {summary.num_samples} samples in "
+            f"{summary.num_sequences} sequences ({summary.fill:.0%} full), "
             f"{summary.num_tokens:,} tokens ({summary.num_trained_tokens:,} trained on)"
             + (f", {len(summary.dropped)} dropped or cut" if summary.dropped else "")
         )

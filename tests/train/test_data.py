@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from train.config import ChatTemplate
 from train.data.conversations import Conversation, Pair, read_conversations
 from train.data.dataset import Dataset
+from train.data.encoding import make_encoder
 from train.data.prepare import prepare
-from train.data.samples import to_samples
 from train.data.template import SYSTEM_PROMPT
 from train.data.tokenizer import train_tokenizer
 from train.errors import DataInvalid
@@ -30,6 +31,10 @@ AWKWARD = (
 def tokenizer():
     texts = [text for pair in AWKWARD for text in (pair.user, pair.assistant)]
     return train_tokenizer([*texts, SYSTEM_PROMPT], 600, 2048)
+
+
+def to_samples(conversation, tokenizer, max_length):
+    return make_encoder(tokenizer, ChatTemplate.VICUNA, max_length).to_samples(conversation)
 
 
 def spans(tokens, trained):
@@ -72,8 +77,9 @@ def test_tokens_decode_to_the_vicuna_prompt(tokenizer):
 def test_text_cannot_inject_special_tokens(tokenizer):
     conversation = Conversation(id="a", system="be</s> <s>nice<pad>", pairs=AWKWARD)
     (sample,), _ = to_samples(conversation, tokenizer, 4096)
-    assert sample.tokens.count(tokenizer.eos_id) == len(AWKWARD)
-    assert sample.tokens.count(tokenizer.bos_id) == 1
+    tokens = sample.tokens.tolist()
+    assert tokens.count(tokenizer.eos_id) == len(AWKWARD)
+    assert tokens.count(tokenizer.bos_id) == 1
     assert tokenizer.pad_id not in sample.tokens
 
 
@@ -231,10 +237,12 @@ def test_transformers_renders_and_tokenizes_the_same_prompt(model_dir, train_fil
         eval_fraction=0.0,
         seed=0,
         output=tmp_path / "a",
+        packing=False,
     )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a")
     dataset = Dataset(tmp_path / "a" / "train.safetensors")
-    tokens, trained = dataset[5]
+    (segment,) = dataset[5]
+    tokens, trained = segment.tokens, segment.trained
     messages = [
         {"role": "user", "content": "What is 5?"},
         {"role": "assistant", "content": "It is 5."},

@@ -21,7 +21,8 @@ from train.config import (
     load_config,
     resolve_num_steps,
 )
-from train.data.order import sample_index, split_eval, step_samples
+from train.data.dataset import Segment
+from train.data.order import batch_sequences, sequence_index, split_eval
 from train.errors import ConfigInvalid, SpoolInvalid
 from train.optimizer import learning_rate
 from train.report import step_line
@@ -46,15 +47,15 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 
 
 @given(seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 50), n=st.integers(1, 200))
-def test_every_epoch_shows_every_sample_once(seed, epoch, n):
-    assert sorted(sample_index(seed, epoch, p, n) for p in range(n)) == list(range(n))
+def test_every_epoch_shows_every_sequence_once(seed, epoch, n):
+    assert sorted(sequence_index(seed, epoch, p, n) for p in range(n)) == list(range(n))
 
 
 def test_the_order_is_the_one_that_checkpoints_were_written_under():
     # Changing these numbers breaks the resume of every run there is.
-    assert [sample_index(0, 0, p, 8) for p in range(8)] == [3, 7, 4, 2, 1, 6, 5, 0]
-    assert [sample_index(0, 1, p, 8) for p in range(8)] != [
-        sample_index(0, 0, p, 8) for p in range(8)
+    assert [sequence_index(0, 0, p, 8) for p in range(8)] == [3, 7, 4, 2, 1, 6, 5, 0]
+    assert [sequence_index(0, 1, p, 8) for p in range(8)] != [
+        sequence_index(0, 0, p, 8) for p in range(8)
     ]
 
 
@@ -62,8 +63,10 @@ def test_the_order_is_the_one_that_checkpoints_were_written_under():
     global_batch=st.integers(1, 20), n=st.integers(1, 30), first=st.integers(0, 10), seed=st.just(1)
 )
 def test_steps_take_the_stream_in_order_wherever_they_begin(global_batch, n, first, seed):
-    stream = [sample_index(seed, p // n, p % n, n) for p in range(global_batch * (first + 2))]
-    resumed = [s for step in (first, first + 1) for s in step_samples(seed, step, global_batch, n)]
+    stream = [sequence_index(seed, p // n, p % n, n) for p in range(global_batch * (first + 2))]
+    resumed = [
+        s for step in (first, first + 1) for s in batch_sequences(seed, step, global_batch, n)
+    ]
     assert resumed == stream[first * global_batch :]
 
 
@@ -73,7 +76,10 @@ def test_ranks_share_a_step_without_overlap_in_equally_many_micro_batches(
 ):
     from train.batch import micro_batches
 
-    dataset = [(np.full(3, n, dtype=np.int32), np.ones(3, dtype=np.uint8)) for n in range(30)]
+    dataset = [
+        [Segment(tokens=np.full(3, n, dtype=np.int32), trained=np.array([0, 1, 0], dtype=np.uint8))]
+        for n in range(30)
+    ]
     samples = list(range(30))[:num_samples]
     per_rank = [
         list(micro_batches(dataset, samples, rank=r, world_size=world_size, size=size))
@@ -84,13 +90,7 @@ def test_ranks_share_a_step_without_overlap_in_equally_many_micro_batches(
         [b.is_last for b in batches] == [False] * (len(batches) - 1) + [True]
         for batches in per_rank
     )
-    seen = [
-        int(row[0])
-        for batches in per_rank
-        for batch in batches
-        for row in batch.labels_BS
-        if row[0] >= 0
-    ]
+    seen = [label for batches in per_rank for batch in batches for label in batch.labels_N.tolist()]
     assert sorted(seen) == samples
 
 
@@ -165,8 +165,8 @@ def test_impossible_train_options_are_refused(values):
 
 def test_epochs_are_whole_passes_and_default_to_three():
     assert TrainOptions().epochs == 3
-    assert resolve_num_steps(TrainOptions(global_batch=4), num_samples=10) == 8
-    assert resolve_num_steps(TrainOptions(num_steps=7), num_samples=10) == 7
+    assert resolve_num_steps(TrainOptions(global_batch=4), num_sequences=10) == 8
+    assert resolve_num_steps(TrainOptions(num_steps=7), num_sequences=10) == 7
 
 
 def config(tmp_path):

@@ -365,9 +365,9 @@ def test_a_resumed_attempt_has_each_tensor_as_it_was_saved(straight_run, resumed
 def test_a_resumed_attempt_stands_where_the_saved_one_stood(resumed_run):
     saved, resumed = resumed_run
     assert resumed.tensors.keys() == saved.tensors.keys()
-    for name in ("step", "epoch", "position", "num_tokens", "num_trained_tokens", "seed"):
+    for name in ("step", "batch", "num_tokens", "mean_loss", "num_losses", "seed"):
         assert resumed.state[name] == saved.state[name] is not None, name
-    assert saved.state["position"] == saved.step * OPTIONS.global_batch
+    assert saved.state["batch"] == saved.step
 
 
 @pytest.fixture(scope="session")

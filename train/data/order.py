@@ -1,7 +1,7 @@
 """The order of the data: a pure function of seed, epoch and position, whatever the world size.
 
-Positions count samples over the whole run; step s (from 0) takes s * global_batch onwards, so a
-batch at the end of an epoch goes on in the next one and every epoch shows each sample once.
+Positions count sequences over the whole run; batch b (from 0) takes b * global_batch onwards, so
+that one at the end of an epoch goes on in the next and every epoch shows each sequence once.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def sample_index(seed: int, epoch: int, position: int, num_samples: int) -> int:
-    """Return the sample at `position` (0 to num_samples - 1) of an epoch."""
-    return int(_permutation(seed, epoch, num_samples)[position])
+def sequence_index(seed: int, epoch: int, position: int, num_sequences: int) -> int:
+    """Return the sequence at `position` (0 to num_sequences - 1) of an epoch."""
+    return int(_permutation(seed, epoch, num_sequences)[position])
 
 
-def step_samples(seed: int, step: int, global_batch: int, num_samples: int) -> list[int]:
-    """Return the samples of a step (from 0), in the order in which ranks take turns."""
-    first = step * global_batch
+def batch_sequences(seed: int, batch: int, global_batch: int, num_sequences: int) -> list[int]:
+    """Return the sequences of a batch (from 0), in the order in which ranks take turns."""
+    first = batch * global_batch
     return [
-        sample_index(seed, position // num_samples, position % num_samples, num_samples)
+        sequence_index(seed, position // num_sequences, position % num_sequences, num_sequences)
         for position in range(first, first + global_batch)
     ]
 
@@ -35,9 +35,15 @@ def split_eval(seed: int, num_conversations: int, fraction: float) -> frozenset[
     return frozenset(_permutation(seed, -1, num_conversations)[:num_eval].tolist())
 
 
+def packing_order(seed: int, num_samples: int) -> list[int]:
+    """Return the order in which samples are put into sequences; no epoch's and not the split's."""
+    order: list[int] = _permutation(seed, 2**32, num_samples).tolist()
+    return order
+
+
 # A batch touches two epochs at most.
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
+def _permutation(seed: int, epoch: int, num_items: int) -> NDArray[np.int64]:
     # numpy keeps the raw bits of Philox stable over versions, but not Generator.permutation.
-    bits = np.random.Philox(np.random.SeedSequence((seed, epoch + 1))).random_raw(num_samples)
+    bits = np.random.Philox(np.random.SeedSequence((seed, epoch + 1))).random_raw(num_items)
     return np.argsort(bits, kind="stable")

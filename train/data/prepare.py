@@ -14,11 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from train.config import ChatTemplate, Untrainable
 from train.data.conversations import Conversation, Dropped, read_conversations
 from train.data.dataset import EVAL_NAME, TRAIN_NAME, write_dataset
-from train.data.order import split_eval
-from train.data.samples import Sample, to_samples
-from train.data.template import opening, render_pair
+from train.data.encoding import encode_all, make_encoder, own_template
+from train.data.order import packing_order, split_eval
+from train.data.packing import pack
+from train.data.samples import Sample
+from train.data.template import VICUNA_CHAT_TEMPLATE, Special, VicunaTemplate
 from train.data.tokenizer import ChatTokenizer, load_tokenizer, train_tokenizer
 from train.errors import DataInvalid, TrainError
 
@@ -30,14 +33,16 @@ _GENERATION_NAME = "generation_config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What was written, and what was left out."""
+    """What was written, and what was left out; the tokens are those of one epoch."""
 
     files: list[str]
     num_conversations: int
     num_samples: int
+    num_sequences: int
     num_eval_samples: int
     num_tokens: int
     num_trained_tokens: int
+    fill: float
     vocab_size: int
     dropped: list[Dropped]
 
@@ -50,11 +55,11 @@ def prepare(
     eval_fraction: float,
     seed: int,
     output: Path,
+    template: ChatTemplate = ChatTemplate.VICUNA,
+    packing: bool = True,
+    untrainable: Untrainable = Untrainable.ERROR,
 ) -> Prepared:
-    """Write all inputs of a run into `output`; raises DataInvalid.
-
-    The counts of tokens are those of the training samples, one epoch.
-    """
+    """Write all inputs of a run into `output`; raises DataInvalid."""
     model_config = _read_model_config(model)
     conversations, dropped = read_conversations(train)
     tokenizer = load_tokenizer(model) or train_tokenizer(
@@ -62,12 +67,16 @@ def prepare(
         _vocab_size(model_config, model),
         max_length,
     )
+    encoder = make_encoder(tokenizer, template, max_length)
     kept_for_eval = split_eval(seed, len(conversations), eval_fraction)
     parts: tuple[list[Sample], list[Sample]] = ([], [])
-    for index, conversation in enumerate(conversations):
-        samples, notes = to_samples(conversation, tokenizer, max_length)
+    without: list[Dropped] = []
+    for index, (samples, notes) in enumerate(encode_all(encoder, conversations)):
         parts[index in kept_for_eval].extend(samples)
         dropped += notes
+        if not samples:
+            without += notes[-1:]
+    _require_trainable(without, untrainable)
     train_samples, eval_samples = parts
     if not train_samples:
         raise DataInvalid(
@@ -79,20 +88,48 @@ def prepare(
     weights = _copy_weights(model, output)
     model_config = _fit_to_tokenizer(model_config, tokenizer, has_weights=bool(weights))
     _write_json(output / CONFIG_NAME, model_config)
-    files = [CONFIG_NAME, *tokenizer.write(output), *weights, TRAIN_NAME]
-    write_dataset(output / TRAIN_NAME, train_samples)
+    chat_template = VICUNA_CHAT_TEMPLATE
+    if template is ChatTemplate.MODEL:
+        chat_template = own_template(tokenizer)
+    files = [CONFIG_NAME, *tokenizer.write(output, chat_template), *weights, TRAIN_NAME]
+    sequences = _sequences(train_samples, seed, max_length, packing=packing)
+    write_dataset(output / TRAIN_NAME, train_samples, sequences)
     if eval_samples:
         files.append(EVAL_NAME)
-        write_dataset(output / EVAL_NAME, eval_samples)
+        eval_sequences = _sequences(eval_samples, seed, max_length, packing=packing)
+        write_dataset(output / EVAL_NAME, eval_samples, eval_sequences)
+    num_tokens = sum(len(sample.tokens) for sample in train_samples)
     return Prepared(
         files=sorted(files),
-        num_conversations=_count_represented(conversations, train_samples + eval_samples),
+        num_conversations=len({sample.id for sample in train_samples + eval_samples}),
         num_samples=len(train_samples),
+        num_sequences=len(sequences),
         num_eval_samples=len(eval_samples),
-        num_tokens=sum(len(sample.tokens) for sample in train_samples),
-        num_trained_tokens=sum(sum(sample.trained) for sample in train_samples),
+        num_tokens=num_tokens,
+        num_trained_tokens=sum(sample.num_trained for sample in train_samples),
+        fill=num_tokens / (len(sequences) * max_length),
         vocab_size=tokenizer.vocab_size,
         dropped=dropped,
+    )
+
+
+def _sequences(
+    samples: Sequence[Sample], seed: int, max_length: int, *, packing: bool
+) -> list[list[int]]:
+    if not packing:
+        return [[index] for index in range(len(samples))]
+    lengths = [len(sample.tokens) for sample in samples]
+    return list(pack(lengths, packing_order(seed, len(lengths)), max_length))
+
+
+def _require_trainable(without: Sequence[Dropped], untrainable: Untrainable) -> None:
+    if not without or untrainable is Untrainable.DROP:
+        return
+    first = without[0]
+    more = f", and of {len(without) - 1} more" if len(without) > 1 else ""
+    raise DataInvalid(
+        f"Nothing of conversation {first.id} would be trained ({first.why}){more}.",
+        "Remove it, raise model.max_length, or set data.untrainable: drop.",
     )
 
 
@@ -101,10 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.data.prepare", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder with config.json")
     parser.add_argument("--train", type=Path, required=True, help="ShareGPT .json or .jsonl file")
-    parser.add_argument("--max-length", type=int, required=True, help="tokens per sample")
+    parser.add_argument("--max-length", type=int, required=True, help="tokens per sequence")
     parser.add_argument("--eval-fraction", type=float, required=True, help="0 to 1")
-    parser.add_argument("--seed", type=int, required=True, help="of the evaluation split")
+    parser.add_argument("--seed", type=int, required=True, help="of the split and the packing")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--template", type=ChatTemplate, default=ChatTemplate.VICUNA)
+    parser.add_argument("--packing", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--untrainable", type=Untrainable, default=Untrainable.ERROR)
     try:
         prepared = prepare(**vars(parser.parse_args(arguments)))
     except TrainError as error:
@@ -141,10 +181,11 @@ def _vocab_size(model_config: dict[str, object], model: Path) -> int:
 
 def _texts(conversations: Iterable[Conversation]) -> Iterator[str]:
     """Yield all that is tokenized; the prompt too, which is in every sample and should be short."""
+    # Of specials, which are to come, only the spelling matters, and that is not yielded.
+    template = VicunaTemplate(bos=None, eos=Special(text="", id=0))
     for conversation in conversations:
-        yield opening(conversation.system).text
-        for pair in conversation.pairs:
-            yield from (piece.text for piece in render_pair(pair, is_first=False))
+        pieces = template.pieces(conversation.system, conversation.pairs)
+        yield from (piece.text for piece in pieces if piece.token is None)
 
 
 def _copy_weights(model: Path, output: Path) -> list[str]:
@@ -187,11 +228,6 @@ def _fit_to_tokenizer(
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _count_represented(conversations: Sequence[Conversation], samples: Sequence[Sample]) -> int:
-    ids = {sample.id for sample in samples}
-    return sum(conversation.id in ids for conversation in conversations)
 
 
 if __name__ == "__main__":

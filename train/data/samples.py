@@ -5,84 +5,125 @@ A conversation that is too long goes on in further samples, each a whole number 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from train.data.conversations import Conversation, Dropped
-from train.data.template import Piece, opening, render_pair
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data.conversations import Conversation, Dropped, Pair
+from train.data.model_template import TemplateRefused
+from train.data.template import Piece, Template
 from train.data.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Tokens, and for each 1 where its prediction is trained, else 0."""
+    """Tokens int32[S], and uint8[S]: 1 where a token's prediction is trained, else 0."""
 
     id: str
-    tokens: tuple[int, ...]
-    trained: tuple[int, ...]
+    tokens: NDArray[np.int32]
+    trained: NDArray[np.uint8]
+
+    @property
+    def num_trained(self) -> int:
+        """Return how many predictions are trained; the first token is given, never predicted."""
+        return int(self.trained[1:].sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Adjacent tokens with their mask."""
+class _Encoded:
+    """Tokens and mask of some pairs; `ends[n]` is where pair n ends, `opening` where 0 begins."""
 
-    tokens: tuple[int, ...]
-    trained: tuple[int, ...]
-
-    def __add__(self, other: _Run) -> _Run:
-        return _Run(tokens=self.tokens + other.tokens, trained=self.trained + other.trained)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+    tokens: list[int]
+    trained: list[int]
+    opening: int
+    ends: list[int]
 
 
-def to_samples(
-    conversation: Conversation, tokenizer: ChatTokenizer, max_length: int
-) -> tuple[list[Sample], list[Dropped]]:
-    """Return the conversation's samples, and what had to be cut or dropped."""
-    start = _encode([opening(conversation.system)], tokenizer)
-    if tokenizer.bos_id is not None:
-        start = _Run(tokens=(tokenizer.bos_id,), trained=(0,)) + start
-    runs: list[_Run] = []
-    notes: list[Dropped] = []
-    current: _Run | None = None
-    for number, pair in enumerate(conversation.pairs, start=1):
-        if current is not None:
-            longer = current + _encode(render_pair(pair, is_first=False), tokenizer)
-            if len(longer) <= max_length:
-                current = longer
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """What turns conversations into samples of at most `max_length` tokens."""
+
+    tokenizer: ChatTokenizer
+    template: Template
+    max_length: int
+
+    def to_samples(self, conversation: Conversation) -> tuple[list[Sample], list[Dropped]]:
+        """Return the conversation's samples, and what had to be cut or dropped."""
+        samples: list[Sample] = []
+        notes: list[Dropped] = []
+        try:
+            for encoded, first in self._groups(conversation.system, conversation.pairs):
+                length = len(encoded.tokens)
+                if length > self.max_length:
+                    why = f"pair {first + 1} has {length} tokens with its prompt"
+                    notes.append(
+                        Dropped(id=conversation.id, why=f"{why}, cut to {self.max_length}")
+                    )
+                sample = Sample(
+                    id=conversation.id,
+                    tokens=np.array(encoded.tokens[: self.max_length], dtype=np.int32),
+                    trained=np.array(encoded.trained[: self.max_length], dtype=np.uint8),
+                )
+                if sample.num_trained:
+                    samples.append(sample)
+                else:
+                    why = f"a sample of {len(sample.tokens)} tokens has none to train on"
+                    notes.append(Dropped(id=conversation.id, why=why))
+        except TemplateRefused as error:
+            return [], [Dropped(id=conversation.id, why=str(error))]
+        return samples, notes
+
+    def pieces(self, conversation: Conversation) -> list[Piece]:
+        """Return the whole conversation, one piece per token, however long it is.
+
+        Raises TemplateRefused if the template cannot write it.
+        """
+        found = []
+        for piece in self.template.pieces(conversation.system, conversation.pairs):
+            if piece.token is not None:
+                found.append(piece)
                 continue
-            runs.append(current)
-        current = start + _encode(render_pair(pair, is_first=True), tokenizer)
-        if len(current) > max_length:
-            why = f"pair {number} has {len(current)} tokens with its prompt, cut to {max_length}"
-            notes.append(Dropped(id=conversation.id, why=why))
-            runs.append(_cut(current, max_length))
-            current = None
-    if current is not None:
-        runs.append(current)
-    samples = []
-    for run in runs:
-        # The first token is given, never predicted.
-        if any(run.trained[1:]):
-            samples.append(Sample(id=conversation.id, tokens=run.tokens, trained=run.trained))
-        else:
-            why = f"a sample of {len(run)} tokens has none to train on after the cut"
-            notes.append(Dropped(id=conversation.id, why=why))
-    return samples, notes
+            parts = zip(
+                self.tokenizer.encode(piece.text), self.tokenizer.split(piece.text), strict=True
+            )
+            found += [
+                Piece(text=text, is_trained=piece.is_trained, pair=piece.pair, token=token)
+                for token, text in parts
+            ]
+        return found
 
+    def _groups(self, system: str | None, pairs: Sequence[Pair]) -> Iterator[tuple[_Encoded, int]]:
+        """Yield as many pairs at a time as fit, and the number of their first; one at least."""
+        whole = self._encode(system, pairs)
+        if len(whole.tokens) <= self.max_length or len(pairs) == 1:
+            yield whole, 0
+            return
+        first = 0
+        while first < len(pairs):
+            start = whole.ends[first - 1] if first else whole.opening
+            room = self.max_length - whole.opening + start
+            count = max(1, sum(end <= room for end in whole.ends[first:]))
+            encoded = self._encode(system, pairs[first : first + count])
+            # The beginning of a sample may be longer than that of a later turn.
+            while len(encoded.tokens) > self.max_length and count > 1:
+                count -= 1
+                encoded = self._encode(system, pairs[first : first + count])
+            yield encoded, first
+            first += count
 
-def _encode(pieces: Iterable[Piece], tokenizer: ChatTokenizer) -> _Run:
-    tokens: list[int] = []
-    trained: list[int] = []
-    for piece in pieces:
-        ids: Sequence[int] = tokenizer.encode(piece.text)
-        if piece.ends_turn:
-            ids = [*ids, tokenizer.eos_id]
-        tokens += ids
-        trained += [int(piece.is_trained)] * len(ids)
-    return _Run(tokens=tuple(tokens), trained=tuple(trained))
-
-
-def _cut(run: _Run, length: int) -> _Run:
-    return _Run(tokens=run.tokens[:length], trained=run.trained[:length])
+    def _encode(self, system: str | None, pairs: Sequence[Pair]) -> _Encoded:
+        tokens: list[int] = []
+        trained: list[int] = []
+        ends = [0] * len(pairs)
+        opening = 0
+        for piece in self.template.pieces(system, pairs):
+            ids = self.tokenizer.encode(piece.text) if piece.token is None else [piece.token]
+            tokens += ids
+            trained += [int(piece.is_trained)] * len(ids)
+            if piece.pair < 0:
+                opening = len(tokens)
+            else:
+                ends[piece.pair] = len(tokens)
+        return _Encoded(tokens=tokens, trained=trained, opening=opening, ends=ends)

@@ -1,13 +1,14 @@
-"""The Vicuna v1.1 prompt, once as pieces with their loss mask and once as a chat template.
+"""A conversation as pieces of text with their loss mask: Vicuna's prompt, or the model's own.
 
-Source: FastChat fastchat/conversation.py, `vicuna_v1.1` (ADD_COLON_TWO, sep " ", sep2 "</s>").
-Roles end in a colon and texts begin with the space after it: generation continues at "ASSISTANT:",
-so the space is the first thing the model has to say.
+Pieces are what a reader of the prompt sees: texts that are tokenized one by one, and special tokens
+that only a template can write. A mask is never looked for in tokens: it is the template's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from train.data.conversations import Pair
 
@@ -16,7 +17,8 @@ SYSTEM_PROMPT = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
-CHAT_TEMPLATE = (
+# Vicuna v1.1 for transformers, which generates at "ASSISTANT:".
+VICUNA_CHAT_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
     "{% else %}"
@@ -32,23 +34,64 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Text that is tokenized by itself; EOS follows where `ends_turn`."""
+    """Text that is tokenized by itself, or the spelling of the special token with id `token`.
+
+    `pair` counts question and answer pairs from 0; what comes before them belongs to -1.
+    """
 
     text: str
     is_trained: bool
-    ends_turn: bool = False
+    pair: int
+    token: int | None = None
 
 
-def opening(system: str | None) -> Piece:
-    """Return what every sample begins with, after BOS."""
-    return Piece(text=SYSTEM_PROMPT if system is None else system, is_trained=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Special:
+    """A special token's spelling and id."""
+
+    text: str
+    id: int
 
 
-def render_pair(pair: Pair, *, is_first: bool) -> tuple[Piece, ...]:
-    """Return a pair's pieces; only the first of a sample is set off from the opening by a space."""
-    return (
-        Piece(text=" USER:" if is_first else "USER:", is_trained=False),
-        Piece(text=f" {pair.user}", is_trained=False),
-        Piece(text=" ASSISTANT:", is_trained=False),
-        Piece(text=f" {pair.assistant}", is_trained=True, ends_turn=True),
-    )
+class Template(Protocol):
+    """Writes a conversation as pieces."""
+
+    def pieces(self, system: str | None, pairs: Sequence[Pair]) -> list[Piece]:
+        """Return the pieces of a conversation; raises TemplateRefused if it cannot be written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VicunaTemplate:
+    """The Vicuna v1.1 prompt.
+
+    Source: FastChat fastchat/conversation.py, `vicuna_v1.1` (ADD_COLON_TWO, sep " ", sep2 "</s>").
+    Roles end in a colon and texts begin with the space after it: generation continues at
+    "ASSISTANT:", so the space is the first thing the model has to say.
+    """
+
+    bos: Special | None
+    eos: Special
+
+    def pieces(self, system: str | None, pairs: Sequence[Pair]) -> list[Piece]:
+        """Return the pieces; every answer's text and EOS are trained, all else is given."""
+        found = []
+        if self.bos is not None:
+            found.append(_special(self.bos, is_trained=False, pair=-1))
+        opening = SYSTEM_PROMPT if system is None else system
+        found.append(Piece(text=opening, is_trained=False, pair=-1))
+        for number, pair in enumerate(pairs):
+            # Only the first is set off from the opening by a space.
+            user = "USER:" if number else " USER:"
+            found += [
+                Piece(text=user, is_trained=False, pair=number),
+                Piece(text=f" {pair.user}", is_trained=False, pair=number),
+                Piece(text=" ASSISTANT:", is_trained=False, pair=number),
+                Piece(text=f" {pair.assistant}", is_trained=True, pair=number),
+                _special(self.eos, is_trained=True, pair=number),
+            ]
+        return found
+
+
+def _special(special: Special, *, is_trained: bool, pair: int) -> Piece:
+    return Piece(text=special.text, is_trained=is_trained, pair=pair, token=special.id)

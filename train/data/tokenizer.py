@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from train.data.template import CHAT_TEMPLATE
+from train.data.template import Special
 from train.errors import DataInvalid
 
 TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+# Where newer tokenizers keep what older ones have in their configuration.
+_TEMPLATE_NAME = "chat_template.jinja"
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # The 256 bytes and the special tokens are always there.
 MIN_VOCAB_SIZE = 256 + 3
@@ -40,23 +42,68 @@ class ChatTokenizer:
         """Return the number of rows the embedding needs."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
+    @property
+    def bos(self) -> Special | None:
+        """Return what a sample begins with, None where the tokenizer has nothing for it."""
+        return None if self.bos_id is None else self._special(self.bos_id)
+
+    @property
+    def eos(self) -> Special:
+        """Return what ends an answer."""
+        return self._special(self.eos_id)
+
+    @property
+    def specials(self) -> dict[str, int]:
+        """Return the ids of all special tokens by their spelling."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, none of them special."""
-        if self.prefixes_space:
-            text = text.removeprefix(" ")
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._encode(text)[0].ids
         return ids
 
-    def write(self, folder: Path) -> list[str]:
+    def split(self, text: str) -> list[str]:
+        """Return the part of `text` that each of its ids stands for.
+
+        A token that ends within a character stands for nothing, the one that ends it for all of it.
+        """
+        encoding, num_skipped = self._encode(text)
+        ends, end = [], 0
+        for _, stop in encoding.offsets:
+            end = max(end, stop + num_skipped)
+            ends.append(end)
+        if ends:
+            ends[-1] = len(text)
+        starts = [0, *ends[:-1]]
+        parts = [text[start:stop] for start, stop in zip(starts, ends, strict=True)]
+        # Bytes of one character share its place: it belongs to the last of them.
+        for index in range(len(parts) - 1):
+            if parts[index + 1] == "" and encoding.offsets[index] == encoding.offsets[index + 1]:
+                parts[index], parts[index + 1] = "", parts[index]
+        return parts
+
+    def write(self, folder: Path, chat_template: str) -> list[str]:
         """Write what AutoTokenizer reads; return the files' names."""
         # Read back by transformers, which wants special tokens in a rendered template recognised.
         self.tokenizer.encode_special_tokens = False
         self.tokenizer.save(str(folder / TOKENIZER_NAME))
         self.tokenizer.encode_special_tokens = True
-        settings = {**self.settings, "chat_template": CHAT_TEMPLATE}
+        settings = {**self.settings, "chat_template": chat_template}
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / TOKENIZER_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
         return [TOKENIZER_NAME, TOKENIZER_CONFIG_NAME]
+
+    def _encode(self, text: str) -> tuple[Encoding, int]:
+        """Return the encoding, and how many characters of `text` it was not given."""
+        # Such a tokenizer puts the space there by itself.
+        given = text.removeprefix(" ") if self.prefixes_space else text
+        return self.tokenizer.encode(given, add_special_tokens=False), len(text) - len(given)
+
+    def _special(self, number: int) -> Special:
+        text = self.tokenizer.id_to_token(number)
+        assert text is not None  # the id came from this tokenizer
+        return Special(text=text, id=number)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> ChatTokenizer:
@@ -100,6 +147,8 @@ def load_tokenizer(folder: Path) -> ChatTokenizer | None:
     try:
         tokenizer = Tokenizer.from_file(str(path))
         settings = json.loads((folder / TOKENIZER_CONFIG_NAME).read_text(encoding="utf-8"))
+        if (folder / _TEMPLATE_NAME).exists():
+            settings["chat_template"] = (folder / _TEMPLATE_NAME).read_text(encoding="utf-8")
     # tokenizers raises plain Exception for a file that it cannot read.
     except Exception as error:
         raise DataInvalid(

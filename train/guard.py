@@ -1,0 +1,50 @@
+"""Judge a batch before its update: one that is out of all proportion is left out.
+
+Its loss or gradient is known before the weights change, so leaving it out costs nothing but its
+samples. Several in a row say that the weights are to blame: then they are rolled back to the last
+checkpoint, and the batches since are left out (PaLM, Chowdhery et al. 2022, section 5.1). All of
+it follows from the data and the weights, so that a resumed attempt does the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from train.state import Progress
+
+# More in a row than this are not the batches' fault.
+MAX_IN_A_ROW = 3
+MAX_ROLL_BACKS = 2
+# The mean of about as many steps, as in Adam's first moment.
+_DECAY = 0.95
+# Before, a run has no usual loss.
+_MIN_LOSSES = 20
+
+
+def why_left_out(
+    progress: Progress, loss: float, grad_norm: float, spike_factor: float | None
+) -> str | None:
+    """Return what is wrong with a batch, None if it is to be trained on."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        return f"loss {loss}, gradient norm {grad_norm}"
+    if spike_factor is None or progress.num_losses < _MIN_LOSSES:
+        return None
+    usual = usual_loss(progress)
+    if loss > spike_factor * usual:
+        return f"loss {loss:.4g}, {loss / usual:.1f} times the usual {usual:.4g}"
+    return None
+
+
+def usual_loss(progress: Progress) -> float:
+    """Return the running mean, corrected for its beginning at 0 (Kingma & Ba 2015, section 3)."""
+    return progress.mean_loss / (1 - _DECAY**progress.num_losses)
+
+
+def note_loss(progress: Progress, loss: float) -> Progress:
+    """Return the progress with the loss of a batch that was trained on in its running mean."""
+    return replace(
+        progress,
+        mean_loss=_DECAY * progress.mean_loss + (1 - _DECAY) * loss,
+        num_losses=progress.num_losses + 1,
+    )
