@@ -1,12 +1,25 @@
-"""Exact resume, proved: every step that was trained again is compared with its recorded value."""
+"""Exact resume, proved: every step that was trained again is compared with its recorded value.
+
+Bits are the same only where the setup is: another world size adds up in another order, another GPU
+rounds otherwise. Steps are compared between attempts of one setup.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.measurements import Measured, steps_of
 from train.spool import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What an attempt ran on, as far as it decides the bits of a step."""
+
+    world_size: int | None
+    accelerators: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +32,24 @@ class Replay:
     """Steps whose values differ, in order."""
 
 
-def compare_replayed(measured: Sequence[Measured]) -> Replay:
-    """Compare each repeated step with its first record; any bit of difference shows."""
-    first: dict[int, Step] = {}
+def setups(state: RunState) -> dict[int, Setup]:
+    """Return the setup of each attempt that the ledger knows."""
+    return {
+        launch.attempt: Setup(world_size=launch.world_size, accelerators=launch.offer.accelerators)
+        for launch in state.launches
+        if launch.attempt is not None
+    }
+
+
+def compare_replayed(measured: Sequence[Measured], setup_of: Mapping[int, Setup]) -> Replay:
+    """Compare each repeated step with its first record in that setup; any bit of difference shows.
+
+    Attempts that `setup_of` does not know count as one setup.
+    """
+    first: dict[tuple[Setup | None, int], Step] = {}
     differences: list[tuple[int, float]] = []
-    for _, step in steps_of(measured):
-        reference = first.setdefault(step.step, step)
+    for attempt, step in steps_of(measured):
+        reference = first.setdefault((setup_of.get(attempt), step.step), step)
         if reference is not step:
             differences.append((step.step, _difference(reference, step)))
     return Replay(

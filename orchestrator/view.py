@@ -18,7 +18,7 @@ from orchestrator.ledger.heartbeat import (
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord, read_record
-from orchestrator.replay import Replay, compare_replayed
+from orchestrator.replay import Replay, compare_replayed, setups
 
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
 _SILENT_LOCAL_NODE_STOPS_AFTER = timedelta(seconds=30)
@@ -71,7 +71,7 @@ class RunView:
 
     def replay(self) -> Replay:
         """Return how replayed steps compare with their recorded values."""
-        return compare_replayed(self.measured)
+        return compare_replayed(self.measured, setups(self.state))
 
 
 class RunViewer:
