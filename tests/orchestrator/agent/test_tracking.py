@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -18,6 +15,7 @@ from orchestrator.attempts import EndReason
 from orchestrator.ledger.facts import AttemptEnded
 from tests.end_to_end.wandb_runs import scan
 from tests.orchestrator.histories import Ledger, make_record, make_step, measured_step
+from tests.wandb_service import serving
 from train.spool import Spool, spool_path
 
 NUM_STEPS = 10
@@ -178,69 +176,48 @@ def test_an_attempt_that_fails_is_told_at_its_end():
     assert [one.text for one in row.alerts if "failed" in one.title] == ["the loss is not finite"]
 
 
-class Service:
-    """A W&B server on loopback that fails in the way asked for; `asked` is set by a request."""
-
-    def __init__(self, answer: bytes | None):
-        self.asked, gone = threading.Event(), threading.Event()
-        asked = self.asked
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers.get("content-length") or 0))
-                asked.set()
-                if answer is None:
-                    gone.wait()
-                else:
-                    self.wfile.write(answer)
-                self.close_connection = True
-
-            do_GET = do_POST
-
-            def log_message(self, *_):
-                pass
-
-        self.gone = gone
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self):
-        self.gone.set()
-        self.server.shutdown()
-        self.server.server_close()
+@pytest.fixture
+def online(monkeypatch):
+    """Have the client speak to the server at a URL."""
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    return lambda url: monkeypatch.setenv("WANDB_BASE_URL", url)
 
 
-@contextlib.contextmanager
-def serving(answer):
-    service = Service(answer)
-    try:
-        yield service
-    finally:
-        service.close()
+def test_online_each_attempt_sends_what_is_missing_and_nothing_twice(folder, online):
+    with serving() as service:
+        online(service.url)
+        for attempt in (1, 2, 3):
+            folder.past(attempt)
+            assert folder.track(attempt).finish() is None
+        rows, alerts = service.rows, service.alerts
+    assert [row["train/step"] for row in rows] == list(range(1, NUM_STEPS + 1))
+    assert [row["_step"] for row in rows] == list(range(1, NUM_STEPS + 1))
+    assert [row["attempt/number"] for row in rows] == [1] * 6 + [2] * 2 + [3] * 2
+    assert not service.posted_twice
+    assert sorted(set(alerts)) == sorted(alerts)
+    assert "Attempt 3 goes on after a preemption" in alerts
+
+
+def never(service):
+    service.gone.wait()
 
 
 ANSWERS = {
-    "an error": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
-    "garbage": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<html>\x00hi",
-    "nothing but the end": b"",
-    "nothing at all": None,
+    "an error": lambda _: b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+    "garbage": lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<html>\x00hi",
+    "nothing but the end": lambda _: None,
+    "nothing at all": never,
 }
-
-
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ANSWERS if name != "garbage"]
 
 
 @pytest.mark.parametrize("answer", ["garbage", *SLOW])
-def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, monkeypatch, answer):
+def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, online, answer):
     """Where W&B hangs, the agent waits 15 s: that is what is slow here."""
     folder.past(2)
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_MODE", "online")
     with serving(ANSWERS[answer]) as service:
-        monkeypatch.setenv("WANDB_BASE_URL", service.url)
+        online(service.url)
         tracker = folder.track(2)
         assert service.asked.wait(30)
         started = time.monotonic()
@@ -252,12 +229,9 @@ def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, monkeypat
     assert not [one for one in psutil.Process().children(recursive=True) if one.is_running()]
 
 
-def test_a_service_that_refuses_is_not_waited_for(folder, monkeypatch):
-    with serving(b"") as service:
-        url = service.url
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_BASE_URL", url)
+def test_a_service_that_refuses_is_not_waited_for(folder, online):
+    with serving() as service:
+        online(service.url)
     folder.past(1)
     file = folder.track(1).finish()
     assert file.parent.name.startswith("offline-run-")
