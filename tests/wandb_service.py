@@ -82,7 +82,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(raw: Callable[[Service], bytes | None] | None = None) -> Iterator[Service]:
+def serving(
+    raw: Callable[[Service], bytes | None] | None = None, *, takes_history: bool = True
+) -> Iterator[Service]:
     """Serve W&B's API; `raw` writes something else on the wire, None closes the connection."""
     service = Service()
 
@@ -96,8 +98,9 @@ def serving(raw: Callable[[Service], bytes | None] | None = None) -> Iterator[Se
                 return
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            answer = service.answer(self.path, body)
-            self.send_response(200)
+            is_refused = self.path.endswith("/file_stream") and not takes_history
+            answer = b"{}" if is_refused else service.answer(self.path, body)
+            self.send_response(404 if is_refused else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

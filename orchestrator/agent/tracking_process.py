@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import socket
 import sys
@@ -37,13 +38,14 @@ _INIT_TIMEOUT_S = 90
 # When the agent is gone, nobody kills us: longer than it would have waited.
 _ORPHAN_TIMEOUT_S = 90.0
 # Training comes first where they share a core.
-_NICE = 10
-# The past of a long run is looked at less often: each look reads all its records.
+_NICE = 5
+# The past of a long run is looked at less often: a look at 20,000 steps takes 0.2 s of CPU.
 _MAX_LOOKS_BACK = 100
+_GAVE_UP = re.compile(r'"level":"ERROR[^"]*","msg":"filestream: ')
 
 
-def report(config: TrackingConfig) -> None:
-    """Draw the run until standard input ends.
+def report(config: TrackingConfig) -> bool:
+    """Draw the run until standard input ends; say whether W&B, or its file, has all of it.
 
     Raises:
         CheckpointError: the run folder cannot be read.
@@ -80,6 +82,7 @@ def report(config: TrackingConfig) -> None:
             drawing.draw(Measured(attempt=config.attempt, record=one))
     drawing.close(config.attempt)
     run.finish()
+    return not _has_dropped_history(Path(run.settings.log_internal))
 
 
 class _Ledger:
@@ -184,6 +187,17 @@ def _is_reachable() -> bool:
     return True
 
 
+def _has_dropped_history(internal_log: Path) -> bool:
+    """Say whether W&B's own process gave up sending; finish() returns as if nothing had happened.
+
+    So it is where a key is revoked during the run (401, 404), or a proxy answers for the service.
+    """
+    try:
+        return _GAVE_UP.search(internal_log.read_text(errors="replace")) is not None
+    except FileNotFoundError:
+        return False
+
+
 def _open_run(directory: Path, mode: Mode, **about: Any) -> Any:  # noqa: ANN401  # wandb's own
     # 1 s of CPU, and only once it is known that the run wants it.
     import wandb
@@ -201,12 +215,12 @@ def main() -> None:
     """Report, and exit at once: W&B's exit handlers may wait for ever on a dead host."""
     logging.basicConfig(level=logging.INFO, format="agent: %(message)s")
     os.nice(_NICE)
-    status = 0
+    status = 1
     try:
-        report(TrackingConfig.model_validate_json(Path(sys.argv[1]).read_bytes()))
+        if report(TrackingConfig.model_validate_json(Path(sys.argv[1]).read_bytes())):
+            status = 0
     except Exception:  # noqa: BLE001  # W&B may raise anything; the agent only needs to know
         _log.exception("W&B failed; the run goes on without it")
-        status = 1
     logging.shutdown()
     os._exit(status)
 

@@ -209,12 +209,12 @@ ANSWERS = {
     "nothing but the end": lambda _: None,
     "nothing at all": never,
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ANSWERS if name != "garbage"]
 
 
-@pytest.mark.parametrize("answer", ["garbage", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ANSWERS)
 def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, online, answer):
-    """Where W&B hangs, the agent waits 15 s: that is what is slow here."""
+    """The agent waits 15 s where W&B hangs."""
     folder.past(2)
     with serving(ANSWERS[answer]) as service:
         online(service.url)
@@ -227,6 +227,15 @@ def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, online, a
     assert [row["train/step"] for row in recorded.rows] == list(range(1, 9))
     assert "offline-run-" in str(file)
     assert not [one for one in psutil.Process().children(recursive=True) if one.is_running()]
+
+
+def test_history_that_the_service_has_dropped_is_recorded_offline(folder, online):
+    """The client's finish() returns as if all were well."""
+    folder.past(1)
+    with serving(takes_history=False) as service:
+        online(service.url)
+        file = folder.track(1).finish()
+    assert [row["train/step"] for row in scan(file).rows] == list(range(1, 7))
 
 
 def test_a_service_that_refuses_is_not_waited_for(folder, online):
