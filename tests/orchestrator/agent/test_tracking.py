@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -209,6 +213,19 @@ ANSWERS = {
     "nothing but the end": lambda _: None,
     "nothing at all": never,
 }
+
+
+@pytest.mark.slow
+def test_a_synced_file_takes_the_place_of_what_w_and_b_had(folder, online):
+    folder.past(3)
+    file = folder.track(3, Mode.OFFLINE).finish()
+    with serving() as service:
+        online(service.url)
+        service.lines = {number: json.dumps({"_step": number + 1}) for number in range(6)}
+        wandb = Path(sys.executable).with_name("wandb")
+        subprocess.run([wandb, "sync", file], check=True, capture_output=True, cwd=folder.path)
+        rows = service.rows
+    assert [row["train/step"] for row in rows] == list(range(1, NUM_STEPS + 1))
 
 
 @pytest.mark.slow
