@@ -200,6 +200,8 @@ def test_online_each_attempt_sends_what_is_missing_and_nothing_twice(folder, onl
     assert [row["attempt/number"] for row in rows] == [1] * 6 + [2] * 2 + [3] * 2
     assert not service.posted_twice
     assert sorted(set(alerts)) == sorted(alerts)
+    # The bill goes on until now, days later: the first attempt tells, the others know from W&B.
+    assert sum("budget" in title for title in alerts) == 3
     assert "Attempt 3 goes on after a preemption" in alerts
 
 
