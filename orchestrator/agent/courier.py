@@ -83,7 +83,7 @@ class Courier:
             return
         try:
             self._store.put(log_key(self._claim.attempt, offline.name), offline.read_bytes())
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             _log.warning("the offline W&B run was not kept: %s", error)
 
     def _beat(self) -> None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -64,48 +65,61 @@ class Tracker:
 
     def finish(self) -> Path | None:
         """Close the run; return the file that `wandb sync` takes, None where W&B has everything."""
-        if self._end(self._process, self._config):
+        if _end(self._process, self._config):
             return _recorded(self._config, "offline-run-*")
         _log.warning("W&B did not finish in time or in order: recording the run offline")
         directory = self._config.directory.with_name("wandb-again")
         again = self._config.model_copy(update={"directory": directory, "mode": Mode.OFFLINE})
-        self._end(self._start(again), again)
+        _end(self._start(again), again)
         return _recorded(again, "offline-run-*") or _recorded(self._config, "*run-*")
 
-    def _start(self, config: TrackingConfig) -> subprocess.Popen[bytes]:
-        config.directory.mkdir(parents=True, exist_ok=True)
-        config_file = config.directory / "tracking.json"
-        config_file.write_text(config.model_dump_json())
-        with self._log_file.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.agent.tracking_process", str(config_file)],
-                # Its end tells the process to finish, also when the agent has died.
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+    def _start(self, config: TrackingConfig) -> subprocess.Popen[bytes] | None:
+        try:
+            return _start(config, self._log_file)
+        except OSError as error:
+            _log.warning("W&B cannot be started, the run goes on without it: %s", error)
+            return None
 
-    def _end(self, process: subprocess.Popen[bytes], config: TrackingConfig) -> bool:
-        """Have the process finish, and kill it if it does not; say whether it did."""
-        assert process.stdin is not None
-        process.stdin.close()
-        started = time.monotonic()
-        while process.poll() is None:
-            is_online = online_mark(config.directory).exists()
-            limit_s = _FINISH_TIMEOUT_S if is_online else _FINISH_OFFLINE_TIMEOUT_S
-            left_s = started + limit_s - time.monotonic()
-            if left_s <= 0:
-                break
-            try:
-                process.wait(min(left_s, 1.0))
-            except subprocess.TimeoutExpired:
-                continue
-        if process.poll() is None:
-            try:
-                kill_tree(process)
-            except subprocess.TimeoutExpired:
-                _log.warning("the W&B process %d cannot be killed", process.pid)
-        return process.returncode == 0
+
+def _start(config: TrackingConfig, log: Path) -> subprocess.Popen[bytes]:
+    config.directory.mkdir(parents=True, exist_ok=True)
+    config_file = config.directory / "tracking.json"
+    config_file.write_text(config.model_dump_json())
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.agent.tracking_process", str(config_file)],
+            # Its end tells the process to finish, also when the agent has died.
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _end(process: subprocess.Popen[bytes] | None, config: TrackingConfig) -> bool:
+    """Have the process finish, and kill it if it does not; say whether it did all."""
+    if process is None:
+        return False
+    assert process.stdin is not None
+    process.stdin.close()
+    started = time.monotonic()
+    while process.poll() is None:
+        is_online = online_mark(config.directory).exists()
+        limit_s = _FINISH_TIMEOUT_S if is_online else _FINISH_OFFLINE_TIMEOUT_S
+        left_s = started + limit_s - time.monotonic()
+        if left_s <= 0:
+            _kill(process)
+            break
+        # Briefly: the mark may come meanwhile.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(min(left_s, 1.0))
+    return process.returncode == 0
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        kill_tree(process)
+    except subprocess.TimeoutExpired:
+        _log.warning("the W&B process %d cannot be killed", process.pid)
 
 
 def online_mark(directory: Path) -> Path:

@@ -114,6 +114,14 @@ def test_an_offline_file_holds_one_curve_over_all_attempts(folder):
     assert told == [f"Attempt {number} goes on after a preemption" for number in (2, 3)]
 
 
+def test_a_disk_without_room_for_w_and_b_ends_nothing(folder):
+    scratch = folder.path / "node-1"
+    scratch.mkdir()
+    (scratch / "wandb").touch()
+    (scratch / "wandb-again").touch()
+    assert folder.track(1, Mode.OFFLINE).finish() is None
+
+
 def curve_of(measured, ledger=None, record=None, **more):
     entries = (ledger or make_ledger()).entries
     curve = Curve(record=record or make_record(), read_ledger=lambda: entries, **more)
