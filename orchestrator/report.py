@@ -89,8 +89,8 @@ def status_document(view: RunView) -> dict[str, Any]:
         },
         "usd": _usd(view.parts().total),
         "budget_usd": _usd(limits.budget_usd),
-        "deadline_at": _instant(_deadline_at(state)),
-        "eta_at": _instant(_eta_at(view)),
+        "deadline_at": _instant(deadline_at(state)),
+        "eta_at": _instant(eta_at(view)),
         "goodput": round(goodput.share_of_wall, 6),
         "simulated": view.record.simulated,
         "time_scale": view.record.spec.time_scale,
@@ -203,14 +203,14 @@ def _attempt_document(view: RunView, launch: LaunchView, scale: Decimal) -> dict
 
 def missed_by(view: RunView) -> timedelta | None:
     """Return by how much wall time the deadline is missed (so far), None if it is not."""
-    deadline_at = _deadline_at(view.state)
-    if deadline_at is None:
+    due_at = deadline_at(view.state)
+    if due_at is None:
         return None
-    late = (view.state.ended_at or view.as_of) - deadline_at
+    late = (view.state.ended_at or view.as_of) - due_at
     return late if late > timedelta() else None
 
 
-def _deadline_at(state: RunState) -> datetime | None:
+def deadline_at(state: RunState) -> datetime | None:
     """Return the wall instant of the deadline, which counts market time."""
     deadline = state.spec.limits.deadline
     if deadline is None:
@@ -218,7 +218,7 @@ def _deadline_at(state: RunState) -> datetime | None:
     return state.record.created_at + deadline / state.record.spec.time_scale
 
 
-def _eta_at(view: RunView) -> datetime | None:
+def eta_at(view: RunView) -> datetime | None:
     """Extrapolate from what each new step has taken so far, interruptions included."""
     if view.state.ended is not None or view.step == 0:
         return None

@@ -30,7 +30,7 @@ from orchestrator.agent.notice import NoticeSource, NoticeWatch, local_notices
 from orchestrator.agent.outcomes import NodeReport
 from orchestrator.agent.processes import start_torchrun
 from orchestrator.agent.speed import measure, warning
-from orchestrator.agent.tracking import start_tracker
+from orchestrator.agent.tracking import Tracker, TrackingConfig
 from orchestrator.agent.watch import Watch
 from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
@@ -103,9 +103,8 @@ class Agent:
             return self._report(leaving=EndReason.TRAINING_FAILED, error=complaint)
         if part.gang.news() is not News.NONE:
             return self._report()  # another node cannot: nothing needs to be started here
-        if self._leads:
-            scratch = self._config.scratch
-            courier.track(start_tracker(self._store, self._state, part.claim.step, scratch))
+        if self._leads and self._state.spec.tracking.wandb is not None:
+            courier.track(self._start_tracker(part, courier))
         trainer = start_torchrun(
             self._write(part.train),
             self._config,
@@ -168,6 +167,15 @@ class Agent:
         except (OrchestratorError, RecordInvalid, ObjectMissing) as error:
             return error.what
         return None
+
+    def _start_tracker(self, part: Part, courier: Courier) -> Tracker:
+        tracking = TrackingConfig(
+            store=self._store.url,
+            attempt=part.claim.attempt,
+            spool_dir=courier.spool_dir,
+            directory=self._config.scratch / "wandb",
+        )
+        return Tracker(tracking, courier.log_file)
 
     def _guards(self, part: Part) -> Guards:
         return Guards(

@@ -13,7 +13,7 @@ from checkpoints.manifest import Claim
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.facts import AttemptFacts
-from orchestrator.agent.tracking import WandbTracker
+from orchestrator.agent.tracking import Tracker
 from orchestrator.agent.uploads import LogUploader, SpoolUploader
 from orchestrator.clock import Clock
 from orchestrator.ledger.heartbeat import Heartbeat, beat
@@ -44,11 +44,11 @@ class Courier:
         logging.getLogger("orchestrator.agent").addHandler(told)
         self._spool = SpoolUploader(store, claim.attempt, self.spool_dir)
         self._logs = LogUploader(store, claim.attempt, self.log_file, config.node)
-        self._tracker: WandbTracker | None = None
+        self._tracker: Tracker | None = None
         self.step = claim.step
 
-    def track(self, tracker: WandbTracker | None) -> None:
-        """Report to W&B, too."""
+    def track(self, tracker: Tracker) -> None:
+        """Have W&B finished at the end."""
         self._tracker = tracker
 
     @property
@@ -63,8 +63,6 @@ class Courier:
             self._facts.measured(record)
             if isinstance(record, Step):
                 self.step = record.step
-        if self._tracker is not None:
-            self._tracker.log(records)
         return records
 
     def upload(self) -> None:
@@ -85,7 +83,7 @@ class Courier:
             return
         try:
             self._store.put(log_key(self._claim.attempt, offline.name), offline.read_bytes())
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             _log.warning("the offline W&B run was not kept: %s", error)
 
     def _beat(self) -> None:

@@ -1,7 +1,7 @@
 """Report a run to Weights & Biases: one W&B run for all attempts, never in training's way.
 
-W&B is a view of what the run folder holds. Each attempt first sends the recorded steps that W&B
-does not have yet, so the curve has no gap and no step twice; replayed steps are not sent again.
+W&B is a view of what the run folder holds, drawn by a process of its own (`tracking_process`) that
+reads the trainer's spool. Here that process is started, and ended in bounded time.
 """
 
 from __future__ import annotations
@@ -9,158 +9,127 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-import queue
-import socket
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
+from typing import Literal
 
-from checkpoints.store import ObjectStore
-from orchestrator.ledger.fold import RunState
-from orchestrator.ledger.measurements import MeasurementReader, latest_by_step
-from train.spool import Evaluated, Record, Step
+from pydantic import BaseModel, ConfigDict
 
-_Mode: TypeAlias = Literal["online", "offline", "disabled"]
+from orchestrator.agent.processes import kill_tree
 
 _log = logging.getLogger(__name__)
-_INIT_TIMEOUT_S = 90
 # The node is billed meanwhile; what W&B lacks then, the next attempt or `wandb sync` sends.
 _FINISH_TIMEOUT_S = 15.0
 # Nothing is waited for but this machine: its W&B process writes out the file at its end only,
 # and on a fresh, loaded node a short attempt is over before W&B is imported.
 _FINISH_OFFLINE_TIMEOUT_S = 60.0
-_CONNECT_TIMEOUT_S = 5.0
-# Records that may wait for W&B; those beyond are not sent, the run folder has them.
-_QUEUE_SIZE = 100_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackedRun:
-    """What W&B is told about the run."""
+class Mode(str, Enum):
+    """How W&B is spoken to, in its own words."""
 
-    run_id: str
-    name: str
-    project: str
-    entity: str | None
-    config: Mapping[str, Any]
+    ONLINE = "online"
+    OFFLINE = "offline"
+    DISABLED = "disabled"
+
+
+class TrackingConfig(BaseModel):
+    """What the side process is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Literal[1] = 1
+    store: str
+    attempt: int
+    spool_dir: Path
     directory: Path
+    mode: Mode | None = None
+    """None: online where W&B has a key and can be reached."""
 
 
-def start_tracker(
-    store: ObjectStore, state: RunState, step: int, scratch: Path
-) -> WandbTracker | None:
-    """Report the attempt that goes on after `step`, if the spec asks for it."""
-    wandb = state.spec.tracking.wandb
-    if wandb is None:
-        return None
-    recorded = latest_by_step(MeasurementReader(store).read())
-    tracked = TrackedRun(
-        run_id=state.record.run_id,
-        name=state.record.run,
-        project=wandb.project,
-        entity=wandb.entity,
-        config=state.spec.model_dump(mode="json"),
-        directory=scratch / "wandb",
-    )
-    return WandbTracker(tracked, [recorded[one] for one in sorted(recorded) if one <= step])
+class Tracker:
+    """The agent's end of the attempt's only W&B process, which can neither block nor outlive it.
 
+    A process and no thread: `wandb.init` waits for ever, whatever its init_timeout, for a server
+    that answers 500 or nothing (wandb 0.26.1: 55 s with init_timeout=10), and after an init that
+    failed the id is "in use" for the rest of the process. A process can be killed and started
+    again. What it has not read yet waits in the spool, so that it may be as slow as it likes.
+    """
 
-class WandbTracker:
-    """Owns the attempt's only W&B process, in a thread, so that W&B can never block training."""
-
-    def __init__(self, tracked: TrackedRun, history: Sequence[Step]) -> None:
-        self._tracked = tracked
-        self._history = history
-        self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE_SIZE)
-        self._sends = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="wandb", daemon=True)
-        self._thread.start()
-
-    def log(self, records: Sequence[Record]) -> None:
-        """Hand over records; drops them when W&B is hopelessly behind."""
-        for record in records:
-            if isinstance(record, (Step, Evaluated)):
-                self._offer(record)
+    def __init__(self, config: TrackingConfig, log: Path) -> None:
+        self._config, self._log_file = config, log
+        self._process = self._start(config)
 
     def finish(self) -> Path | None:
-        """Close the run; return the file of an offline run, None where W&B has everything."""
-        self._offer(None)
-        self._thread.join(_FINISH_TIMEOUT_S)
-        if not self._sends.is_set():
-            self._thread.join(_FINISH_OFFLINE_TIMEOUT_S - _FINISH_TIMEOUT_S)
-        if self._thread.is_alive():
-            _log.warning("W&B did not finish in time; the next attempt sends what it lacks")
-        files = sorted(self._tracked.directory.glob("wandb/offline-run-*/run-*.wandb"))
-        return files[-1] if files else None
+        """Close the run; return the file that `wandb sync` takes, None where W&B has everything."""
+        if _end(self._process, self._config):
+            return _recorded(self._config, "offline-run-*")
+        _log.warning("W&B did not finish in time or in order: recording the run offline")
+        directory = self._config.directory.with_name("wandb-again")
+        again = self._config.model_copy(update={"directory": directory, "mode": Mode.OFFLINE})
+        _end(self._start(again), again)
+        return _recorded(again, "offline-run-*") or _recorded(self._config, "*run-*")
 
-    def _offer(self, item: Record | None) -> None:
+    def _start(self, config: TrackingConfig) -> subprocess.Popen[bytes] | None:
         try:
-            self._queue.put_nowait(item)
-        except queue.Full:
-            _log.warning("W&B is too far behind; dropped one record, steps/ has it")
-
-    def _run(self) -> None:
-        try:
-            self._report()
-        except Exception:  # noqa: BLE001  # W&B must never end a run, whatever it raises
-            _log.exception("W&B failed; the run goes on without it")
-
-    def _report(self) -> None:
-        mode = _choose_mode()
-        if mode == "online":
-            self._sends.set()
-        run = _open_run(self._tracked, mode)
-        run.define_metric("*", step_metric="train/step")
-        # What the server has already; an offline run has nothing and gets the whole history.
-        high_water = run.starting_step
-        for step in self._history:
-            high_water = _log_step(run, step, high_water)
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, Step):
-                high_water = _log_step(run, item, high_water)
-            elif isinstance(item, Evaluated):
-                run.summary["eval/loss"] = item.loss
-        run.finish()
+            return _start(config, self._log_file)
+        except OSError as error:
+            _log.warning("W&B cannot be started, the run goes on without it: %s", error)
+            return None
 
 
-def _choose_mode() -> _Mode:
-    wished = os.environ.get("WANDB_MODE", "online")
-    if wished == "disabled":
-        return "disabled"
-    # wandb.init waits much longer than its init_timeout for a server that is not there.
-    return "online" if wished == "online" and has_key() and _is_reachable() else "offline"
+def _start(config: TrackingConfig, log: Path) -> subprocess.Popen[bytes]:
+    config.directory.mkdir(parents=True, exist_ok=True)
+    config_file = config.directory / "tracking.json"
+    config_file.write_text(config.model_dump_json())
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.agent.tracking_process", str(config_file)],
+            # Its end tells the process to finish, also when the agent has died.
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
 
-def _open_run(tracked: TrackedRun, mode: _Mode) -> Any:  # noqa: ANN401  # wandb.Run, imported late
-    # 1 s of CPU that an attempt without tracking need not pay.
-    import wandb
-
-    tracked.directory.mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        project=tracked.project,
-        entity=tracked.entity,
-        id=tracked.run_id,
-        name=tracked.name,
-        config=dict(tracked.config),
-        dir=str(tracked.directory),
-        resume="allow" if mode == "online" else None,
-        mode=mode,
-        settings=wandb.Settings(init_timeout=_INIT_TIMEOUT_S, console="off", silent=True),
-    )
-
-
-def _is_reachable() -> bool:
-    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((url.hostname or "", port), _CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        _log.warning("W&B cannot be reached, recording offline: %s", error)
+def _end(process: subprocess.Popen[bytes] | None, config: TrackingConfig) -> bool:
+    """Have the process finish, and kill it if it does not; say whether it did all."""
+    if process is None:
         return False
-    return True
+    assert process.stdin is not None
+    process.stdin.close()
+    started = time.monotonic()
+    while process.poll() is None:
+        is_online = online_mark(config.directory).exists()
+        limit_s = _FINISH_TIMEOUT_S if is_online else _FINISH_OFFLINE_TIMEOUT_S
+        left_s = started + limit_s - time.monotonic()
+        if left_s <= 0:
+            _kill(process)
+            break
+        # Briefly: the mark may come meanwhile.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(min(left_s, 1.0))
+    return process.returncode == 0
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        kill_tree(process)
+    except subprocess.TimeoutExpired:
+        _log.warning("the W&B process %d cannot be killed", process.pid)
+
+
+def online_mark(directory: Path) -> Path:
+    """Return the file that the process leaves once it waits for a server."""
+    return directory / "online"
+
+
+def _recorded(config: TrackingConfig, runs: str) -> Path | None:
+    files = sorted(config.directory.glob(f"wandb/{runs}/run-*.wandb"))
+    return files[-1] if files else None
 
 
 def has_key() -> bool:
@@ -171,20 +140,3 @@ def has_key() -> bool:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def _log_step(run: Any, step: Step, high_water: int) -> int:  # noqa: ANN401  # wandb.Run
-    """Log a step unless W&B has it; return the next step that W&B lacks."""
-    if step.step < high_water:
-        return high_water
-    run.log(
-        {
-            "train/step": step.step,
-            "train/loss": step.loss,
-            "train/grad_norm": step.grad_norm,
-            "train/learning_rate": step.learning_rate,
-            "train/tokens_per_s": step.num_tokens / step.seconds if step.seconds else 0.0,
-        },
-        step=step.step,
-    )
-    return step.step + 1

@@ -7,6 +7,8 @@ from decimal import Decimal
 
 import pytest
 
+from tests.end_to_end.wandb_runs import scan
+
 PREEMPTIONS = [{"after_step": 6}, {"during": "checkpoint"}]
 
 
@@ -62,8 +64,17 @@ def test_preempted_run_equals_the_undisturbed_one_bit_for_bit(workplace):
     logs = workplace.run("logs", "rough").stdout
     assert "--- attempt 3 ---" in logs
     assert "step 12/12" in logs
-    recorded_for_wandb = list((workplace.folder / "store" / "rough" / "logs").rglob("*.wandb"))
-    assert recorded_for_wandb
+    # Killed attempts leave no file, and need none.
+    [offline] = (workplace.folder / "store" / "rough" / "logs").rglob("*.wandb")
+    rows = scan(offline).rows
+    assert [row["train/step"] for row in rows] == list(range(1, 13))
+    assert [row["attempt/number"] for row in rows] == sorted(row["attempt/number"] for row in rows)
+    replays = [row for row in rows if "replay/steps" in row]
+    assert replays[-1]["replay/steps"] == status["replay"]["steps"]
+    assert {row["replay/max_abs_diff"] for row in replays} == {0}
+    assert all(row["recovery/seconds"] > 0 and row["recovery/usd"] > 0 for row in replays)
+    assert 0 < rows[-1]["cost/usd_total"] <= status["usd"]
+    assert rows[-1]["goodput/seconds_lost_work"] == cost["seconds"]["lost_work"]
 
     model = workplace.folder / "model"
     assert workplace.run("checkpoints", "export", "rough", "--output", model).returncode == 0
