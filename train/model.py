@@ -7,14 +7,17 @@ exist in full anywhere: each rank reads its own rows.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -27,6 +30,8 @@ from train.activations import checkpoint_activations
 from train.config import Attention, ModelOptions, Precision, TrainOptions
 from train.errors import ModelInvalid
 from train.loss import add_loss
+
+log = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -159,16 +164,42 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:
-    missing = dict(model.named_parameters())
-    for path in _weight_files(folder):
-        with safe_open(str(path), framework="pt") as file:
-            for name in sorted(missing.keys() & set(file.keys())):
-                _copy_rows(missing.pop(name), file.get_slice(name), name)
+    """Read each rank's rows, where the files have the model's own names for its tensors."""
+    files = {path: safe_open(str(path), framework="pt") for path in _weight_files(folder)}
+    names = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
+    parameters = dict(model.named_parameters())
+    missing = sorted(parameters.keys() - names.keys())
     if missing:
+        log.info("%s has no %s: transformers loads it whole, on rank 0", folder, missing[0])
+        _load_whole(model, folder)
+        return
+    for name, parameter in parameters.items():
+        _copy_rows(parameter, names[name].get_slice(name), name)
+
+
+def _load_whole(model: nn.Module, folder: Path) -> None:
+    """Let transformers rename, stack and split what it will; needs the whole model's memory once.
+
+    Raises ModelInvalid if it finds no weights for a part of the model.
+    """
+    state: dict[str, torch.Tensor] = {}
+    complaint = None
+    if dist.get_rank() == 0:
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        state = loaded.state_dict()
+        if found["missing_keys"]:
+            complaint = ", ".join(sorted(found["missing_keys"])[:3])
+    complaints = [complaint]
+    dist.broadcast_object_list(complaints, src=0)
+    if complaints[0] is not None:
         raise ModelInvalid(
-            f"{folder} has no weights for {', '.join(sorted(missing)[:3])}.",
+            f"{folder} has no weights for {complaints[0]}.",
             "Use weights of the architecture that config.json names.",
         )
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, state, options=options)
 
 
 def _copy_rows(parameter: nn.Parameter, source: object, name: str) -> None:

@@ -9,28 +9,25 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
+from datetime import timedelta
 
 import psutil
 import pytest
 
-from checkpoints.fence import claim_attempt, read_head, rewind
+from checkpoints.fence import read_head, rewind
 from checkpoints.inspect import compare, read_manifest
-from checkpoints.manifest import Manifest
-from checkpoints.store import open_store
+from tests.train.attempts import (
+    MODEL,
+    NUM_STEPS,
+    OPTIONS,
+    now,
+    running,
+    without_dropout,
+)
 from train.config import (
     ActivationCheckpointing,
-    CheckpointOptions,
-    ModelOptions,
-    TrainConfig,
-    TrainOptions,
 )
 from train.data.prepare import prepare
 from train.spool import (
@@ -38,38 +35,12 @@ from train.spool import (
     OutcomeKind,
     Risk,
     read_outcome,
-    read_records,
     risk_path,
     spool_path,
     write_notice,
     write_risk,
     write_uploaded,
 )
-
-ROOT = Path(__file__).parents[2]
-NUM_STEPS = 6
-# Long enough for tests to act within a step: 8 micro-batches of about 20 ms on each of 2 ranks.
-OPTIONS = TrainOptions(
-    num_steps=NUM_STEPS, global_batch=15, micro_batch=1, learning_rate=1e-2, precision="fp32"
-)
-MODEL = {
-    "model_type": "llama",
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 500,
-    "max_position_embeddings": 256,
-    # One tensor under two names; the model of examples/ has two tensors.
-    "tie_word_embeddings": True,
-    # One that 2 ranks cannot split evenly, and one that needs a generator.
-    "attention_dropout": 0.1,
-}
-
-
-def now():
-    return datetime.now(timezone.utc)
 
 
 @pytest.fixture(scope="session")
@@ -98,132 +69,10 @@ def inputs_dir(tmp_path_factory):
     return folder / "prepared"
 
 
-class Run:
-    """A run folder and the attempts that a test makes on it."""
-
-    def __init__(self, folder, inputs_dir):
-        self.folder = folder
-        self.inputs_dir = inputs_dir
-        self.notice_file = folder / "notice.json"
-        self.url = f"file://{folder}/run"
-        self.store = open_store(self.url)
-        self.processes = []
-
-    def claim(self, world_size=2):
-        return claim_attempt(
-            self.store, claimed_by="test", claimed_at=now(), world_size=world_size, offer={}
-        )
-
-    def start(
-        self,
-        *,
-        world_size=2,
-        torchrun=False,
-        owner_pid=None,
-        flush_timeout_s=0.0,
-        objects_store=None,
-        **train,
-    ):
-        claim = self.claim(world_size)
-        self.spool_dir = self.folder / f"spool-{claim.attempt}"
-        config = TrainConfig(
-            run="test",
-            attempt=claim.attempt,
-            store=self.url,
-            objects_store=objects_store,
-            parent=claim.parent,
-            inputs_dir=self.inputs_dir,
-            num_steps=NUM_STEPS,
-            model=ModelOptions(base="tiny", max_length=200),
-            train=OPTIONS.model_copy(update=train),
-            checkpoints=CheckpointOptions(interval="2 steps", keep_last=10),
-            spool_dir=self.spool_dir,
-            notice_file=self.notice_file,
-            owner_pid=owner_pid,
-            flush_timeout_s=flush_timeout_s,
-        )
-        path = self.folder / f"config-{claim.attempt}.json"
-        path.write_text(config.model_dump_json())
-        self.log = self.folder / f"log-{claim.attempt}.txt"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        worker = ["-m", "train", str(path)]
-        with self.log.open("wb") as log:
-            if torchrun:
-                worker = ["-m", "torch.distributed.run", *torchrun_arguments(world_size), *worker]
-                environments = [environment]
-            elif world_size == 1:
-                environments = [environment]
-            else:
-                environments = [{**environment, **e} for e in rank_environments(world_size)]
-            self.processes = [
-                subprocess.Popen([sys.executable, *worker], env=e, stderr=log, stdout=log)
-                for e in environments
-            ]
-
-    def records(self, kind):
-        return [r for r in read_records(spool_path(self.spool_dir), 0)[0] if r.kind == kind]
-
-    def wait_until(self, condition, timeout_s=90):
-        give_up_at = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < give_up_at, self.log.read_text()
-            ended = [p.returncode for p in self.processes if p.poll() is not None]
-            assert not ended or condition(), (ended, self.log.read_text())
-            time.sleep(0.005)
-
-    def wait(self, timeout_s=90):
-        return [process.wait(timeout_s) for process in self.processes]
-
-    def kill(self):
-        # All before any is waited for: a rank that outlives another says why it fails.
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-        for process in self.processes:
-            process.wait()
-
-    def outcomes(self, world_size=2):
-        return [read_outcome(self.spool_dir, rank) for rank in range(world_size)]
-
-    def step_values(self):
-        return {r.step: (r.loss, r.grad_norm, r.learning_rate) for r in self.records("step")}
-
-    def head_manifest(self):
-        head, _ = read_head(self.store)
-        return Manifest.from_json(self.store.get(head.manifest).data)
-
-
-def torchrun_arguments(world_size):
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    return ["--nproc-per-node", str(world_size), *rendezvous]
-
-
-def rank_environments(world_size):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sizes = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    return [
-        {**common, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        for rank in range(world_size)
-    ]
-
-
 @pytest.fixture
 def new_run(tmp_path, inputs_dir):
     with running(tmp_path, inputs_dir) as run:
         yield run
-
-
-@contextmanager
-def running(folder, inputs_dir):
-    folder.mkdir(exist_ok=True)
-    run = Run(folder, inputs_dir)
-    try:
-        yield run
-    finally:
-        run.kill()
 
 
 @pytest.fixture(scope="session")
@@ -400,17 +249,6 @@ def test_world_size_and_micro_batch_do_not_change_the_numbers(tmp_path, inputs_d
             run.wait_until(lambda run=run: run.records("commit"))
         for step in (1, 2):
             assert two.step_values()[step] == pytest.approx(one.step_values()[step], rel=1e-5)
-
-
-def without_dropout(inputs_dir, tmp_path):
-    folder = tmp_path / "inputs"
-    if not folder.exists():
-        folder.mkdir()
-        for path in inputs_dir.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        config = json.loads((inputs_dir / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.0}))
-    return folder
 
 
 def test_weights_from_files_and_recomputed_activations_give_the_same_bits(straight_run, new_run):
