@@ -5,7 +5,8 @@ TrainError
 ├── DataInvalid     conversations or prepared data that cannot be trained on
 ├── OutputConflict  the output exists, or another process writes it
 ├── LibraryMissing  an optional package is not installed
-├── EndpointFailed  a model's HTTP endpoint refuses or cannot be reached; asked again later it may
+├── EndpointRefused a model's HTTP endpoint says no: its address, the key, the model's name
+├── EndpointFailed  a model's HTTP endpoint does not answer; asked again later it may
 ├── ModelInvalid    a model folder that cannot be loaded
 ├── SpoolInvalid    a spool record that this version does not understand
 └── NotFinite       a loss or a gradient norm that is not a finite number
@@ -37,8 +38,12 @@ class LibraryMissing(TrainError):
     """An optional package is not installed."""
 
 
+class EndpointRefused(TrainError):
+    """A model's HTTP endpoint says no: its address, the key, the model's name."""
+
+
 class EndpointFailed(TrainError):
-    """A model's HTTP endpoint refuses or cannot be reached; asked again later it may answer."""
+    """A model's HTTP endpoint does not answer; asked again later it may."""
 
 
 class ModelInvalid(TrainError):

@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from train.data.augment import Augmentation, Method, augment_file
 from train.data.cleaning import (
     NOTES,
     OUTPUT,
@@ -25,6 +28,7 @@ from train.data.cleaning import (
     clean_file,
     file_digest,
 )
+from train.data.endpoint import Budget, Endpoint
 from train.data.json_items import EXAMPLE
 from train.data.language import classifier
 from train.data.partial import PartialRun, locked, remove, write_durably
@@ -35,6 +39,7 @@ from train.errors import DataInvalid, LibraryMissing, OutputConflict, TrainError
 
 # Raise it whenever the same input and options give other bytes: unfinished runs then start anew.
 VERSION = 1
+_AUGMENTED = "augmented.jsonl"
 SCHEMA_VERSION = 1
 
 
@@ -47,11 +52,19 @@ class Job:
     settings: Settings
     workers: int
     force: bool
+    augmentation: Augmentation | None = None
+    endpoint: str = ""
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def report(self) -> Path:
         """What happened to which conversation."""
         return self.output.with_name(f"{self.output.name}.report.json")
+
+    @property
+    def cache(self) -> Path:
+        """What the endpoint has answered; it stays, so that nothing is ever paid twice."""
+        return self.output.with_name(f"{self.output.name}.answers.jsonl")
 
     @property
     def partial(self) -> Path:
@@ -69,7 +82,7 @@ def run(job: Job) -> dict[str, Any]:
     identity = {
         "input": str(job.source),
         "input_sha256": file_digest(job.source),
-        "options": json.loads(json.dumps(asdict(job.settings), default=str)),
+        "options": json.loads(json.dumps(_options(job), default=str)),
     }
     fingerprint = json.dumps([VERSION, identity], sort_keys=True)
     paths = {"output": str(job.output), "report": str(job.report)}
@@ -104,6 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
+
+
+def _options(job: Job) -> dict[str, Any]:
+    """Return what decides on the output's bytes."""
+    options = asdict(job.settings)
+    if job.augmentation is not None:
+        options["augmentation"] = asdict(job.augmentation)
+        options["budget_usd"] = job.budget.usd
+    return options
 
 
 def _check_libraries(settings: Settings) -> None:
@@ -157,13 +179,47 @@ def _run_locked(job: Job, identity: dict[str, Any], fingerprint: str) -> dict[st
             f"{job.source} has no conversation to keep ({reasons or 'it is empty'}).",
             f"Give ShareGPT conversations: {EXAMPLE}",
         )
+    report = _summary(identity, state)
     output = job.partial / OUTPUT
-    report = _summary(identity, state) | {"output_sha256": file_digest(output)}
+    if job.augmentation is not None:
+        output = job.partial / _AUGMENTED
+        report["augmentation"] = _augment(job, job.augmentation, output)
+        report["num_written"] += report["augmentation"]["num_added"]
+    report["output_sha256"] = file_digest(output)
     notes = job.partial / NOTES
     # The output last: where it is, all is done.
     write_durably(job.report, lambda file: _write_report(file, report, notes))
     output.replace(job.output)
     return report
+
+
+def _augment(job: Job, plan: Augmentation, output: Path) -> dict[str, Any]:
+    """Write the cleaned conversations with their variants; begun anew, it asks for what is new."""
+    source = job.partial / OUTPUT
+    endpoint = Endpoint(
+        job.endpoint, plan.model, job.cache, job.budget, sleep=time.sleep, jitter=random.Random()
+    )
+    try:
+        with (
+            output.open("wb") as file,
+            progress("Augmenting", source.stat().st_size) as show,
+        ):
+            num_added = augment_file(source, file, plan, endpoint, show)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        endpoint.close()
+    if endpoint.is_budget_used:
+        say(f"The budget of ${job.budget.usd:g} is used up: the rest is not augmented.")
+    if endpoint.num_failed:
+        say(f"{endpoint.num_failed} questions got no answer; their conversations stay as they are.")
+    return {
+        "num_added": num_added,
+        "num_asked": endpoint.num_asked,
+        "num_failed": endpoint.num_failed,
+        "usd": round(endpoint.usd, 6),
+        "is_budget_used": endpoint.is_budget_used,
+    }
 
 
 def _summary(identity: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +264,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", help="ISO 639-1 code of the language to keep")
     parser.add_argument("--max-length", type=int, help="tokens of a part")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
+    parser.add_argument("--augment", choices=[method.value for method in Method])
+    parser.add_argument("--endpoint", default="", help="OpenAI-compatible, as http://HOST/v1")
+    parser.add_argument("--model", default="", help="of the endpoint")
+    parser.add_argument("--share", type=float, default=0.1, help="of conversations to augment")
+    parser.add_argument("--pivot-language", default="German")
+    parser.add_argument("--budget-usd", type=float)
+    parser.add_argument("--usd-per-million-tokens", type=float, default=0.0)
     parser.add_argument("--force", action="store_true", help="replace another output")
     parser.add_argument("--with-parent", action="store_true", help="end when stdin closes")
     return parser
@@ -229,6 +292,18 @@ def _job(options: argparse.Namespace) -> Job:
         ),
         workers=options.workers,
         force=options.force,
+        augmentation=None
+        if options.augment is None
+        else Augmentation(
+            method=Method(options.augment),
+            model=options.model,
+            share=options.share,
+            pivot_language=options.pivot_language,
+        ),
+        endpoint=options.endpoint,
+        budget=Budget(
+            usd=options.budget_usd, usd_per_million_tokens=options.usd_per_million_tokens
+        ),
     )
 
 
