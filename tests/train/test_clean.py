@@ -67,6 +67,20 @@ def test_lists_tables_and_emphasis_become_markdown():
     assert text == "**a** `List<int>`\n\n- x_y\n- 2 * 3\n\n| A |\n| --- |\n| 1 |"
 
 
+FORMULA = (
+    '<span class="katex"><span class="katex-mathml"><math><semantics><mrow><mi>x</mi></mrow>'
+    '<annotation encoding="application/x-tex">x_1 &lt; 2</annotation></semantics></math></span>'
+    '<span class="katex-html" aria-hidden="true"><span class="mord">x</span>1&lt;2</span></span>'
+)
+
+
+def test_a_drawn_formula_is_its_tex_source_once():
+    text, _ = clean_answer(PAGE(f"<p>If {FORMULA}.</p>"))
+    assert text == "If $x_1 < 2$."
+    text, _ = clean_answer(PAGE(f'<p><span class="katex-display">{FORMULA}</span></p>'))
+    assert text == "$$x_1 < 2$$"
+
+
 @pytest.mark.parametrize(
     "text",
     [

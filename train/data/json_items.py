@@ -149,8 +149,8 @@ class _Text:
                 if not is_cut or len(self._text) - self._at > _MAX_ITEM or not self._more():
                     raise not_json(where, error.msg) from error
                 continue
-            # A number may go on in the next block.
-            if end == len(self._text) and self._more():
+            # A number may go on in the next block: what is left may be the "e+" of its exponent.
+            if end > len(self._text) - _CUT and self._more():
                 continue
             self._at = end
             return value
@@ -162,5 +162,7 @@ class _Text:
         while num_new <= len(held) and (block := next(self._blocks, None)) is not None:
             parts.append(block)
             num_new += len(block)
+        if not num_new:
+            return False
         self._text, self._at = "".join(parts), 0
-        return num_new > 0
+        return True
