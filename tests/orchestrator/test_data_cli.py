@@ -66,6 +66,7 @@ def test_json_is_one_document_with_its_version_first(source):
         (("in.json", "none/o"), "no folder"),
         (("in.json", "o", "--max-length", "9"), "go together"),
         (("in.json", "o", "--max-length", "9", "--tokenizer", "."), "no tokenizer.json"),
+        (("in.json", "o", "--language", "english"), "is no language"),
         (("in.json", "o", "--augment", "paraphrase"), "needs --endpoint"),
         (("in.json", "o", "--budget-usd", "1"), "goes with --augment"),
     ],
@@ -78,17 +79,26 @@ def test_bad_input_is_two_lines_and_exit_2(source, arguments, what):
     assert what in done.stderr
 
 
-def test_a_missing_library_is_named_with_its_remedy(source):
+@pytest.mark.parametrize(
+    ("library", "options"),
+    [
+        ("py3langid", ["--language", "en"]),
+        ("markdownify", []),
+        ("tokenizers", ["--max-length", "9", "--tokenizer", "."]),
+    ],
+)
+def test_a_missing_library_is_named_with_its_remedy(source, library, options):
     hidden = source / "hidden"
     hidden.mkdir()
-    (hidden / "py3langid.py").write_text("raise ModuleNotFoundError('No module named py3langid')")
+    (hidden / f"{library}.py").write_text(f"raise ModuleNotFoundError('No module {library}')")
     done = orchestrate(
-        *("data", "prepare", "in.json", "o", "--language", "en"),
+        *("data", "prepare", "in.json", "o", *options),
         cwd=source,
         PYTHONPATH=f"{hidden}:{ROOT}",
     )
     assert done.returncode == 2
-    assert "needs py3langid" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert library in done.stderr
     assert "pip install" in done.stderr
 
 

@@ -132,6 +132,18 @@ def test_markup_nested_too_deep_is_refused_not_a_crash():
         clean_answer("<div>" * 20_000 + "x" + "</div>" * 20_000)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("<p>" + " " * 500_000 + "x</p>", "<p>" + "<span " * 50_000 + "</p>", "```\n" * 50_000),
+        *("1 / 2\n" * 5_000, "Copy1 chars / 1 words" * 10_000, "<div>" + "<p" * 50_000 + "</p>"),
+    ],
+)
+def test_no_text_takes_the_square_of_its_length(text):
+    clean_answer(text)
+
+
 @pytest.mark.parametrize(
     ("turns", "kept", "expected"),
     [

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from train.data.clean import main
+from train.data.conversations import read_conversations
+
 ROOT = Path(__file__).parents[2]
 NUM = 2200
 # What is done instead of the nth fsync; a commit has four of them, so it is cut at any place.
@@ -87,7 +90,7 @@ def expected(source):
     return output.read_bytes(), Path(report["report"]).read_bytes()
 
 
-def test_the_report_names_every_dropped_and_changed_conversation(expected):
+def test_the_report_names_every_change_and_the_trainer_reads_the_output(source, expected):
     output, report = expected[0], json.loads(expected[1])
     assert report["num_read"] == NUM == report["num_kept"] + report["num_dropped"]
     assert report["num_written"] == len(output.splitlines())
@@ -98,6 +101,8 @@ def test_the_report_names_every_dropped_and_changed_conversation(expected):
         "duplicate-opening",
     }
     kept = [json.loads(line)["id"] for line in output.splitlines()]
+    conversations, notes = read_conversations(source.with_name("expected.jsonl"))
+    assert ([conversation.id for conversation in conversations], notes) == (kept, [])
     dropped = {entry["id"] for entry in report["dropped"]}
     assert kept == [f"c{n}" for n in range(NUM) if f"c{n}" not in dropped]
     assert sum(report["reasons"].values()) == len(report["dropped"]) + len(report["changed"])
@@ -200,13 +205,13 @@ def test_items_that_are_no_conversation_are_dropped_and_reported(tmp_path):
         (b"[" * 100_000, "is not JSON"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing_behind(tmp_path, content, what):
+def test_bad_input_is_one_line_and_leaves_nothing_behind(tmp_path, capsys, content, what):
     source = tmp_path / "in.json"
     if content is not None:
         source.write_bytes(content)
-    code, problem, said = run(source, tmp_path / "out.jsonl", "--workers", "1")
-    assert code == 2
-    assert what in problem["what"]
+    assert main([str(source), str(tmp_path / "out.jsonl"), "--workers", "1"]) == 2
+    printed, said = capsys.readouterr()
+    assert what in json.loads(printed)["what"]
     assert said == ""
     assert [path for path in tmp_path.iterdir() if path != source] == []
 

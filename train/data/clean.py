@@ -30,11 +30,10 @@ from train.data.cleaning import (
 )
 from train.data.endpoint import Budget, Endpoint
 from train.data.json_items import EXAMPLE
-from train.data.language import classifier
+from train.data.language import check_language
 from train.data.partial import PartialRun, locked, remove, write_durably
 from train.data.progress import progress, say
 from train.data.rules import BLOCKED, Rules
-from train.data.split import tokenizer_in
 from train.errors import DataInvalid, LibraryMissing, OutputConflict, TrainError
 
 # Raise it whenever the same input and options give other bytes: unfinished runs then start anew.
@@ -122,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(job: Job) -> dict[str, Any]:
     """Return what decides on the output's bytes."""
     options = asdict(job.settings)
+    if job.settings.tokenizer is not None:
+        options["tokenizer_sha256"] = file_digest(job.settings.tokenizer / "tokenizer.json")
     if job.augmentation is not None:
         options["augmentation"] = asdict(job.augmentation)
         options["budget_usd"] = job.budget.usd
@@ -131,16 +132,19 @@ def _options(job: Job) -> dict[str, Any]:
 def _check_libraries(settings: Settings) -> None:
     """Find out before the work, not in the middle of it."""
     try:
-        import markdownify  # noqa: F401  # 0.2 s, and only here and where there is HTML
+        if not settings.rules.keep_html:
+            import train.data.page  # noqa: F401  # 0.2 s, only where it is needed
+        if settings.tokenizer is not None:
+            from train.data.split import tokenizer_in
+
+            tokenizer_in(settings.tokenizer)
     except ModuleNotFoundError as error:
         raise LibraryMissing(
             f"Cleaning needs the trainer's libraries ({error}).",
             "Install them: pip install -c constraints.txt -e '.[train]'",
         ) from error
     if settings.rules.language is not None:
-        classifier()
-    if settings.tokenizer is not None:
-        tokenizer_in(settings.tokenizer)
+        check_language(settings.rules.language)
 
 
 def _finished(job: Job, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -27,7 +27,6 @@ from train.data.conversations import Conversation, parse_item
 from train.data.json_items import read_items
 from train.data.partial import PartialRun
 from train.data.rules import Note, Reason, Rules, clean_conversation, opening_digest
-from train.data.split import split_conversation
 from train.errors import DataInvalid, OutputConflict
 
 OUTPUT, NOTES, SEEN = "output.jsonl", "notes.jsonl", "seen"
@@ -107,6 +106,8 @@ def clean_item(item: _Item, settings: Settings) -> Outcome:
         return Outcome(id=name, lines=(), notes=cleaned.notes)
     parts, notes = [cleaned.conversation], cleaned.notes
     if settings.max_length is not None and settings.tokenizer is not None:
+        from train.data.split import split_conversation  # the trainer's libraries, only for this
+
         parts = split_conversation(cleaned.conversation, settings.tokenizer, settings.max_length)
         if len(parts) > 1:
             notes = (*notes, Note(reason=Reason.SPLIT, detail=f"{len(parts)} parts"))

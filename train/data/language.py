@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from typing import Any
 
 from train.data.conversations import Conversation
-from train.errors import LibraryMissing
+from train.errors import DataInvalid, LibraryMissing
 
 # Code is English to any such model, and its words say nothing of the conversation's.
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
@@ -24,22 +24,26 @@ def language_of(conversation: Conversation) -> str:
             break
     text = " ".join(parts)[:_MAX_TEXT]
     # All code: as good as any.
-    return classifier()(text) if text.strip() else "en"
+    return str(_library().classify(text)[0]) if text.strip() else "en"
+
+
+def check_language(code: str) -> None:
+    """Raise DataInvalid for a code that no text would get, LibraryMissing without py3langid."""
+    known = sorted(name for name, _ in _library().rank("a"))
+    if code not in known:
+        raise DataInvalid(
+            f"{code!r} is no language that can be told.", f"Give one of {', '.join(known)}."
+        )
 
 
 @functools.cache
-def classifier() -> Callable[[str], str]:
-    """Return what names the language of a text; raises LibraryMissing. Takes 1 s to load."""
+def _library() -> Any:  # noqa: ANN401  # the module ships no types
+    """Return py3langid, which takes 1 s to load."""
     try:
         import py3langid
     except ModuleNotFoundError as error:
         raise LibraryMissing(
-            "A filter by language needs py3langid, which is not installed.",
+            f"A filter by language needs py3langid ({error}).",
             "Install it: pip install -c constraints.txt py3langid, or leave out --language.",
         ) from error
-
-    def classify(text: str) -> str:
-        name: str = py3langid.classify(text)[0]
-        return name
-
-    return classify
+    return py3langid

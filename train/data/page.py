@@ -14,6 +14,8 @@ from train.data.markdown import HtmlUnreadable
 _SPAN = re.compile(r"</?span(?:\s[^<>]*)?>")
 _LABEL = re.compile(r"[\w+#.-]{1,20}")
 _FENCE = re.compile(r"`{3,}")
+# markdownify takes the square of a run of spaces: 500,000 of them, minutes. No line is as wide.
+_WIDE = re.compile(r"(\s{500})\s+")
 _BUTTON = "Copy code"
 _KATEX = 'class="katex'
 
@@ -21,6 +23,7 @@ _KATEX = 'class="katex'
 def page_to_markdown(html: str) -> str:
     """Return the page as Markdown; raises HtmlUnreadable."""
     try:
+        html = _WIDE.sub(r"\1", html)
         if _KATEX in html:
             html = _with_formulas(html)
         markdown: str = _CONVERTER.convert(_SPAN.sub("", html))
