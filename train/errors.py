@@ -3,6 +3,10 @@
 TrainError
 ├── ConfigInvalid   the configuration file is not one this version can run
 ├── DataInvalid     conversations or prepared data that cannot be trained on
+├── OutputConflict  the output exists, or another process writes it
+├── LibraryMissing  an optional package is not installed
+├── EndpointRefused a model's HTTP endpoint says no: its address, the key, the model's name
+├── EndpointFailed  a model's HTTP endpoint does not answer; asked again later it may
 ├── ModelInvalid    a model folder that cannot be loaded
 ├── SpoolInvalid    a spool record that this version does not understand
 └── NotFinite       a loss or a gradient norm that is not a finite number
@@ -24,6 +28,22 @@ class ConfigInvalid(TrainError):
 
 class DataInvalid(TrainError):
     """Conversations or prepared data that cannot be trained on."""
+
+
+class OutputConflict(TrainError):
+    """The output exists, or another process writes it."""
+
+
+class LibraryMissing(TrainError):
+    """An optional package is not installed."""
+
+
+class EndpointRefused(TrainError):
+    """A model's HTTP endpoint says no: its address, the key, the model's name."""
+
+
+class EndpointFailed(TrainError):
+    """A model's HTTP endpoint does not answer; asked again later it may."""
 
 
 class ModelInvalid(TrainError):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -166,7 +167,9 @@ def _weight_files(folder: Path) -> list[Path]:
 def _load_weights(model: nn.Module, folder: Path) -> None:
     """Read each rank's rows, where the files have the model's own names for its tensors."""
     files = {path: safe_open(str(path), framework="pt") for path in _weight_files(folder)}
-    names = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
+    names: dict[str, Any] = {}  # safetensors ships no types
+    for file in files.values():
+        names |= dict.fromkeys(file.keys(), file)  # type: ignore[no-untyped-call]
     parameters = dict(model.named_parameters())
     missing = sorted(parameters.keys() - names.keys())
     if missing:
@@ -182,20 +185,20 @@ def _load_whole(model: nn.Module, folder: Path) -> None:
 
     Raises ModelInvalid if it finds no weights for a part of the model.
     """
-    state: dict[str, torch.Tensor] = {}
-    complaint = None
+    state: dict[str, Any] = {}
+    lacking: list[str] = []
     if dist.get_rank() == 0:
         loaded, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
         state = loaded.state_dict()
-        if found["missing_keys"]:
-            complaint = ", ".join(sorted(found["missing_keys"])[:3])
-    complaints = [complaint]
-    dist.broadcast_object_list(complaints, src=0)
-    if complaints[0] is not None:
+        lacking = sorted(found["missing_keys"])
+    # All ranks have to know, or they wait for one another.
+    is_lacking = torch.tensor([len(lacking)], device=next(model.parameters()).device)
+    dist.broadcast(is_lacking, src=0)
+    if is_lacking.item():
         raise ModelInvalid(
-            f"{folder} has no weights for {complaints[0]}.",
+            f"{folder} has no weights for {', '.join(lacking[:3]) or 'all of the model'}.",
             "Use weights of the architecture that config.json names.",
         )
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "dashboard": ("orchestrator.cli.reports", "Write a run's page: cost, attempts, loss."),
     "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
+    "data": ("orchestrator.cli.data", "Prepare conversations for training."),
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (
         "orchestrator.cli.checkpoints",

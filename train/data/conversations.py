@@ -5,17 +5,16 @@ A file of another shape is an error; a conversation with the wrong content is dr
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.data.json_items import EXAMPLE, read_items
 from train.errors import DataInvalid
 
 _USER_ROLES = frozenset({"human", "user"})
 _ASSISTANT_ROLES = frozenset({"gpt", "assistant", "chatgpt", "bing", "bard"})
 _SYSTEM_ROLE = "system"
-_EXAMPLE = '{"id": "1", "conversations": [{"from": "human", "value": "Hi"}, ...]}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,9 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Turn:
+class Turn:
+    """What somebody said; roles are user, assistant, or what the file calls others."""
+
     role: str
     text: str
 
@@ -56,8 +57,8 @@ def read_conversations(path: Path) -> tuple[list[Conversation], list[Dropped]]:
     """
     conversations: list[Conversation] = []
     dropped: list[Dropped] = []
-    for where, index, item in _items(path):
-        conversation, notes = _to_conversation(*_parse_item(item, index, where))
+    for where, index, item in read_items(path):
+        conversation, notes = _to_conversation(*parse_item(item, index, where))
         dropped += notes
         if conversation is not None:
             conversations.append(conversation)
@@ -66,67 +67,32 @@ def read_conversations(path: Path) -> tuple[list[Conversation], list[Dropped]]:
         raise DataInvalid(
             f"{path} has no conversation with an assistant turn to train on"
             + (f" ({'; '.join(reasons[:3])})." if reasons else " (it is empty)."),
-            f"Give ShareGPT conversations: {_EXAMPLE}",
+            f"Give ShareGPT conversations: {EXAMPLE}",
         )
     return conversations, dropped
 
 
-def _items(path: Path) -> Iterator[tuple[str, int, object]]:
-    text = _read_text(path)
-    if text.lstrip().startswith("["):
-        whole = _parse_json(text, str(path))
-        assert isinstance(whole, list)
-        yield from ((f"{path}, item {index + 1}", index, item) for index, item in enumerate(whole))
-        return
-    # Not splitlines(): JSON strings may hold U+2028, which is no line end to JSON.
-    lines = (line for line in enumerate(text.split("\n"), start=1) if line[1].strip())
-    for index, (number, line) in enumerate(lines):
-        where = f"{path}, line {number}"
-        yield where, index, _parse_json(line, where)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataInvalid(
-            f"{path} cannot be read: {error.strerror}.", "Give the path of a .json or .jsonl file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataInvalid(
-            f"{path} is not UTF-8 text (byte {error.start}).", "Convert it to UTF-8."
-        ) from error
-
-
-def _parse_json(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataInvalid(
-            f"{where} is not JSON: {error}.", f"Give ShareGPT conversations: {_EXAMPLE}"
-        ) from error
-
-
-def _parse_item(item: object, index: int, where: str) -> tuple[str, list[_Turn]]:
+def parse_item(item: object, index: int, where: str) -> tuple[str, list[Turn]]:
+    """Return a conversation's id and turns; raises DataInvalid where it is none."""
     turns = item.get("conversations") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(turns, list):
         raise DataInvalid(
             f"{where} is not a conversation: it needs a list named conversations.",
-            f"Give ShareGPT conversations: {_EXAMPLE}",
+            f"Give ShareGPT conversations: {EXAMPLE}",
         )
     identity = item.get("id")
     name = f"item-{index + 1}" if identity is None else str(identity)
     return name, [_parse_turn(turn, number, where) for number, turn in enumerate(turns, start=1)]
 
 
-def _parse_turn(turn: object, number: int, where: str) -> _Turn:
+def _parse_turn(turn: object, number: int, where: str) -> Turn:
     if isinstance(turn, dict):
         speaker, value = turn.get("from"), turn.get("value")
         if isinstance(speaker, str) and isinstance(value, str):
-            return _Turn(role=_role(speaker), text=_without_lone_surrogates(value))
+            return Turn(role=_role(speaker), text=_without_lone_surrogates(value))
     raise DataInvalid(
         f"{where}, turn {number} needs the texts from and value.",
-        f"Give ShareGPT conversations: {_EXAMPLE}",
+        f"Give ShareGPT conversations: {EXAMPLE}",
     )
 
 
@@ -141,7 +107,7 @@ def _without_lone_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _to_conversation(name: str, turns: list[_Turn]) -> tuple[Conversation | None, list[Dropped]]:
+def _to_conversation(name: str, turns: list[Turn]) -> tuple[Conversation | None, list[Dropped]]:
     notes: list[Dropped] = []
     system = None
     if turns and turns[0].role == _SYSTEM_ROLE:
@@ -165,7 +131,7 @@ def _to_conversation(name: str, turns: list[_Turn]) -> tuple[Conversation | None
     return Conversation(id=name, system=system, pairs=pairs), notes
 
 
-def _count_leading(turns: Iterable[_Turn], role: str) -> int:
+def _count_leading(turns: Iterable[Turn], role: str) -> int:
     count = 0
     for turn in turns:
         if turn.role != role:
@@ -174,7 +140,7 @@ def _count_leading(turns: Iterable[_Turn], role: str) -> int:
     return count
 
 
-def _problem(turns: Sequence[_Turn]) -> str | None:
+def _problem(turns: Sequence[Turn]) -> str | None:
     if not turns:
         return "no answered user turn"
     for number, turn in enumerate(turns, start=1):

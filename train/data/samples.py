@@ -75,6 +75,16 @@ class Encoder:
             return [], [Dropped(id=conversation.id, why=str(error))]
         return samples, notes
 
+    def split(self, conversation: Conversation) -> list[tuple[Pair, ...]]:
+        """Return the pairs of each sample that the conversation becomes.
+
+        Raises TemplateRefused if the template cannot write it.
+        """
+        pairs = conversation.pairs
+        firsts = [first for _, first in self._groups(conversation.system, pairs)]
+        bounds = zip(firsts, [*firsts[1:], len(pairs)], strict=True)
+        return [pairs[start:stop] for start, stop in bounds]
+
     def pieces(self, conversation: Conversation) -> list[Piece]:
         """Return the whole conversation, one piece per token, however long it is.
 
