@@ -1,8 +1,9 @@
-"""This project's trainer, in this process, as one rank of one: a whole run with its own loop."""
+"""This project's trainer in this process: a whole run of its loop, with a meter in its report."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 
 from benchmarks.trainers.jobs import (
     LEARNING_RATE,
@@ -29,12 +30,15 @@ from train.config import (
 from train.loop import train
 from train.report import Report
 
+_RUN = "run"
+
 
 def measure(job: Job) -> Figures:
-    """Train for about one epoch; return the figures."""
-    config = _config(job)
+    """Train for about one epoch, as one rank of one; return the figures."""
+    claim(job.scratch)
+    config = make_config(job.inputs_dir, job.scratch, _options(job), MAX_LENGTH)
     stacks = Stacks() if job.is_profiled else None
-    report = _MeteredReport(config, stacks)
+    report = MeteredReport(config, 0, Meter(), stacks)
     train(config, report)
     figures = report.meter.figures()
     if stacks is None:
@@ -42,12 +46,14 @@ def measure(job: Job) -> Figures:
     return figures.model_copy(update={"shares": stacks.shares(), "outside": stacks.outside()})
 
 
-class _MeteredReport(Report):
+class MeteredReport(Report):
     """The run's report, which tells the meter of every step."""
 
-    def __init__(self, config: TrainConfig, stacks: Stacks | None) -> None:
-        super().__init__(config, 0, datetime.now(timezone.utc))
-        self.meter = Meter()
+    def __init__(
+        self, config: TrainConfig, rank: int, meter: Meter, stacks: Stacks | None = None
+    ) -> None:
+        super().__init__(config, rank, datetime.now(timezone.utc))
+        self.meter = meter
         self._stacks = stacks
         self._num_steps = config.num_steps
 
@@ -63,37 +69,51 @@ class _MeteredReport(Report):
                 self._stacks.stop()
 
 
-def _config(job: Job) -> TrainConfig:
-    inputs = job.inputs
-    global_batch = max(1, round(job.tokens_per_step * inputs.num_sequences / inputs.num_tokens))
-    num_steps = max(WARMUP_STEPS + 1, -(-inputs.num_sequences // global_batch))
-    is_packed = inputs.num_sequences < inputs.num_samples
-    url = f"file://{job.scratch}/run"
-    claim = claim_attempt(
-        open_store(url),
+def claim(scratch: Path, world_size: int = 1) -> None:
+    """Claim the run's first attempt, as an agent would."""
+    claim_attempt(
+        open_store(_url(scratch)),
         claimed_by="benchmark",
         claimed_at=datetime.now(timezone.utc),
-        world_size=1,
+        world_size=world_size,
         offer={},
     )
+
+
+def make_config(
+    inputs_dir: Path, scratch: Path, options: TrainOptions, max_length: int
+) -> TrainConfig:
+    """Return the configuration of the attempt that was claimed."""
+    assert options.num_steps is not None
     return TrainConfig(
         run="benchmark",
-        attempt=claim.attempt,
-        store=url,
-        inputs_dir=job.inputs_dir,
-        num_steps=num_steps,
-        model=ModelOptions(base="benchmark", max_length=MAX_LENGTH),
-        train=TrainOptions(
-            num_steps=num_steps,
-            global_batch=global_batch,
-            micro_batch=1 if is_packed else PADDED_MICRO_BATCH,
-            learning_rate=LEARNING_RATE,
-            max_grad_norm=MAX_GRAD_NORM,
-            precision=Precision.FP32,
-        ),
+        attempt=1,
+        store=_url(scratch),
+        inputs_dir=inputs_dir,
+        num_steps=options.num_steps,
+        model=ModelOptions(base="benchmark", max_length=max_length),
+        train=options,
         # None within the run; the one at its end is not measured.
         checkpoints=CheckpointOptions(interval=Interval(seconds=86_400.0)),
-        spool_dir=job.scratch / "spool",
-        notice_file=job.scratch / "notice.json",
+        spool_dir=scratch / "spool",
+        notice_file=scratch / "notice.json",
         flush_timeout_s=0.0,
+    )
+
+
+def _url(scratch: Path) -> str:
+    return f"file://{scratch}/{_RUN}"
+
+
+def _options(job: Job) -> TrainOptions:
+    inputs = job.inputs
+    global_batch = max(1, round(job.tokens_per_step * inputs.num_sequences / inputs.num_tokens))
+    is_packed = inputs.num_sequences < inputs.num_samples
+    return TrainOptions(
+        num_steps=max(WARMUP_STEPS + 1, -(-inputs.num_sequences // global_batch)),
+        global_batch=global_batch,
+        micro_batch=1 if is_packed else PADDED_MICRO_BATCH,
+        learning_rate=LEARNING_RATE,
+        max_grad_norm=MAX_GRAD_NORM,
+        precision=Precision.FP32,
     )

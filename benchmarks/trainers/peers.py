@@ -43,10 +43,10 @@ def measure(job: Job) -> Figures:
     """Train for one epoch; return the figures."""
     model = AutoModelForCausalLM.from_pretrained(job.inputs_dir, dtype=torch.float32)
     meter = Meter()
-    model.register_forward_pre_hook(_count_tokens(meter), with_kwargs=True)
+    model.register_forward_pre_hook(count_tokens(meter), with_kwargs=True)
     make = _trl if job.variant is Variant.TRL_PACKED else _trainer
     trainer = make(job, model)
-    trainer.add_callback(_Steps(meter))
+    trainer.add_callback(Steps(meter))
     trainer.train()
     return meter.figures()
 
@@ -65,7 +65,7 @@ def _trainer(job: Job, model: Any) -> Any:  # noqa: ANN401  # transformers ships
             gradient_accumulation_steps=max(1, round(per_step / PADDED_MICRO_BATCH)),
         ),
         train_dataset=samples,
-        data_collator=lambda batch: _pad(batch, pad_id, length),
+        data_collator=lambda batch: pad(batch, pad_id, length),
     )
 
 
@@ -131,7 +131,7 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
-def _pad(samples: Sequence[Sample], pad_id: int, length: int | None) -> Batch:
+def pad(samples: Sequence[Sample], pad_id: int, length: int | None) -> Batch:
     """Return a batch padded to `length`, or to the longest sample."""
     length = length or max(len(sample["input_ids"]) for sample in samples)
     fill = {"input_ids": pad_id, "labels": _IGNORED}
@@ -143,7 +143,9 @@ def _pad(samples: Sequence[Sample], pad_id: int, length: int | None) -> Batch:
     return {**batch, "attention_mask": torch.tensor(masks)}
 
 
-def _count_tokens(meter: Meter) -> Callable[[Any, Any, dict[str, Any]], None]:
+def count_tokens(meter: Meter) -> Callable[[Any, Any, dict[str, Any]], None]:
+    """Return a hook that counts what goes forward, without padding."""
+
     def count(_: object, __: object, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
         tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
@@ -152,9 +154,12 @@ def _count_tokens(meter: Meter) -> Callable[[Any, Any, dict[str, Any]], None]:
     return count
 
 
-class _Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """Tells the meter of ended steps."""
+
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
     def on_step_end(self, *_: object, **__: object) -> None:
+        """Note one more."""
         self._meter.end_step()
