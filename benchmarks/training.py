@@ -4,9 +4,11 @@ Run: python -m benchmarks.training --conversations FILE [--repeats 5] [--variant
      [--profile] [--json]
 
 All train the same 21-million-parameter Llama from the same weights, on the same samples of at most
-2048 tokens, in fp32, with AdamW and one thread, about 4096 tokens to an optimizer step; what counts
+2048 tokens, in fp32, with AdamW and one thread, about 2048 tokens to an optimizer step. What counts
 as a token is one of a conversation, supervised or not, never padding. Each run is a process of its
-own; a round runs each variant once, in an order that rotates.
+own, which trains for two epochs, of which the second is measured. A round runs each variant once,
+in an order that rotates, with a seed of its own for the order of the samples; these are a few of
+the file's, of all lengths alike.
   ours         this project's loop, with its defaults
   padding      Hugging Face's Trainer as FastChat sets it up: 2 sequences, each padded to 2048
   hf_trainer   the same with padding to the longer of the two
@@ -31,7 +33,7 @@ from pathlib import Path
 
 from benchmarks.machine import describe_machine
 from benchmarks.trainers.inputs import PREPARED, read_inputs
-from benchmarks.trainers.jobs import PACKAGES, Figures, Inputs, Job, Variant
+from benchmarks.trainers.jobs import PACKAGES, TOKENS_PER_STEP, Figures, Inputs, Job, Variant
 from benchmarks.trainers.summary import (
     Row,
     check,
@@ -43,7 +45,6 @@ from benchmarks.trainers.summary import (
 )
 
 _SCHEMA_VERSION = 1
-_TOKENS_PER_STEP = 4096
 # Runs that take longer hang.
 _LONGEST_S = 1800.0
 _LOG_LINES = 15
@@ -66,7 +67,7 @@ def main() -> None:
                         inputs_dir=Path(folder) / "inputs" / PREPARED,
                         scratch=Path(scratch),
                         inputs=inputs,
-                        tokens_per_step=_TOKENS_PER_STEP,
+                        seed=number,
                         is_profiled=arguments.profile and variant is Variant.OURS,
                     )
                     _run(job, number, rows[variant])
@@ -76,7 +77,7 @@ def main() -> None:
             "schema_version": _SCHEMA_VERSION,
             "machine": describe_machine("torch", "transformers", "accelerate", *_peers(variants)),
             "inputs": inputs.model_dump(),
-            "tokens_per_step": _TOKENS_PER_STEP,
+            "tokens_per_step": TOKENS_PER_STEP,
             "rows": [row_record(row) for row in rows.values()],
             "checks": [check_record(one) for one in checks],
         }
@@ -96,9 +97,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--conversations", type=Path, required=True, metavar="FILE", help="in ShareGPT's format"
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--tokens", type=int, default=12_000, help="of conversations in a run (12000)"
-    )
+    parser.add_argument("--tokens", type=int, default=6_000, help="of an epoch, about (6000)")
     names = [variant.value for variant in Variant]
     parser.add_argument(
         "--variants", nargs="+", choices=names, metavar="NAME", help=" ".join(names)

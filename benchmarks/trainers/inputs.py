@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainers.jobs import MAX_LENGTH, Inputs
+from benchmarks.trainers.jobs import MAX_LENGTH, PADDED_MICRO_BATCH, Inputs
 from train.data.prepare import main as prepare
 
 VOCAB_SIZE = 32_000
@@ -49,7 +49,7 @@ def main(conversations: Path, num_tokens: int, folder: Path) -> None:
     num_parameters = _write_weights(model)
     share = num_tokens / everything["num_tokens"]
     subset = folder / "subset.json"
-    subset.write_text(json.dumps(_first(json.loads(conversations.read_text("utf-8")), share)))
+    subset.write_text(json.dumps(_choose(json.loads(conversations.read_text("utf-8")), share)))
     prepared = _prepare(model, subset, folder / PREPARED)
     inputs = Inputs(
         # Without packing, a sequence is a sample.
@@ -95,15 +95,17 @@ def _write_weights(model: Path) -> int:
     return sum(parameter.numel() for parameter in drawn.parameters())
 
 
-def _first(conversations: list[Any], share: float) -> list[Any]:
-    """Return as many of the first conversations as have `share` of all characters."""
-    sizes = [len(json.dumps(conversation)) for conversation in conversations]
-    wanted, taken = share * sum(sizes), 0
-    for number, size in enumerate(sizes, start=1):
-        taken += size
-        if taken >= wanted:
-            return conversations[:number]
-    return conversations
+def _choose(conversations: list[Any], share: float) -> list[Any]:
+    """Return about `share` of the conversations, an even number, of all lengths alike.
+
+    Even, so that batches of two have no half one at an epoch's end. One from the middle of each of
+    equal slices by length: a few of the first would fill batches unlike all of them do.
+    """
+    by_size = sorted(range(len(conversations)), key=lambda n: len(json.dumps(conversations[n])))
+    count = PADDED_MICRO_BATCH * max(1, round(share * len(conversations) / PADDED_MICRO_BATCH))
+    slice_size = len(conversations) / count
+    chosen = sorted(by_size[int((number + 0.5) * slice_size)] for number in range(count))
+    return [conversations[number] for number in chosen]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ MAX_GRAD_NORM = 1.0
 # Sequences per forward pass of the trainers that pad, as in FastChat's scripts; those that pack
 # take one full sequence at a time, which has about as many tokens.
 PADDED_MICRO_BATCH = 2
-# Imports that come late, allocations and the optimizer's state are not what is compared.
-WARMUP_STEPS = 1
+# About what is trained on between two optimizer updates: one packed sequence, or one padded batch,
+# so that an epoch is a whole number of steps for everybody.
+TOKENS_PER_STEP = 2048
+# The second epoch is measured: the same samples for all, after late imports and allocations.
+NUM_EPOCHS = 2
 
 
 class Variant(str, Enum):
@@ -52,12 +55,13 @@ class Job(_Record):
     inputs_dir: Path
     scratch: Path
     inputs: Inputs
-    tokens_per_step: int
+    seed: int
+    """Of the order of the samples, and so of which are padded together."""
     is_profiled: bool = False
 
 
 class Figures(_Record):
-    """What one run measured, of its steps after the first."""
+    """What one run measured, of its steps after the warm-up."""
 
     tokens_per_cpu_s: float
     tokens_per_s: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 
-from benchmarks.trainers.jobs import WARMUP_STEPS, Figures
+from benchmarks.trainers.jobs import Figures
 
 
 class Meter:
@@ -15,9 +15,9 @@ class Meter:
     less than the clock. Memory is the process's peak, imports included.
     """
 
-    def __init__(self, warmup_steps: int = WARMUP_STEPS) -> None:
+    def __init__(self, warmup_steps: int) -> None:
         self.num_steps = 0
-        self._warmup_steps = warmup_steps
+        self.warmup_steps = warmup_steps
         self._num_tokens = 0
         self._cpu_s = self._wall_s = 0.0
         self._figures: Figures | None = None
@@ -30,7 +30,7 @@ class Meter:
         """Note that an optimizer update is done."""
         self.num_steps += 1
         cpu_s, wall_s = time.process_time(), time.perf_counter()
-        if self.num_steps <= self._warmup_steps:
+        if self.num_steps <= self.warmup_steps:
             self._num_tokens = 0
             self._cpu_s, self._wall_s = cpu_s, wall_s
             return
@@ -41,7 +41,7 @@ class Meter:
             peak_rss_mb=peak_kib * 1024 / 1e6,
             cpu_s=cpu_s - self._cpu_s,
             num_tokens=self._num_tokens,
-            num_steps=self.num_steps - self._warmup_steps,
+            num_steps=self.num_steps - self.warmup_steps,
         )
 
     def figures(self) -> Figures:

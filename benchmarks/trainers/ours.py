@@ -9,8 +9,8 @@ from benchmarks.trainers.jobs import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
     MAX_LENGTH,
+    NUM_EPOCHS,
     PADDED_MICRO_BATCH,
-    WARMUP_STEPS,
     Figures,
     Job,
 )
@@ -34,11 +34,11 @@ _RUN = "run"
 
 
 def measure(job: Job) -> Figures:
-    """Train for about one epoch, as one rank of one; return the figures."""
+    """Train as one rank of one; return the figures."""
     claim(job.scratch)
     config = make_config(job.inputs_dir, job.scratch, _options(job), MAX_LENGTH)
     stacks = Stacks() if job.is_profiled else None
-    report = MeteredReport(config, 0, Meter(), stacks)
+    report = MeteredReport(config, 0, Meter(config.num_steps // NUM_EPOCHS), stacks)
     train(config, report)
     figures = report.meter.figures()
     if stacks is None:
@@ -63,7 +63,7 @@ class MeteredReport(Report):
         self.meter.see_tokens(step.num_tokens)
         self.meter.end_step()
         if self._stacks is not None:
-            if self.meter.num_steps == WARMUP_STEPS:
+            if self.meter.num_steps == self.meter.warmup_steps:
                 self._stacks.start()
             elif self.meter.num_steps == self._num_steps:
                 self._stacks.stop()
@@ -107,13 +107,15 @@ def _url(scratch: Path) -> str:
 
 def _options(job: Job) -> TrainOptions:
     inputs = job.inputs
-    global_batch = max(1, round(job.tokens_per_step * inputs.num_sequences / inputs.num_tokens))
+    # Packed, a sequence is as long as a batch of padded ones together.
     is_packed = inputs.num_sequences < inputs.num_samples
+    batch = 1 if is_packed else PADDED_MICRO_BATCH
     return TrainOptions(
-        num_steps=max(WARMUP_STEPS + 1, -(-inputs.num_sequences // global_batch)),
-        global_batch=global_batch,
-        micro_batch=1 if is_packed else PADDED_MICRO_BATCH,
+        num_steps=NUM_EPOCHS * -(-inputs.num_sequences // batch),
+        global_batch=batch,
+        micro_batch=batch,
         learning_rate=LEARNING_RATE,
         max_grad_norm=MAX_GRAD_NORM,
         precision=Precision.FP32,
+        seed=job.seed,
     )

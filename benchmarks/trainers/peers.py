@@ -25,6 +25,7 @@ from benchmarks.trainers.jobs import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
     MAX_LENGTH,
+    NUM_EPOCHS,
     PADDED_MICRO_BATCH,
     Figures,
     Job,
@@ -40,12 +41,13 @@ Batch = dict[str, torch.Tensor]
 
 
 def measure(job: Job) -> Figures:
-    """Train for one epoch; return the figures."""
+    """Train; return the figures."""
     model = AutoModelForCausalLM.from_pretrained(job.inputs_dir, dtype=torch.float32)
-    meter = Meter()
-    model.register_forward_pre_hook(count_tokens(meter), with_kwargs=True)
     make = _trl if job.variant is Variant.TRL_PACKED else _trainer
     trainer = make(job, model)
+    # Every step is one batch.
+    meter = Meter(len(trainer.get_train_dataloader()))
+    model.register_forward_pre_hook(count_tokens(meter), with_kwargs=True)
     trainer.add_callback(Steps(meter))
     trainer.train()
     return meter.figures()
@@ -56,13 +58,11 @@ def _trainer(job: Job, model: Any) -> Any:  # noqa: ANN401  # transformers ships
     samples = read_samples(job.inputs_dir / TRAIN_NAME)
     pad_id = model.config.pad_token_id
     length = MAX_LENGTH if job.variant is Variant.PADDING else None
-    per_step = job.tokens_per_step * job.inputs.num_samples / job.inputs.num_tokens
     return Trainer(
         model=model,
         args=TrainingArguments(
             **_arguments(job),
             per_device_train_batch_size=PADDED_MICRO_BATCH,
-            gradient_accumulation_steps=max(1, round(per_step / PADDED_MICRO_BATCH)),
         ),
         train_dataset=samples,
         data_collator=lambda batch: pad(batch, pad_id, length),
@@ -89,7 +89,6 @@ def _trl(job: Job, model: Any) -> Any:  # noqa: ANN401  # trl ships no types
             packing=True,
             packing_strategy="bfd",
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=max(1, round(job.tokens_per_step / MAX_LENGTH)),
             # TRL's default is to compute activations twice; nobody else here does.
             gradient_checkpointing=False,
         ),
@@ -101,7 +100,7 @@ def _trl(job: Job, model: Any) -> Any:  # noqa: ANN401  # trl ships no types
 def _arguments(job: Job) -> dict[str, Any]:
     return {
         "output_dir": str(job.scratch),
-        "num_train_epochs": 1,
+        "num_train_epochs": NUM_EPOCHS,
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.0,
@@ -113,7 +112,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
-        "seed": 0,
+        "seed": job.seed,
     }
 
 
