@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter
+import time
 from enum import Enum
 from types import CodeType, FrameType
 
@@ -31,8 +31,8 @@ class Stacks:
     def __init__(self) -> None:
         self._thread_id = threading.get_ident()
         self._is_over = threading.Event()
-        self._phases: Counter[Phase] = Counter()
-        self._functions: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(Phase, 0.0)
+        self._functions: dict[str, float] = {}
         self._sampler = threading.Thread(target=self._sample, name="stacks", daemon=True)
 
     def start(self) -> None:
@@ -45,23 +45,29 @@ class Stacks:
         self._sampler.join()
 
     def shares(self) -> dict[str, float]:
-        """Return each phase's share of the samples."""
-        total = max(1, self._phases.total())
-        return {phase.value: self._phases[phase] / total for phase in Phase}
+        """Return each phase's share of the time."""
+        total = sum(self._seconds.values())
+        return {phase.value: seconds / total for phase, seconds in self._seconds.items()}
 
     def outside(self) -> dict[str, float]:
         """Return the share of the functions of ours that are busiest outside the phases."""
-        total = max(1, self._phases.total())
-        return {name: count / total for name, count in self._functions.most_common(_NUM_SHOWN)}
+        total = sum(self._seconds.values())
+        busiest = sorted(self._functions, key=self._functions.__getitem__, reverse=True)
+        return {name: self._functions[name] / total for name in busiest[:_NUM_SHOWN]}
 
     def _sample(self) -> None:
+        looked_at_s = time.perf_counter()
         while not self._is_over.wait(_PERIOD_S):
+            # Code that keeps the lock delays this thread, and is still to count.
+            now_s = time.perf_counter()
+            seconds, looked_at_s = now_s - looked_at_s, now_s
             frame = sys._current_frames().get(self._thread_id)
             codes = _codes_within_loop(frame)
             phase = next(filter(None, map(_phase_of, codes)), Phase.OUTSIDE)
-            self._phases[phase] += 1
+            self._seconds[phase] += seconds
             if phase is Phase.OUTSIDE:
-                self._functions[_innermost_of_ours(codes)] += 1
+                name = _innermost_of_ours(codes)
+                self._functions[name] = self._functions.get(name, 0.0) + seconds
 
 
 def _codes_within_loop(frame: FrameType | None) -> list[CodeType]:

@@ -15,6 +15,7 @@ from tests.end_to_end.conftest import EXAMPLES
 
 CONVERT = EXAMPLES / "smollm2" / "convert.py"
 NUM_STEPS = 12
+NUM_CONVERSATIONS = 6
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,6 +38,7 @@ def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workpl
     example = yaml.safe_load((EXAMPLES / "smollm2.yaml").read_text())
     spec = workplace.write_spec(
         "smollm2",
+        data={"train": str(_few_conversations(workplace.folder)), "eval_fraction": 0},
         model={**example["model"], "base": str(EXAMPLES / "smollm2")},
         train={**example["train"], "num_steps": NUM_STEPS},
         checkpoints={"interval": "5 steps", "keep_last": 1},
@@ -61,6 +63,14 @@ def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workpl
     model = workplace.folder / "model"
     assert workplace.run("checkpoints", "export", "smollm2", "--output", model).returncode == 0
     assert "Paris" in _answer(model)
+
+
+def _few_conversations(folder):
+    """A few conversations, seen several times: the loss of others varies more than it falls."""
+    everything = json.loads((EXAMPLES / "conversations.json").read_text("utf-8"))
+    path = folder / "few.json"
+    path.write_text(json.dumps(everything[:NUM_CONVERSATIONS]))
+    return path
 
 
 def _losses(run_folder):
