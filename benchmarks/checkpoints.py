@@ -13,17 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
-from pathlib import Path
 
-import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
 from benchmarks.checkpointing.jobs import (
@@ -47,6 +41,7 @@ from benchmarks.checkpointing.summary import (
     summary_line,
     table,
 )
+from benchmarks.machine import describe_machine, num_cores
 
 _SCHEMA_VERSION = 1
 
@@ -138,7 +133,7 @@ def _measure_size(
             )
             if figures:
                 rows[variant].rounds[number] = figures
-    checks = check(rows.values(), _num_cores()) if act is Act.SAVE else []
+    checks = check(rows.values(), num_cores()) if act is Act.SAVE else []
     return SizeResult(requested_gb=size_gb, rows=list(rows.values()), checks=checks, probe=probe)
 
 
@@ -186,7 +181,7 @@ def _report(results: list[SizeResult], columns: dict[str, bool]) -> Iterator[str
 def _document(results: list[SizeResult]) -> dict[str, object]:
     return {
         "schema_version": _SCHEMA_VERSION,
-        "machine": _machine(),
+        "machine": describe_machine("torch"),
         "rows": [
             {"state_gb": result.state_gb, **_row_record(row)}
             for result in results
@@ -207,24 +202,6 @@ def _row_record(row: Row) -> dict[str, object]:
         "rounds": [{"round": number, **figures} for number, figures in row.rounds.items()],
         "errors": row.errors,
     }
-
-
-def _machine() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "processor": models[0] if models else platform.machine(),
-        "num_cores": _num_cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-    }
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _say(line: str) -> None:

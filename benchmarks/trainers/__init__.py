@@ -1,0 +1,1 @@
+"""The parts of benchmarks.training and benchmarks.gpu: trainers, and what is measured of them."""

