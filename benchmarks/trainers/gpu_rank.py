@@ -13,12 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArgu
 from benchmarks.trainers.gpu_jobs import GPU_WARMUP_STEPS, GpuFigures, GpuJob
 from benchmarks.trainers.jobs import LEARNING_RATE, MAX_GRAD_NORM, Variant
 from benchmarks.trainers.meter import Meter
-from benchmarks.trainers.mfu import ModelSize, flops_per_token, peak_flops
 from benchmarks.trainers.ours import MeteredReport, make_config
 from benchmarks.trainers.peers import Steps, count_tokens, pad, read_samples
 from train.config import ActivationCheckpointing, Precision, TrainOptions
 from train.data.dataset import TRAIN_NAME
 from train.loop import train
+from train.mfu import ModelSize, flops_per_token, mean_length, peak_flops
 
 
 def main(text: str) -> None:
@@ -121,7 +121,8 @@ def _figures(job: GpuJob, tokens_per_s: float) -> GpuFigures:
         width=config.hidden_size,
     )
     samples = read_samples(job.inputs_dir / TRAIN_NAME)
-    needed = flops_per_token(size, (len(sample["input_ids"]) for sample in samples))
+    length = mean_length(len(sample["input_ids"]) for sample in samples)
+    needed = flops_per_token(size, length)
     is_on_gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if is_on_gpu else "none"
     peak = peak_flops(name)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.trainers.jobs import Figures, Variant
-from benchmarks.trainers.mfu import ModelSize, flops_per_token, peak_flops
 from benchmarks.trainers.summary import Row, check
+from train.mfu import ModelSize, flops_per_token, mean_length, peak_flops
 
 ROOT = Path(__file__).parents[2]
 CONVERSATIONS = ROOT / "examples" / "conversations.json"
@@ -88,8 +88,8 @@ def test_without_a_gpu_the_gpu_benchmark_says_so_in_a_line_and_exits_3():
 
 def test_flops_grow_with_the_samples_that_tokens_are_in_not_with_what_is_packed_together():
     size = ModelSize(num_parameters=1000, num_layers=2, width=10)
-    assert flops_per_token(size, [8, 8]) == 6 * 1000 + 12 * 2 * 10 * 8
-    assert flops_per_token(size, [12, 4]) == 6 * 1000 + 12 * 2 * 10 * 10
+    assert flops_per_token(size, mean_length([8, 8])) == 6 * 1000 + 12 * 2 * 10 * 8
+    assert flops_per_token(size, mean_length([12, 4])) == 6 * 1000 + 12 * 2 * 10 * 10
 
 
 @pytest.mark.parametrize(

@@ -289,3 +289,18 @@ def test_more_time_never_means_that_less_is_saved(
     assert long.finish >= short.finish
     assert long.start >= short.start
     assert short.finish or in_flight_s is None or not short.start  # never past one in flight
+
+
+@pytest.mark.parametrize(
+    ("left_s", "elapsed_s", "is_enough"),
+    [(50.0, 0.0, True), (46.9, 0.0, False), (46.9, 5.0, True), (31.0, 99.0, False)],
+)
+def test_a_noticed_step_is_finished_if_it_and_a_save_fit_with_a_margin(
+    left_s, elapsed_s, is_enough
+):
+    saves = clock()
+    for seconds in (9.0, 10.0, 11.0):
+        saves.note_step(seconds, is_saving=False)
+    assert not saves.has_time_for_step(1e9, 0.0)  # it never saved: nobody knows how long that is
+    saves.note_durable(20.0)
+    assert saves.has_time_for_step(left_s, elapsed_s) == is_enough

@@ -35,12 +35,16 @@ def peak_flops(gpu_name: str) -> float | None:
     return next((tera * 1e12 for part, tera in _PEAK_TFLOPS if part in gpu_name), None)
 
 
-def flops_per_token(size: ModelSize, lengths: Iterable[int]) -> float:
+def flops_per_token(size: ModelSize, length: float) -> float:
     """Return 6N + 12 L d s, forward and backward, nothing computed twice.
 
     s is the mean over tokens of the length of the sample that a token is in: attention reaches no
     further, packed or not. Source: PaLM, arXiv 2204.02311, appendix B.
     """
+    return 6.0 * size.num_parameters + 12.0 * size.num_layers * size.width * length
+
+
+def mean_length(lengths: Iterable[int]) -> float:
+    """Return s for samples of these lengths."""
     lengths = list(lengths)
-    s = sum(length**2 for length in lengths) / sum(lengths)
-    return 6.0 * size.num_parameters + 12.0 * size.num_layers * size.width * s
+    return sum(length**2 for length in lengths) / sum(lengths)
