@@ -239,10 +239,15 @@ def _step(measured: Measured) -> Step:
 
 
 def _step_values(step: Step) -> dict[str, float]:
-    return {
+    known = {
         "train/step": step.step,
         "train/loss": step.loss,
         "train/grad_norm": step.grad_norm,
         "train/learning_rate": step.learning_rate,
         "train/tokens_per_s": step.num_tokens / step.seconds if step.seconds else 0.0,
+        "train/mfu": step.mfu,
+        "train/peak_memory_bytes": step.peak_memory_bytes,
+        "train/data_seconds": step.data_seconds,
+        "train/update_seconds": step.update_seconds,
     }
+    return {name: value for name, value in known.items() if value is not None}

@@ -38,7 +38,11 @@ def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workpl
     example = yaml.safe_load((EXAMPLES / "smollm2.yaml").read_text())
     spec = workplace.write_spec(
         "smollm2",
-        data={"train": str(_few_conversations(workplace.folder)), "eval_fraction": 0},
+        data={
+            **example["data"],
+            "train": str(_few_conversations(workplace.folder)),
+            "eval_fraction": 0,
+        },
         model={**example["model"], "base": str(EXAMPLES / "smollm2")},
         train={**example["train"], "num_steps": NUM_STEPS},
         checkpoints={"interval": "5 steps", "keep_last": 1},
