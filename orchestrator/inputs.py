@@ -30,6 +30,8 @@ from orchestrator.spec import RunSpec
 # Reading in blocks of this size keeps memory flat for weights of many GB.
 _BLOCK_BYTES = 1 << 20
 _FETCH_BYTES = 64 << 20
+# What long preparations say now and then; all else of theirs is for us.
+_PROGRESS = "tokenized "
 SUMMARY_NAME = "prepared.json"
 
 
@@ -158,10 +160,21 @@ def _run_preparation(spec: RunSpec, output: Path, cwd: str) -> PreparationSummar
         *("--template", spec.data.template.value, "--untrainable", spec.data.untrainable.value),
         "--packing" if spec.data.packing else "--no-packing",
     ]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return PreparationSummary.model_validate_json(done.stdout)
-    last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    last_line = "it said nothing"
+    with (
+        tempfile.TemporaryFile("w+", dir=cwd) as printed,
+        subprocess.Popen(
+            command, cwd=cwd, stdout=printed, stderr=subprocess.PIPE, text=True
+        ) as program,
+    ):
+        assert program.stderr is not None
+        for line in program.stderr:
+            last_line = line.strip() or last_line
+            if line.startswith(_PROGRESS):
+                sys.stderr.write(line)
+        if program.wait() == 0:
+            printed.seek(0)
+            return PreparationSummary.model_validate_json(printed.read())
     if "ModuleNotFoundError" in last_line:
         raise MissingDependency(
             f"Preparing the data needs the trainer's libraries ({last_line}).",
