@@ -21,7 +21,8 @@ NAME = "sdpa_per_sample"
 
 def register() -> None:
     """Make the name known to transformers."""
-    AttentionInterface.register(NAME, _attend)
+    # Not compiled: the number of samples changes from row to row.
+    AttentionInterface.register(NAME, torch.compiler.disable(_attend))  # type: ignore[no-untyped-call]
 
 
 def _attend(

@@ -35,13 +35,13 @@ class MicroBatch:
     is_last: bool
 
     def to(self, device: torch.device) -> MicroBatch:
-        """Return the same on `device`."""
+        """Return the same on `device`, but for the bounds: not every attention wants them there."""
         if device.type == "cpu":
             return self
         return MicroBatch(
             tokens_1T=self.tokens_1T.to(device, non_blocking=True),
             positions_1T=self.positions_1T.to(device, non_blocking=True),
-            bounds=self.bounds.to(device, non_blocking=True),
+            bounds=self.bounds,
             longest=self.longest,
             trained_N=self.trained_N.to(device, non_blocking=True),
             labels_N=self.labels_N.to(device, non_blocking=True),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 
+from train import attention
 from train.batch import MicroBatch
 
 # Predictions at a time. 512 x 32,000 fp32 logits are 65 MB; more are no faster.
@@ -44,21 +45,25 @@ def has_plain_head(model: Any) -> bool:  # noqa: ANN401  # PreTrainedModel
     return _PLAIN_HEAD.search(inspect.getsource(inspect.unwrap(type(model).forward))) is not None
 
 
-def _inputs(batch: MicroBatch) -> dict[str, Any]:
+def _inputs(model: Any, batch: MicroBatch) -> dict[str, Any]:  # noqa: ANN401  # PreTrainedModel
     """Return what every model takes, and what its attention needs to keep samples apart."""
+    bounds = batch.bounds
+    # Ours reads them on the host: from the device, every layer would wait for it.
+    if model.config._attn_implementation != attention.NAME:
+        bounds = bounds.to(batch.tokens_1T.device, non_blocking=True)
     return {
         "input_ids": batch.tokens_1T,
         "position_ids": batch.positions_1T,
         "use_cache": False,
-        "cu_seq_lens_q": batch.bounds,
-        "cu_seq_lens_k": batch.bounds,
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
         "max_length_q": batch.longest,
         "max_length_k": batch.longest,
     }
 
 
 def _plain_loss(model: Any, batch: MicroBatch) -> torch.Tensor:  # noqa: ANN401  # PreTrainedModel
-    hidden_1TD = model.base_model(**_inputs(batch)).last_hidden_state
+    hidden_1TD = model.base_model(**_inputs(model, batch)).last_hidden_state
     head = model.get_output_embeddings()
     return summed_cross_entropy(
         hidden_1TD[0, batch.trained_N], head.weight, head.bias, batch.labels_N
@@ -67,7 +72,7 @@ def _plain_loss(model: Any, batch: MicroBatch) -> torch.Tensor:  # noqa: ANN401 
 
 def _any_loss(model: Any, batch: MicroBatch) -> torch.Tensor:  # noqa: ANN401  # PreTrainedModel
     # Not model(...): FSDP's hooks have run for loss_sum.
-    logits_1NV = model.forward(**_inputs(batch), logits_to_keep=batch.trained_N).logits
+    logits_1NV = model.forward(**_inputs(model, batch), logits_to_keep=batch.trained_N).logits
     return F.cross_entropy(logits_1NV[0].float(), batch.labels_N, reduction="sum")
 
 
