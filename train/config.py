@@ -195,6 +195,8 @@ class TrainOptions(_Section):
     """hybrid: split over the ranks of a node, replicated over nodes; full: split over all ranks."""
     compile: bool = False
     """Compile each layer (torch.compile); the first step takes minutes longer."""
+    liger: bool = False
+    """Use liger-kernel's norms, rotary embedding and MLP where it knows the model; needs a GPU."""
     eval_every: int | None = Field(default=None, ge=1)
     """Evaluate every so many steps; null: at the end only."""
     spike_factor: float | None = Field(default=5.0, gt=1)

@@ -67,6 +67,8 @@ def build_model(plan: ModelPlan, mesh: DeviceMesh, device: torch.device) -> nn.M
             f"{plan.inputs_dir} holds no model that can be built: {first_line}",
             "Check model.base and its config.json.",
         ) from error
+    if plan.train.liger:
+        _use_liger(model)
     checkpoint_activations(model, plan.train, plan.model.max_length, mesh, device)
     layers = _layers(model)
     if plan.train.compile:
@@ -104,6 +106,18 @@ def _fastest_attention(precision: Precision) -> Attention:
     if torch.cuda.get_device_capability() >= (9, 0) and is_flash_attn_3_available():
         return Attention.FLASH_ATTENTION_3
     return Attention.FLASH_ATTENTION_2 if is_flash_attn_2_available() else Attention.SDPA
+
+
+def _use_liger(model: nn.Module) -> None:
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise ModelInvalid(
+            f"train.liger needs liger-kernel: {error}.",
+            "Install it (pip install 'spot-orchestrator[gpu]'), or set train.liger: false.",
+        ) from error
+    # Not its loss: train.loss has that of the trained predictions alone.
+    _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 @contextmanager

@@ -97,4 +97,5 @@ def _environment(record: RunRecord, wheel: InputFile, launched_at: datetime) -> 
         environment.LAUNCHED_AT: launched_at.isoformat(),
         environment.WHEEL: wheel.name,
         environment.WHEEL_SHA256: wheel.sha256,
+        environment.EXTRAS: "train,gpu" if record.spec.train.liger else "train",
     }
