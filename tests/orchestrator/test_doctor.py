@@ -75,7 +75,7 @@ def test_a_cloud_spec_is_told_of_memory_prices_and_skypilot(orchestrate, loose, 
     )
     found = findings(orchestrate, CLOUD, status=3)  # this server has no s3://my-bucket
     assert of(found, "store")[0] == ("failed", "s3://my-bucket does not exist")
-    assert of(found, "memory") == [("ok", "about 34 of 80 GB per GPU")]
+    assert of(found, "memory") == [("ok", "about 48 of 80 GB per GPU")]
     assert of(found, "prices")[0][0] == "warning"  # no catalog here
     assert [what for verdict, what in of(found, "skypilot") if verdict == "warning"] == [
         "nodes on gcp receive this machine's credentials",
