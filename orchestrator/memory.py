@@ -99,7 +99,7 @@ def require_memory(spec: RunSpec) -> MemoryEstimate | None:
 
 def parameters_from_name(base: str) -> float | None:
     """Return the number of parameters that a model's name tells, as in llama-13b."""
-    match = re.search(r"(\d+(?:\.\d+)?)b\b", base.rpartition("/")[2].lower())
+    match = re.search(r"(?<![\dx.])(\d+(?:\.\d+)?)b\b", base.rpartition("/")[2].lower())
     return float(match[1]) * 1e9 if match else None
 
 

@@ -79,8 +79,6 @@ def _complain(error: TrainError | CheckpointError) -> None:
 
 def _set_environment() -> None:
     """Set what libraries read when they are imported or first used."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
-    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -2,8 +2,8 @@
 
 Its loss or gradient is known before the weights change, so leaving it out costs nothing but its
 samples. Several in a row say that the weights are to blame: then they are rolled back to the last
-checkpoint, and the batches since are left out (PaLM, Chowdhery et al. 2022, section 5.1). All of
-it follows from the data and the weights, so that a resumed attempt does the same.
+checkpoint, and the batches since are left out (PaLM, Chowdhery et al. 2022, section 5.1). What is
+left out follows from the data and the weights, so that a resumed attempt does the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def why_left_out(
         return f"loss {loss}, gradient norm {grad_norm}"
     if spike_factor is None or progress.num_losses < _MIN_LOSSES:
         return None
-    usual = usual_loss(progress)
+    usual = max(usual_loss(progress), 1e-9)
     if loss > spike_factor * usual:
         return f"loss {loss:.4g}, {loss / usual:.1f} times the usual {usual:.4g}"
     return None

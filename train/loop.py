@@ -16,6 +16,7 @@ from torch import nn
 from checkpoints.errors import Fenced
 from checkpoints.store import open_store
 from train import spool as records
+from train.apart import require_samples_apart
 from train.batch import micro_batches
 from train.config import TrainConfig
 from train.data.dataset import EVAL_NAME, TRAIN_NAME, Dataset
@@ -39,12 +40,14 @@ def train(config: TrainConfig, report: Report) -> Outcome:
     Raises Fenced when a later attempt owns the run, and TrainError or CheckpointError when the
     training cannot go on; what was committed stays.
     """
-    ranks = join_ranks(config.train.sharding)
     set_numerics(deterministic=config.train.deterministic)
+    ranks = join_ranks(config.train.sharding)
     pulse = Pulse(config.spool_dir, ranks.rank)
     agreement = Agreement(config.notice_file, ranks.agreement_group, pulse)
     dataset = _open_data(config)
     restored = restore(config, ranks, agreement, open_store(config.store), report)
+    if dataset.is_packed or config.train.micro_batch > 1:
+        require_samples_apart(restored.model, ranks.device, config.train.precision)
     saves = Saves(
         config, ranks, agreement, report, restored.tensors, saved_step=restored.progress.step
     )
@@ -72,7 +75,7 @@ def _train(  # noqa: C901  # the one loop
     model, optimizer, progress = restored.model, restored.optimizer, restored.progress
     throughput = Throughput(model, ranks.device, ranks.world_size)
     generators = read_generators(ranks.rank, ranks.device)
-    num_left_out = num_roll_backs = 0  # the former in a row
+    num_left_out = 0  # in a row; `progress` is always that of a whole step
     saves.prepare(generators)
     if restored.is_far:
         # Once, so that the next attempt in this region need not pay for the way again.
@@ -85,9 +88,8 @@ def _train(  # noqa: C901  # the one loop
         rate = learning_rate(options, progress.step, config.num_steps)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
-        sequences = batch_sequences(
-            options.seed, progress.batch, options.global_batch, len(dataset)
-        )
+        number = progress.batch + num_left_out
+        sequences = batch_sequences(options.seed, number, options.global_batch, len(dataset))
         counts = dataset.count(sequences)
         batches = micro_batches(
             dataset,
@@ -114,7 +116,9 @@ def _train(  # noqa: C901  # the one loop
             batch = next(batches).to(ranks.device)
             is_last = batch.is_last
             data_s += time.perf_counter() - fetched_s
-            model.set_requires_gradient_sync(is_last)  # type: ignore[operator]  # FSDPModule
+            # Gradients are scattered after each micro-batch: kept whole, they would need 4 bytes
+            # per parameter on every GPU. Only replicas wait for the last one.
+            model.set_requires_all_reduce(is_last)  # type: ignore[operator]  # FSDPModule
             loss = model.loss_sum(batch)  # type: ignore[operator]  # train.loss.add_loss
             # FSDP averages over ranks: x world size makes it the sum, so that the gradient is that
             # of the mean over all trained tokens at any world size and accumulation.
@@ -127,15 +131,16 @@ def _train(  # noqa: C901  # the one loop
 
         why = why_left_out(progress, mean_loss, grad_norm, options.spike_factor)
         if why is not None:
-            report.left_out(progress.step + 1, progress.batch, why)
-            progress = replace(progress, batch=progress.batch + 1)
+            report.left_out(progress.step + 1, number, why)
             num_left_out += 1
             if num_left_out == MAX_IN_A_ROW:
-                num_left_out, num_roll_backs = 0, num_roll_backs + 1
+                num_left_out = 0
                 progress = _roll_back(
-                    config, ranks, agreement, report, saves, restored, progress, num_roll_backs, why
+                    config, ranks, agreement, report, saves, restored, progress, why
                 )
                 generators = read_generators(ranks.rank, ranks.device)
+            if is_leaving:
+                return _leave(progress, generators, agreement, report, saves)
             continue
         num_left_out = 0
 
@@ -145,7 +150,7 @@ def _train(  # noqa: C901  # the one loop
             replace(
                 progress,
                 step=progress.step + 1,
-                batch=progress.batch + 1,
+                batch=number + 1,
                 num_tokens=progress.num_tokens + counts.num_tokens,
                 num_trained_tokens=progress.num_trained_tokens + counts.num_trained_tokens,
             ),
@@ -159,7 +164,7 @@ def _train(  # noqa: C901  # the one loop
             records.Step(
                 at=at,
                 step=progress.step,
-                batch=progress.batch - 1,
+                batch=number,
                 started_at=started_at,
                 seconds=seconds,
                 loss=mean_loss,
@@ -220,7 +225,6 @@ def _roll_back(
     saves: Saves,
     restored: Restored,
     progress: Progress,
-    num_roll_backs: int,
     why: str,
 ) -> Progress:
     """Return the progress of the last checkpoint, but on with the batches that come now.
@@ -230,7 +234,7 @@ def _roll_back(
     saves.settle()
     store = open_store(config.store)
     before = None
-    if num_roll_backs <= MAX_ROLL_BACKS:
+    if progress.num_roll_backs < MAX_ROLL_BACKS:
         before = roll_back(config, ranks, agreement, store, restored.tensors)
     if before is None:
         raise NotFinite(
@@ -239,7 +243,11 @@ def _roll_back(
             "Lower train.learning_rate or look at the data of these batches.",
         )
     report.rolled_back(progress.step, before.step)
-    return replace(before, batch=progress.batch)
+    return replace(
+        before,
+        batch=progress.batch + MAX_IN_A_ROW,
+        num_roll_backs=progress.num_roll_backs + 1,
+    )
 
 
 @torch.no_grad()
@@ -262,7 +270,10 @@ def _evaluate(
     model.eval()
     loss_sum = 0.0
     for batch in batches:
-        agreement.pulse.beat()
+        if agreement.flags(is_save_due=False, is_save_in_flight=False).is_noticed:
+            report.say("preemption notice: the evaluation is given up")
+            model.train()
+            return
         loss_sum += model.loss_sum(batch.to(ranks.device)).item()  # type: ignore[operator]
     model.train()
     num_trained_tokens = dataset.count(sequences).num_trained_tokens

@@ -22,7 +22,9 @@ from train.batch import MicroBatch
 _CHUNK = 512
 # How transformers' models end where nothing is done to the logits.
 _PLAIN_HEAD = re.compile(
-    r"logits = self\.lm_head\(hidden_states\[:, slice_indices, :\]\)\n\s*\n?\s*loss = None"
+    r"hidden_states = outputs(?:\.last_hidden_state|\[0\])\s+(?:#[^\n]*\s+)*"
+    r"slice_indices = [^\n]*\s+"
+    r"logits = self\.lm_head\(hidden_states\[:, slice_indices, :\]\)\s+loss = None"
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Dense bf16 TFLOP/s by a part of the name that CUDA gives; the first that matches counts.
+# Dense bf16 TFLOP/s by words of the name that CUDA gives; the first that matches counts.
 # Source: NVIDIA's data sheets, whose larger figures are with sparsity.
 _PEAK_TFLOPS = (
     ("B200", 2250.0),
@@ -32,7 +32,8 @@ class ModelSize:
 
 def peak_flops(gpu_name: str) -> float | None:
     """Return the GPU's dense bf16 FLOP/s, None if its name says nothing to us."""
-    return next((tera * 1e12 for part, tera in _PEAK_TFLOPS if part in gpu_name), None)
+    words = set(gpu_name.replace("-", " ").split())  # NVIDIA A100-SXM4-80GB
+    return next((tera * 1e12 for part, tera in _PEAK_TFLOPS if set(part.split()) <= words), None)
 
 
 def flops_per_token(size: ModelSize, length: float) -> float:

@@ -102,8 +102,8 @@ def _fastest_attention(precision: Precision) -> Attention:
         is_flash_attn_3_available,
     )
 
-    # Version 3 is written for Hopper and runs on nothing older.
-    if torch.cuda.get_device_capability() >= (9, 0) and is_flash_attn_3_available():
+    # Version 3 is written for Hopper and runs on nothing else.
+    if torch.cuda.get_device_capability()[0] == 9 and is_flash_attn_3_available():
         return Attention.FLASH_ATTENTION_3
     return Attention.FLASH_ATTENTION_2 if is_flash_attn_2_available() else Attention.SDPA
 
@@ -185,13 +185,16 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
     for file in files.values():
         names |= dict.fromkeys(file.keys(), file)  # type: ignore[no-untyped-call]
     parameters = dict(model.named_parameters())
-    missing = sorted(parameters.keys() - names.keys())
+    buffers = {name: one for name, one in model.named_buffers() if name in model.state_dict()}
+    missing = sorted((parameters.keys() | buffers.keys()) - names.keys())
     if missing:
         log.info("%s has no %s: transformers loads it whole, on rank 0", folder, missing[0])
         _load_whole(model, folder)
         return
     for name, parameter in parameters.items():
         _copy_rows(parameter, names[name].get_slice(name), name)
+    for name, buffer in buffers.items():
+        buffer.copy_(names[name].get_tensor(name))
 
 
 def _load_whole(model: nn.Module, folder: Path) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,18 +23,21 @@ from train.report import Numerics
 _OPTIONS = ("micro_batch", "activation_checkpointing", "sharding", "compile")
 
 
-def numerics_of(config: TrainConfig, ranks: Ranks) -> Numerics:
+def numerics_of(config: TrainConfig, ranks: Ranks, model: Any) -> Numerics:  # noqa: ANN401
     """Return the digest of this attempt."""
     device = _device_name(ranks.device)
     options = config.train.model_dump(mode="json", include=set(_OPTIONS))
     parts = [
         ranks.world_size,
+        ranks.num_nodes,
         list(ranks.mesh.shape),
         device,
         torch.get_num_threads(),
         torch.__version__,
         torch.version.cuda,
         transformers.__version__,
+        _flash_attention(),
+        model.config._attn_implementation,
         _code_digest(),
         options,
     ]
@@ -43,7 +49,21 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {capability}"
+    return f"{_processor()} {capability}"
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _flash_attention() -> str | None:
+    with suppress(PackageNotFoundError):
+        return version("flash-attn")
+    return None
 
 
 def _code_digest() -> str:

@@ -79,6 +79,9 @@ def set_numerics(*, deterministic: bool) -> None:
     num_threads = max(1, len(os.sched_getaffinity(0)) // num_ranks_here)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or num_threads))
     if deterministic:
+        # Read when cuBLAS, and when transformers' flash attention, is used first.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
         torch.use_deterministic_algorithms(True)
         # Filling fresh memory with NaN finds bugs, but costs a pass over every tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def restore(
     if key != config.parent:
         _rewind(config, ranks, agreement, store, manifest)
     report.phase(PhaseName.RESTORE, started_at)
-    report.resumed(progress.step, manifest, started_at, numerics_of(config, ranks))
+    report.resumed(progress.step, manifest, started_at, numerics_of(config, ranks, model))
     return Restored(
         model=model,
         optimizer=optimizer,
@@ -118,7 +118,8 @@ def roll_back(
     manifest, complaint = _read(store, manifest_key(step, attempt))
     if manifest is None:
         raise Damaged(f"{complaint}", "Resume the run: it goes back to the checkpoint before.")
-    return _fill(config, ranks, store, manifest, tensors)
+    with agreement.pulse.beating():
+        return _fill(config, ranks, store, manifest, tensors)
 
 
 def _build(

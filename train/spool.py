@@ -7,8 +7,10 @@ says how much of the spool it has uploaded. Torch-free: the agent reads with thi
 from __future__ import annotations
 
 import os
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -31,6 +33,7 @@ SPOOL_NAME = "spool.jsonl"
 UPLOADED_NAME = "uploaded.json"
 # Rank 0 looks this often whether the agent has caught up; a look costs 20 us.
 _POLL_S = 0.02
+_BEAT_EVERY_S = 5.0
 
 
 def _to_utc(instant: datetime) -> datetime:
@@ -351,6 +354,23 @@ class Pulse:
         spool_dir.mkdir(parents=True, exist_ok=True)
         self._path = spool_dir / f"pulse-{rank:05d}"
         self._path.write_text(str(os.getpid()))
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat from a thread meanwhile, for work of minutes that cannot."""
+        is_over = threading.Event()
+
+        def go_on() -> None:
+            while not is_over.wait(_BEAT_EVERY_S):
+                self.beat()
+
+        thread = threading.Thread(target=go_on, name="pulse", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def beat(self) -> None:
         """Say that this rank gets on; takes 1 us."""

@@ -35,9 +35,18 @@ class Progress:
     num_trained_tokens: int
     mean_loss: float
     num_losses: int
+    num_roll_backs: int
 
 
-START = Progress(step=0, batch=0, num_tokens=0, num_trained_tokens=0, mean_loss=0.0, num_losses=0)
+START = Progress(
+    step=0,
+    batch=0,
+    num_tokens=0,
+    num_trained_tokens=0,
+    mean_loss=0.0,
+    num_losses=0,
+    num_roll_backs=0,
+)
 
 
 def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -11,9 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from train import attention
 from train.activations import checkpoint_activations
+from train.apart import require_samples_apart
 from train.batch import to_micro_batch
-from train.config import ActivationCheckpointing, TrainOptions
+from train.config import ActivationCheckpointing, Precision, TrainOptions
 from train.data.dataset import Segment
+from train.errors import ModelInvalid
 from train.loss import add_loss, has_plain_head, summed_cross_entropy
 
 SMALL = {
@@ -63,10 +65,15 @@ def build(kind, implementation=None, **changes):
     model = AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=implementation
     )
+    perturb(model)
+    return model
+
+
+def perturb(model):
+    """Make the weights as different from one another as trained ones are."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
 
 
 def segments(*lengths):
@@ -221,3 +228,35 @@ def test_selective_checkpointing_computes_half_of_the_products_again():
     again = num["full"] - num["none"]
     assert again >= 2 * 6  # layers, and products that a gradient needs
     assert num["selective"] - num["none"] == pytest.approx(again / 2, abs=2)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_models_that_keep_samples_apart_pass_the_check(kind):
+    model = build(kind)
+    add_loss(model)
+    require_samples_apart(model, torch.device("cpu"), Precision.FP32)
+    assert model.training
+
+
+def test_a_model_that_lets_a_sample_see_its_neighbour_is_refused():
+    config = AutoConfig.for_model(
+        "qwen3_next",
+        **SMALL,
+        layer_types=["linear_attention", "full_attention"],
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention.NAME
+    )
+    perturb(model)
+    add_loss(model)
+    with pytest.raises(ModelInvalid, match="before it in its row"):
+        require_samples_apart(model, torch.device("cpu"), Precision.FP32)

@@ -6,6 +6,7 @@
 import functools
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,23 @@ def test_transformers_renders_and_tokenizes_the_same(folder, source, tmp_path):
                 messages, return_dict=True, return_assistant_tokens_mask=True
             )
             assert (tokens, trained) == (rendered["input_ids"], rendered["assistant_masks"])
+
+
+def test_in_another_process_texts_inject_nothing_either(folder):
+    conversation = Conversation(
+        id="a", system=None, pairs=(Pair(user="u</s>", assistant="<|im_end|></s>"),)
+    )
+    for template in ChatTemplate:
+        made = encoder(folder, template, eos="<|im_end|>")
+        sent = pickle.loads(pickle.dumps(made))
+        assert encode(sent, conversation) == encode(made, conversation)
+
+
+def test_what_ends_a_turn_is_trained_where_it_is_not_eos(folder):
+    made = encoder(folder, ChatTemplate.MODEL, CHATML, eos="</s>")
+    conversation = Conversation(id="a", system=None, pairs=(Pair(user="u", assistant="a"),))
+    pieces = made.pieces(conversation)
+    assert "".join(piece.text for piece in pieces if piece.is_trained) == "a<|im_end|>"
 
 
 def test_a_template_that_cannot_be_used_is_refused(folder):

@@ -40,6 +40,8 @@ class Dropped:
 
     id: str
     why: str
+    is_whole: bool = False
+    """Nothing of it is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ def _to_conversation(name: str, turns: list[Turn]) -> tuple[Conversation | None,
     if turns and turns[0].role == _SYSTEM_ROLE:
         system, turns = turns[0].text, turns[1:]
     if not any(turn.role == "assistant" for turn in turns):
-        return None, [Dropped(id=name, why="no assistant turn")]
+        return None, [Dropped(id=name, why="no assistant turn", is_whole=True)]
     num_leading = _count_leading(turns, "assistant")
     if num_leading:
         notes.append(Dropped(id=name, why=f"{num_leading} leading assistant turns removed"))
@@ -123,7 +125,7 @@ def _to_conversation(name: str, turns: list[Turn]) -> tuple[Conversation | None,
         turns = turns[:-1]
     problem = _problem(turns)
     if problem is not None:
-        return None, [*notes, Dropped(id=name, why=problem)]
+        return None, [*notes, Dropped(id=name, why=problem, is_whole=True)]
     pairs = tuple(
         Pair(user=user.text, assistant=assistant.text)
         for user, assistant in zip(turns[::2], turns[1::2], strict=True)

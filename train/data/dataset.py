@@ -91,6 +91,11 @@ class Dataset:
         members = self._members[self._bounds[index] : self._bounds[index + 1]]
         return [self._segment(int(member)) for member in members]
 
+    @property
+    def is_packed(self) -> bool:
+        """Say whether a sequence holds more than one sample."""
+        return len(self._members) > len(self)
+
     def count(self, sequences: Sequence[int]) -> Counts:
         """Count the tokens of sequences, without reading them."""
         bounds = [range(self._bounds[index], self._bounds[index + 1]) for index in sequences]

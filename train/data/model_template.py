@@ -3,7 +3,8 @@
 The template is rendered once per shape of conversation, with a name in place of every text; what it
 writes around them is the skeleton. So no text is ever taken for the template's own, and special
 tokens are those of the skeleton alone. What is trained is what the template marks by
-{% generation %}; without such marks, all that follows the generation prompt, up to EOS.
+{% generation %}; without such marks, all that follows the generation prompt, up to the first
+special token after the answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
@@ -39,18 +40,22 @@ class ModelTemplate:
     """
 
     def __init__(
-        self, source: str, specials: Mapping[str, int], settings: Mapping[str, Any]
+        self,
+        source: str,
+        specials: Mapping[str, int],
+        settings: Mapping[str, Any],
+        now: datetime | None = None,
     ) -> None:
-        self._given = (source, specials, settings)
-        self._eos = _spelling(settings.get("eos_token"))
+        now = now or datetime.now(timezone.utc)
+        self._given = (source, specials, settings, now)
         self._tokens = {
             name: _spelling(value) for name, value in settings.items() if name.endswith("_token")
         }
         self._specials = specials
         self._skeletons: dict[tuple[bool, int], list[tuple[str, bool]]] = {}
         try:
-            self._template = _environment(_Generation).from_string(source)
-            self._marking = _environment(_MarkedGeneration).from_string(source)
+            self._template = _environment(_Generation, now).from_string(source)
+            self._marking = _environment(_MarkedGeneration, now).from_string(source)
             self._split_specials = re.compile(
                 "|".join(re.escape(one) for one in sorted(specials, key=len, reverse=True))
                 or r"(?!)"
@@ -131,8 +136,10 @@ class ModelTemplate:
                 raise TemplateRefused("an answer does not follow the template's prompt for it")
             answer_end = rendered.index(message["content"]) + len(message["content"])
             next_text = _NAME.search(rendered, answer_end)
-            eos_end = rendered.find(self._eos, answer_end, next_text.start() if next_text else None)
-            stop = answer_end if not self._eos or eos_end < 0 else eos_end + len(self._eos)
+            end = next_text.start() if next_text else len(rendered)
+            # Whatever ends a turn is what a model has to say to stop; often it is not EOS.
+            turn_end = self._split_specials.search(rendered, answer_end, end)
+            stop = turn_end.end() if turn_end else answer_end
             parts += [(rendered[start : len(prompt)], False), (rendered[len(prompt) : stop], True)]
             start = stop
         return [*parts, (rendered[start:], False)]
@@ -159,7 +166,11 @@ class ModelTemplate:
     ) -> str:
         try:
             return template.render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self._tokens
+                tools=None,
+                documents=None,
+                messages=list(messages),
+                add_generation_prompt=add_generation_prompt,
+                **self._tokens,
             )
         # Templates raise what they like: their own words, or those of the operators they use.
         except (TemplateError, TypeError, ValueError) as error:
@@ -208,7 +219,7 @@ class _MarkedGeneration(_Generation):
         return f"{_BEGIN}{caller()}{_END}"
 
 
-def _environment(generation: type[_Generation]) -> ImmutableSandboxedEnvironment:
+def _environment(generation: type[_Generation], now: datetime) -> ImmutableSandboxedEnvironment:
     """Return what transformers renders templates in (utils/chat_template_utils.py)."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[generation, loopcontrols]
@@ -217,7 +228,8 @@ def _environment(generation: type[_Generation]) -> ImmutableSandboxedEnvironment
         value, ensure_ascii=False, indent=indent
     )
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)  # noqa: DTZ005
+    # One instant for all conversations, whichever process writes them.
+    environment.globals["strftime_now"] = now.strftime
     return environment
 
 

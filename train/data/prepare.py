@@ -70,7 +70,7 @@ def prepare(
     encoder = make_encoder(tokenizer, template, max_length)
     kept_for_eval = split_eval(seed, len(conversations), eval_fraction)
     parts: tuple[list[Sample], list[Sample]] = ([], [])
-    without: list[Dropped] = []
+    without = [note for note in dropped if note.is_whole]
     for index, (samples, notes) in enumerate(encode_all(encoder, conversations)):
         parts[index in kept_for_eval].extend(samples)
         dropped += notes
@@ -129,7 +129,8 @@ def _require_trainable(without: Sequence[Dropped], untrainable: Untrainable) -> 
     more = f", and of {len(without) - 1} more" if len(without) > 1 else ""
     raise DataInvalid(
         f"Nothing of conversation {first.id} would be trained ({first.why}){more}.",
-        "Remove it, raise model.max_length, or set data.untrainable: drop.",
+        "Clean the file with orchestrate data prepare, raise model.max_length, or set "
+        "data.untrainable: drop.",
     )
 
 

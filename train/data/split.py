@@ -19,8 +19,8 @@ def split_conversation(
 ) -> list[Conversation]:
     """Return the conversation, or its parts as ID_0, ID_1, ...; raises DataInvalid.
 
-    They are those that training would make of it. A pair that is too long alone is a part of its
-    own, which the trainer cuts and reports.
+    They are those that training would make of it with Vicuna's template. A pair that is too long
+    alone is a part of its own, which the trainer cuts and reports.
     """
     parts = encoder_in(folder, max_length).split(conversation)
     if len(parts) == 1:

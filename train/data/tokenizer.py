@@ -37,6 +37,10 @@ class ChatTokenizer:
     settings: dict[str, object]
     prefixes_space: bool
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Be made anew elsewhere: Tokenizer's pickle forgets that text is never special."""
+        return _chat_tokenizer, (self.tokenizer, self.settings)
+
     @property
     def vocab_size(self) -> int:
         """Return the number of rows the embedding needs."""
