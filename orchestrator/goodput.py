@@ -15,8 +15,8 @@ from enum import Enum
 
 from orchestrator.attempts import EndReason
 from orchestrator.ledger.fold import LaunchView, RunState
-from orchestrator.ledger.measurements import Measured, phases_of, steps_of
-from train.spool import Phase, PhaseName, Step
+from orchestrator.ledger.measurements import Measured, phases_of
+from train.spool import Phase, PhaseName, RolledBack, Step
 
 
 class Bucket(str, Enum):
@@ -103,6 +103,13 @@ class Goodput:
         return _share(self.seconds()[Bucket.PRODUCTIVE], self.billed)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Undone:
+    """A step whose update a rollback has taken back."""
+
+    step: Step
+
+
 def account(
     state: RunState,
     measured: Sequence[Measured],
@@ -155,17 +162,26 @@ def _last_kept_step_by_attempt(state: RunState) -> dict[int, int]:
     return kept
 
 
-def _records_by_attempt(measured: Sequence[Measured]) -> dict[int, list[Step | Phase]]:
-    records: dict[int, list[Step | Phase]] = {}
-    for attempt, step in steps_of(measured):
-        records.setdefault(attempt, []).append(step)
+def _records_by_attempt(measured: Sequence[Measured]) -> dict[int, list[Step | Phase | _Undone]]:
+    """Return steps and phases of each attempt; those that a rollback has undone as such."""
+    records: dict[int, list[Step | Phase | _Undone]] = {}
+    for one in measured:
+        of_attempt = records.setdefault(one.attempt, [])
+        if isinstance(one.record, Step):
+            of_attempt.append(one.record)
+        elif isinstance(one.record, RolledBack):
+            to_step = one.record.to_step
+            of_attempt[:] = [
+                _Undone(step=kept) if isinstance(kept, Step) and kept.step > to_step else kept
+                for kept in of_attempt
+            ]
     for attempt, phase in phases_of(measured):
         records.setdefault(attempt, []).append(phase)
     return records
 
 
 def _spans_of_launch(
-    launch: LaunchView, records: list[Step | Phase], kept_until: int | None, end: datetime
+    launch: LaunchView, records: list[Step | Phase | _Undone], kept_until: int | None, end: datetime
 ) -> Iterator[Span]:
     """Yield spans that cover the launch from its start to its end without a gap."""
     ended_at = min(launch.ended_at or end, end)
@@ -209,7 +225,9 @@ def _cut_out_stalls(spans: Iterable[Span]) -> list[Span]:
     return sorted(cut, key=lambda span: span.start)
 
 
-def _label(launch: str, record: Step | Phase, kept_until: int | None) -> Span:
+def _label(launch: str, record: Step | Phase | _Undone, kept_until: int | None) -> Span:
+    if isinstance(record, _Undone):
+        return replace(_label(launch, record.step, kept_until), bucket=Bucket.LOST_WORK)
     if isinstance(record, Phase):
         bucket = _PHASE_BUCKETS[record.name]
     else:

@@ -21,7 +21,7 @@ from orchestrator.ledger.record import RunRecord
 from orchestrator.replay import compare_replayed
 from orchestrator.report import deadline_at, eta_at, parts_document, seconds_document
 from orchestrator.view import RunView
-from train.spool import Evaluated, Step
+from train.spool import Evaluated, LeftOut, RolledBack, Step
 
 Values: TypeAlias = Mapping[str, float]
 ReadLedger: TypeAlias = Callable[[], Sequence[Entry]]
@@ -86,6 +86,8 @@ class Curve:
         step, last = one.record, self._last
         if isinstance(step, Evaluated):
             return Row(step=step.step, values={"eval/loss": step.loss})
+        if isinstance(step, (LeftOut, RolledBack)):
+            return None if last is None else self._guarded(step, _step(last).step)
         if not isinstance(step, Step) or (last is not None and step.step <= _step(last).step):
             return None
         self._last = one
@@ -101,6 +103,21 @@ class Curve:
             values |= look
             alerts += more
         return Row(step=step.step, values={**values, **self._marks}, alerts=tuple(alerts))
+
+    def _guarded(self, record: LeftOut | RolledBack, step: int) -> Row | None:
+        """Return what the trainer's guard did, with the last row that was drawn."""
+        if step < self.next_step:
+            return None
+        if isinstance(record, LeftOut):
+            return Row(step=step, values={"guard/left_out_batch": record.batch})
+        alert = Alert(
+            title=f"Rolled back to step {record.to_step}",
+            text=f"Batches in a row after step {record.step} were out of all proportion. The curve "
+            "keeps what was drawn of the steps between; they are trained again on later batches.",
+            level=Level.WARN,
+        )
+        values = {"guard/rolled_back_to": record.to_step}
+        return Row(step=step, values=values, alerts=(alert,))
 
     def close(self, attempt: int, now: datetime) -> Row | None:
         """Return what is known at the end of `attempt`, for the last row; None without any."""

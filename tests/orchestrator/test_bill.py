@@ -15,6 +15,7 @@ from orchestrator.cost import bill, launch_usd, on_demand_usd, scale_of
 from orchestrator.goodput import Bucket, account
 from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored
 from orchestrator.ledger.fold import fold
+from orchestrator.ledger.measurements import Measured
 from tests.orchestrator.histories import (
     Ledger,
     at,
@@ -23,7 +24,7 @@ from tests.orchestrator.histories import (
     measured_phase,
     measured_step,
 )
-from train.spool import PhaseName
+from train.spool import PhaseName, RolledBack
 
 RECORD = make_record()  # 1 wall second is 1 market minute
 
@@ -136,6 +137,22 @@ def test_steps_trained_again_count_once_as_lost_work():
     # steps 3 to 5 of the first attempt, and the 3 s it went on after its last record
     assert seconds[Bucket.LOST_WORK] == 3 * 2 + 3
     assert goodput.wall == timedelta(seconds=40)
+
+
+def test_steps_that_were_rolled_back_are_lost_work():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=20, attempt=1, reason=EndReason.SUCCEEDED)
+    ledger.commit(19, attempt=1, step=4)
+    ledger.ended(20)
+    rolled_back = RolledBack(at=at(10), step=4, to_step=2)
+    measured = [
+        *(measured_step(1, step, 5 + step) for step in range(1, 5)),
+        Measured(attempt=1, record=rolled_back),
+        *(measured_step(1, step, 10 + step) for step in (3, 4)),
+    ]
+    seconds = account(fold(RECORD, ledger.entries), measured, at(20)).seconds()
+    assert seconds[Bucket.PRODUCTIVE] == timedelta(seconds=4)
+    assert seconds[Bucket.LOST_WORK] == timedelta(seconds=2)
 
 
 def test_uncommitted_steps_of_a_stopped_run_are_lost():
