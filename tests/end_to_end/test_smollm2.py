@@ -44,7 +44,7 @@ def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workpl
             "eval_fraction": 0,
         },
         model={**example["model"], "base": str(EXAMPLES / "smollm2")},
-        train={**example["train"], "num_steps": NUM_STEPS},
+        train={**example["train"], "num_steps": NUM_STEPS, "global_batch": 2},
         checkpoints={"interval": "5 steps", "keep_last": 1},
         local={"ranks": 2, "time_scale": 60, "preemptions": [{"after_step": 6}]},
     )

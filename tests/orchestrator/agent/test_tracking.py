@@ -243,17 +243,18 @@ def test_a_synced_file_takes_the_place_of_what_w_and_b_had(folder, online):
 def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, online, answer):
     """The agent waits 15 s where W&B hangs."""
     folder.past(2)
+    others = set(psutil.Process().children(recursive=True))
     with serving(ANSWERS[answer]) as service:
         online(service.url)
         tracker = folder.track(2)
         assert service.asked.wait(30)
         started = time.monotonic()
         file = tracker.finish()
-        assert time.monotonic() - started < 40
+        assert time.monotonic() - started < 90  # 20 s, on a machine with nothing else to do
     recorded = scan(file)
     assert [row["train/step"] for row in recorded.rows] == list(range(1, 9))
     assert "offline-run-" in str(file)
-    assert not [one for one in psutil.Process().children(recursive=True) if one.is_running()]
+    assert not set(psutil.Process().children(recursive=True)) - others
 
 
 def test_history_that_the_service_has_dropped_is_recorded_offline(folder, online):
