@@ -16,17 +16,20 @@ from tests.end_to_end.conftest import EXAMPLES
 CONVERT = EXAMPLES / "smollm2" / "convert.py"
 NUM_STEPS = 12
 NUM_CONVERSATIONS = 6
+CAPITALS = {"France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Japan": "Tokyo"}
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
-prompt = tokenizer.apply_chat_template(
-    [{"role": "user", "content": "What is the capital of France?"}],
-    add_generation_prompt=True, return_tensors="pt", return_dict=True,
-)
-said = model.generate(**prompt, max_new_tokens=24, do_sample=False)
-print(tokenizer.decode(said[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+for country in sys.argv[2:]:
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"Name the capital of {country}."}],
+        add_generation_prompt=True, return_tensors="pt", return_dict=True,
+    )
+    said = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+    answer = tokenizer.decode(said[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True)
+    print(" ".join(answer.split()))
 """
 
 
@@ -66,7 +69,10 @@ def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workpl
 
     model = workplace.folder / "model"
     assert workplace.run("checkpoints", "export", "smollm2", "--output", model).returncode == 0
-    assert "Paris" in _answer(model)
+    # All of these before; a model of this size may lose one over a few other conversations.
+    answers = _answers(model)
+    right = [capital in answer for capital, answer in zip(CAPITALS.values(), answers, strict=True)]
+    assert sum(right) >= len(CAPITALS) - 1, answers
 
 
 def _few_conversations(folder):
@@ -84,12 +90,12 @@ def _losses(run_folder):
     return {one["step"]: one["loss"] for one in records if one["kind"] == "step"}
 
 
-def _answer(model):
+def _answers(model):
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(model)],
+        [sys.executable, "-c", LOAD, str(model), *CAPITALS],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout
+    return done.stdout.splitlines()
