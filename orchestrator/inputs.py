@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from pydantic import BaseModel, ConfigDict
 from checkpoints.layout import INPUTS, input_key
 from checkpoints.store import ObjectStore
 from orchestrator import __version__
-from orchestrator.errors import InputError, MissingDependency
+from orchestrator.complaints import problem_of
+from orchestrator.errors import InputError
 from orchestrator.home import home, make_folder
 from orchestrator.sources import with_local_sources
 from orchestrator.spec import RunSpec
@@ -30,8 +30,10 @@ from orchestrator.spec import RunSpec
 # Reading in blocks of this size keeps memory flat for weights of many GB.
 _BLOCK_BYTES = 1 << 20
 _FETCH_BYTES = 64 << 20
+# Of the prepared files: a cache that an earlier version filled is of no use.
+_LAYOUT = 2
 # What long preparations say now and then; all else of theirs is for us.
-_PROGRESS = "tokenized "
+_PROGRESS = "Tokenizing"
 SUMMARY_NAME = "prepared.json"
 
 
@@ -131,7 +133,7 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
 
 
 def _cache_key(spec: RunSpec) -> str:
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(f"{__version__} {_LAYOUT}".encode())
     digest.update(f"{spec.model.max_length} {spec.train.seed}".encode())
     digest.update(spec.data.model_dump_json(exclude={"train", "num_tokens"}).encode())
     digest.update(describe_file(Path(spec.data.train)).sha256.encode())
@@ -175,18 +177,7 @@ def _run_preparation(spec: RunSpec, output: Path, cwd: str) -> PreparationSummar
         if program.wait() == 0:
             printed.seek(0)
             return PreparationSummary.model_validate_json(printed.read())
-    if "ModuleNotFoundError" in last_line:
-        raise MissingDependency(
-            f"Preparing the data needs the trainer's libraries ({last_line}).",
-            "Install them: pip install -c constraints.txt -e '.[train]'",
-        )
-    try:
-        complaint = json.loads(last_line)
-        raise InputError(complaint["what"], complaint["next_step"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"Preparing the data failed: {last_line}", "See the line above."
-        ) from error
+    raise problem_of(last_line, "Preparing the data")
 
 
 def describe_file(path: Path) -> InputFile:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec
-from train.config import ActivationCheckpointing, Precision, Sharding
+from train.config import KEPT_BYTES, ActivationCheckpointing, Precision, Sharding
 
 # GB of one GPU by SkyPilot's names.
 GPU_BYTES = {
@@ -33,14 +33,6 @@ _RESERVED = 4e9
 _VOCABULARY = 32_000
 # With width = 128 x depth, those of the Llamas from 7B to 65B come out within 9 and 14 %.
 _WIDTH_PER_LAYER = 128
-# Activations of a layer per token and unit of width, 16-bit, without the scores that flash
-# attention never stores (Korthikanti et al. 2022, equation 1); what of it is kept of every layer.
-_LAYER_BYTES = 34
-_KEPT_BYTES = {
-    ActivationCheckpointing.NONE: 34,
-    ActivationCheckpointing.SELECTIVE: 17,
-    ActivationCheckpointing.FULL: 2,
-}
 # Predictions whose logits are there at a time (train/loss.py), in fp32.
 _LOGIT_CHUNK = 512
 _MAX_NODES = 64
@@ -76,7 +68,7 @@ def estimate_memory(spec: RunSpec) -> MemoryEstimate | None:
     if spec.train.sharding is Sharding.FULL:
         num_shards *= spec.nodes.count
     chosen = spec.train.activation_checkpointing
-    choices = list(_KEPT_BYTES) if chosen is ActivationCheckpointing.AUTO else [chosen]
+    choices = list(KEPT_BYTES) if chosen is ActivationCheckpointing.AUTO else [chosen]
     for choice in choices:
         estimate = _estimate(spec, num_parameters, kind, num_shards, choice)
         if estimate.needed <= estimate.available:
@@ -116,7 +108,8 @@ def _estimate(
     num_tokens = spec.train.micro_batch * spec.model.max_length
     scale = 1 if spec.train.precision is Precision.BF16 else 2
     # What is kept of each layer, and one that is made again.
-    activations = (_KEPT_BYTES[choice] * num_layers + _LAYER_BYTES) * num_tokens * width
+    layer_bytes = KEPT_BYTES[choice] * num_layers + KEPT_BYTES[ActivationCheckpointing.NONE]
+    activations = layer_bytes * num_tokens * width
     return MemoryEstimate(
         state=int(_STATE_BYTES * num_parameters / num_shards),
         # Two layers, for the next one is fetched ahead; embeddings and head all the time.

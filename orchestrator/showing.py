@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.errors import InputError, MissingDependency
+from orchestrator.complaints import problem_of
 
 
 class ShownConversation(BaseModel):
@@ -51,18 +50,4 @@ def show(
                 yield ShownConversation.model_validate_json(line)
         if program.wait() != 0:
             complaints.seek(0)
-            raise _problem(complaints.read())
-
-
-def _problem(said: str) -> InputError | MissingDependency:
-    last_line = (said.strip().splitlines() or ["it said nothing"])[-1]
-    if "ModuleNotFoundError" in last_line:
-        return MissingDependency(
-            f"Tokenizing needs the trainer's libraries ({last_line}).",
-            "Install them: pip install -c constraints.txt -e '.[train]'",
-        )
-    try:
-        complaint = json.loads(last_line)
-        return InputError(complaint["what"], complaint["next_step"])
-    except (ValueError, KeyError, TypeError):
-        return InputError(f"Tokenizing failed: {last_line}", "See the line above.")
+            raise problem_of(complaints.read(), "Tokenizing")

@@ -13,19 +13,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from train.config import ActivationCheckpointing, Precision, TrainOptions
+from train.config import KEPT_BYTES, ActivationCheckpointing, Precision, TrainOptions
 from train.errors import ModelInvalid
 
 log = logging.getLogger(__name__)
 
-# Bytes of a layer's activations per token and unit of width, 16-bit, with flash attention
-# (Korthikanti et al. 2022, equation 1); half of it with every second product, attention and norms
-# kept; with full checkpointing its input alone.
-_LAYER_BYTES = {
-    ActivationCheckpointing.NONE: 34,
-    ActivationCheckpointing.SELECTIVE: 17,
-    ActivationCheckpointing.FULL: 2,
-}
 # fp32 weights, gradients and both moments.
 _STATE_BYTES = 16
 # Of free memory: the rest is for what is gathered, logits, and fragmentation.
@@ -75,7 +67,7 @@ def _affordable(
     free = torch.cuda.get_device_properties(device).total_memory * _USABLE
     free -= _STATE_BYTES * num_parameters / mesh.size(mesh.ndim - 1)
     units = scale * num_tokens * config.hidden_size * config.num_hidden_layers
-    fitting = (choice for choice, bytes_ in _LAYER_BYTES.items() if bytes_ * units <= free)
+    fitting = (choice for choice, bytes_ in KEPT_BYTES.items() if bytes_ * units <= free)
     choice = next(fitting, ActivationCheckpointing.FULL)
     log.info("activation checkpointing: %s", choice.value)
     return choice

@@ -66,6 +66,16 @@ class ActivationCheckpointing(str, Enum):
     FULL = "full"
 
 
+# Bytes that are kept of a layer's activations per token and unit of width, 16-bit, with flash
+# attention (Korthikanti et al. 2022, equation 1); half of it with attention and every second
+# product kept; with full checkpointing the layer's input alone.
+KEPT_BYTES = {
+    ActivationCheckpointing.NONE: 34,
+    ActivationCheckpointing.SELECTIVE: 17,
+    ActivationCheckpointing.FULL: 2,
+}
+
+
 class Sharding(str, Enum):
     """Over which ranks weights, gradients and optimizer are split."""
 
@@ -194,7 +204,7 @@ class TrainOptions(_Section):
     sharding: Sharding = Sharding.HYBRID
     """hybrid: split over the ranks of a node, replicated over nodes; full: split over all ranks."""
     compile: bool = False
-    """Compile each layer (torch.compile); the first step takes minutes longer."""
+    """Compile each layer (torch.compile); the first steps take longer."""
     liger: bool = False
     """Use liger-kernel's norms, rotary embedding and MLP where it knows the model; needs a GPU."""
     eval_every: int | None = Field(default=None, ge=1)

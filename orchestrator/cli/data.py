@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,11 @@ _PASSED_ON = {
 }
 
 
+def _tokenizer_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    kind = click.Path(path_type=Path, exists=True, file_okay=False)
+    return click.option("--tokenizer", type=kind, metavar="DIR", help=help_text)
+
+
 @click.group()
 def data() -> None:
     """Prepare conversations for training."""
@@ -56,12 +62,7 @@ def data() -> None:
     metavar="N",
     help="Split conversations that are longer than N tokens; needs --tokenizer.",
 )
-@click.option(
-    "--tokenizer",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="Model folder whose tokenizer counts.",
-)
+@_tokenizer_option("Model folder whose tokenizer counts.")
 @click.option(
     "--augment",
     type=click.Choice(["paraphrase", "back-translation"]),
@@ -125,12 +126,7 @@ def prepare(
 @data.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--id", "id_", metavar="ID", help="Only this conversation.")
-@click.option(
-    "--tokenizer",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="Model folder with the tokenizer; without, one is trained on FILE.",
-)
+@_tokenizer_option("Model folder with the tokenizer; without, one is trained on FILE.")
 @click.option(
     "--template",
     type=click.Choice(["vicuna", "model"]),

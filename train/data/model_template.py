@@ -21,16 +21,12 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from train.data.conversations import Pair
-from train.data.template import Piece
+from train.data.template import Piece, TemplateRefused
 from train.errors import DataInvalid
 
 _BEGIN, _END = "\ue0f0", "\ue0f1"
 _NAME = re.compile("\ue0f2(\\d+)\ue0f2")
 _Message = dict[str, str]
-
-
-class TemplateRefused(Exception):
-    """The template cannot write this conversation as it is."""
 
 
 class ModelTemplate:

@@ -10,8 +10,8 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from train.config import ChatTemplate, Untrainable
@@ -20,7 +20,7 @@ from train.data.dataset import EVAL_NAME, TRAIN_NAME, write_dataset
 from train.data.encoding import encode_all, make_encoder, own_template
 from train.data.order import packing_order, split_eval
 from train.data.packing import pack
-from train.data.samples import Sample
+from train.data.samples import Encoder, Sample
 from train.data.template import VICUNA_CHAT_TEMPLATE, Special, VicunaTemplate
 from train.data.tokenizer import ChatTokenizer, load_tokenizer, train_tokenizer
 from train.errors import DataInvalid, TrainError
@@ -69,15 +69,9 @@ def prepare(
     )
     encoder = make_encoder(tokenizer, template, max_length)
     kept_for_eval = split_eval(seed, len(conversations), eval_fraction)
-    parts: tuple[list[Sample], list[Sample]] = ([], [])
-    without = [note for note in dropped if note.is_whole]
-    for index, (samples, notes) in enumerate(encode_all(encoder, conversations)):
-        parts[index in kept_for_eval].extend(samples)
-        dropped += notes
-        if not samples:
-            without += notes[-1:]
-    _require_trainable(without, untrainable)
-    train_samples, eval_samples = parts
+    train_samples, eval_samples, notes = _encode(encoder, conversations, kept_for_eval)
+    dropped += notes
+    _require_trainable(dropped, untrainable)
     if not train_samples:
         raise DataInvalid(
             f"{train} leaves no sample to train on at {max_length} tokens per sample.",
@@ -113,6 +107,20 @@ def prepare(
     )
 
 
+def _encode(
+    encoder: Encoder, conversations: Sequence[Conversation], kept_for_eval: Container[int]
+) -> tuple[list[Sample], list[Sample], list[Dropped]]:
+    """Return the samples to train on, those to evaluate on, and what was cut or dropped."""
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    dropped: list[Dropped] = []
+    for index, (samples, notes) in enumerate(encode_all(encoder, conversations)):
+        parts[index in kept_for_eval].extend(samples)
+        if not samples:
+            notes[-1] = replace(notes[-1], is_whole=True)
+        dropped += notes
+    return *parts, dropped
+
+
 def _sequences(
     samples: Sequence[Sample], seed: int, max_length: int, *, packing: bool
 ) -> list[list[int]]:
@@ -122,7 +130,8 @@ def _sequences(
     return list(pack(lengths, packing_order(seed, len(lengths)), max_length))
 
 
-def _require_trainable(without: Sequence[Dropped], untrainable: Untrainable) -> None:
+def _require_trainable(dropped: Sequence[Dropped], untrainable: Untrainable) -> None:
+    without = [note for note in dropped if note.is_whole]
     if not without or untrainable is Untrainable.DROP:
         return
     first = without[0]

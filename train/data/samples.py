@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.conversations import Conversation, Dropped, Pair
-from train.data.model_template import TemplateRefused
-from train.data.template import Piece, Template
+from train.data.template import Piece, Template, TemplateRefused
 from train.data.tokenizer import ChatTokenizer
 
 

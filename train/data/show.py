@@ -15,7 +15,7 @@ from pathlib import Path
 from train.config import ChatTemplate
 from train.data.conversations import Conversation, read_conversations
 from train.data.encoding import make_encoder
-from train.data.model_template import TemplateRefused
+from train.data.template import TemplateRefused
 from train.data.tokenizer import ChatTokenizer, load_tokenizer, train_tokenizer
 from train.errors import DataInvalid, TrainError
 

@@ -53,6 +53,10 @@ class Special:
     id: int
 
 
+class TemplateRefused(Exception):
+    """The template cannot write this conversation as it is."""
+
+
 class Template(Protocol):
     """Writes a conversation as pieces."""
 

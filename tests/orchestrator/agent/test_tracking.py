@@ -250,7 +250,7 @@ def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, online, a
         assert service.asked.wait(30)
         started = time.monotonic()
         file = tracker.finish()
-        assert time.monotonic() - started < 90  # 20 s, on a machine with nothing else to do
+        assert time.monotonic() - started < 40
     recorded = scan(file)
     assert [row["train/step"] for row in recorded.rows] == list(range(1, 9))
     assert "offline-run-" in str(file)
