@@ -208,9 +208,11 @@ class TrainOptions(_Section):
     liger: bool = False
     """Use liger-kernel's norms, rotary embedding and MLP where it knows the model; needs a GPU."""
     eval_every: int | None = Field(default=None, ge=1)
-    """Evaluate every so many steps; null: at the end only."""
+    """Evaluate before the first step and every so many; null: at the end only."""
     spike_factor: float | None = Field(default=5.0, gt=1)
     """A batch whose loss is this many times the running mean is left out; null: only NaN is."""
+    roll_back_batches: int = Field(default=20, ge=0)
+    """How many batches before three bad ones in a row are left out with them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,9 +1,10 @@
 """Judge a batch before its update: one that is out of all proportion is left out.
 
 Its loss or gradient is known before the weights change, so leaving it out costs nothing but its
-samples. Several in a row say that the weights are to blame: then they are rolled back to the last
-checkpoint, and the batches since are left out (PaLM, Chowdhery et al. 2022, section 5.1). What is
-left out follows from the data and the weights, so that a resumed attempt does the same.
+samples. Several in a row say that the weights are to blame: then they are rolled back, and the
+batches that led there are left out too (PaLM, Chowdhery et al. 2022, section 5.1). What is left out
+follows from the data and the weights and not from when the run was saved: an older checkpoint is
+trained on to where the batches are left out. So an attempt that is resumed does the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from train.state import Progress
+from train.state import Batches, Progress
 
 # More in a row than this are not the batches' fault.
 MAX_IN_A_ROW = 3
@@ -34,6 +35,30 @@ def why_left_out(
     if loss > spike_factor * usual:
         return f"loss {loss:.4g}, {loss / usual:.1f} times the usual {usual:.4g}"
     return None
+
+
+def next_batch(number: int, skipped: tuple[Batches, ...]) -> int:
+    """Return the first batch from `number` on that no roll-back has left out."""
+    for first, stop in sorted(skipped):
+        if first <= number < stop:
+            number = stop
+    return number
+
+
+def is_in_history(batch: int, skipped: tuple[Batches, ...]) -> bool:
+    """Say whether a state before `batch` is one that training has come by, or that was given up."""
+    return not any(first < batch < stop for first, stop in skipped)
+
+
+def to_skip(progress: Progress, stop: int, distance: int) -> Batches:
+    """Return the batches that a roll-back leaves out: up to `stop`, from some before the bad ones.
+
+    Further back each time, where the weights have not got over the last one.
+    """
+    first = progress.batch - distance
+    if progress.skipped and first < progress.skipped[-1][1]:
+        first = progress.skipped[-1][0] - distance
+    return max(0, first), stop
 
 
 def usual_loss(progress: Progress) -> float:

@@ -22,7 +22,14 @@ from train.config import TrainConfig
 from train.data.dataset import EVAL_NAME, TRAIN_NAME, Dataset
 from train.data.order import batch_sequences
 from train.errors import DataInvalid, NotFinite
-from train.guard import MAX_IN_A_ROW, MAX_ROLL_BACKS, note_loss, why_left_out
+from train.guard import (
+    MAX_IN_A_ROW,
+    MAX_ROLL_BACKS,
+    next_batch,
+    note_loss,
+    to_skip,
+    why_left_out,
+)
 from train.optimizer import clip_gradients, learning_rate, set_learning_rate
 from train.preemption import Agreement
 from train.ranks import Ranks, join_ranks, set_numerics
@@ -75,7 +82,7 @@ def _train(  # noqa: C901  # the one loop
     model, optimizer, progress = restored.model, restored.optimizer, restored.progress
     throughput = Throughput(model, ranks.device, ranks.world_size)
     generators = read_generators(ranks.rank, ranks.device)
-    num_left_out = 0  # in a row; `progress` is always that of a whole step
+    left_out: list[int] = []  # batches in a row; `progress` is always that of a whole step
     saves.prepare(generators)
     if restored.is_far:
         # Once, so that the next attempt in this region need not pay for the way again.
@@ -83,12 +90,17 @@ def _train(  # noqa: C901  # the one loop
         saves.begin(progress, generators)
 
     while progress.step < config.num_steps:
+        # Before the step and not after the last one, so that a resumed attempt makes up for what a
+        # preemption has cut off.
+        if not left_out and _is_to_evaluate(progress.step, options.eval_every):
+            _evaluate(config, ranks, agreement, model, report, is_final=False)
         started_at = now()
         data_s = 0.0
         rate = learning_rate(options, progress.step, config.num_steps)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
-        number = progress.batch + num_left_out
+        after = left_out[-1] + 1 if left_out else progress.batch
+        number = next_batch(after, progress.skipped)
         sequences = batch_sequences(options.seed, number, options.global_batch, len(dataset))
         counts = dataset.count(sequences)
         batches = micro_batches(
@@ -132,17 +144,17 @@ def _train(  # noqa: C901  # the one loop
         why = why_left_out(progress, mean_loss, grad_norm, options.spike_factor)
         if why is not None:
             report.left_out(progress.step + 1, number, why)
-            num_left_out += 1
-            if num_left_out == MAX_IN_A_ROW:
-                num_left_out = 0
+            left_out.append(number)
+            if len(left_out) == MAX_IN_A_ROW:
+                left_out = []
                 progress = _roll_back(
-                    config, ranks, agreement, report, saves, restored, progress, why
+                    config, ranks, agreement, report, saves, restored, progress, number + 1, why
                 )
                 generators = read_generators(ranks.rank, ranks.device)
             if is_leaving:
                 return _leave(progress, generators, agreement, report, saves)
             continue
-        num_left_out = 0
+        left_out = []
 
         saves.fence()
         optimizer.step()
@@ -184,11 +196,9 @@ def _train(  # noqa: C901  # the one loop
             break
         if is_save_due or saves.is_step(progress.step):
             saves.begin(progress, generators)
-        if options.eval_every is not None and progress.step % options.eval_every == 0:
-            _evaluate(config, ranks, agreement, model, report)
 
     saves.finish(progress, generators)
-    _evaluate(config, ranks, agreement, model, report)
+    _evaluate(config, ranks, agreement, model, report, is_final=True)
     agreement.wait_for_all()
     return Outcome(outcome=OutcomeKind.DONE, step=progress.step)
 
@@ -225,17 +235,28 @@ def _roll_back(
     saves: Saves,
     restored: Restored,
     progress: Progress,
+    stop: int,
     why: str,
 ) -> Progress:
-    """Return the progress of the last checkpoint, but on with the batches that come now.
+    """Return the progress of an older checkpoint, told to leave out the batches up to `stop`.
 
     Raises NotFinite when there is no checkpoint, or too often.
     """
     saves.settle()
+    saves.give_up_steps()
     store = open_store(config.store)
+    first, stop = to_skip(progress, stop, config.train.roll_back_batches)
     before = None
-    if progress.num_roll_backs < MAX_ROLL_BACKS:
-        before = roll_back(config, ranks, agreement, store, restored.tensors)
+    if len(progress.skipped) < MAX_ROLL_BACKS:
+        before = roll_back(
+            config,
+            ranks,
+            agreement,
+            store,
+            restored.tensors,
+            batch=first,
+            skipped=progress.skipped,
+        )
     if before is None:
         raise NotFinite(
             f"{MAX_IN_A_ROW} batches in a row cannot be trained on at step {progress.step + 1}: "
@@ -243,18 +264,27 @@ def _roll_back(
             "Lower train.learning_rate or look at the data of these batches.",
         )
     report.rolled_back(progress.step, before.step)
-    return replace(
-        before,
-        batch=progress.batch + MAX_IN_A_ROW,
-        num_roll_backs=progress.num_roll_backs + 1,
-    )
+    return replace(before, skipped=(*progress.skipped, (max(first, before.batch), stop)))
+
+
+def _is_to_evaluate(step: int, eval_every: int | None) -> bool:
+    return eval_every is not None and step % eval_every == 0
 
 
 @torch.no_grad()
 def _evaluate(
-    config: TrainConfig, ranks: Ranks, agreement: Agreement, model: nn.Module, report: Report
+    config: TrainConfig,
+    ranks: Ranks,
+    agreement: Agreement,
+    model: nn.Module,
+    report: Report,
+    *,
+    is_final: bool,
 ) -> None:
-    """Record the mean loss over the evaluation sequences, if there are any."""
+    """Record the mean loss over the evaluation sequences, if there are any.
+
+    A notice ends it, but not the final one: all is saved, and the node may well last so long.
+    """
     if not (config.inputs_dir / EVAL_NAME).exists():
         return
     started_at = now()
@@ -270,7 +300,8 @@ def _evaluate(
     model.eval()
     loss_sum = 0.0
     for batch in batches:
-        if agreement.flags(is_save_due=False, is_save_in_flight=False).is_noticed:
+        flags = agreement.flags(is_save_due=False, is_save_in_flight=False)
+        if flags.is_noticed and not is_final:
             report.say("preemption notice: the evaluation is given up")
             model.train()
             return

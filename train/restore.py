@@ -9,13 +9,20 @@ from torch import nn
 
 from checkpoints.errors import BucketMissing, Damaged, Fenced, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head, rewind
-from checkpoints.history import Point, committed_before, point_of, whole_checkpoints
+from checkpoints.history import (
+    Point,
+    committed_before,
+    point_of,
+    read_chain,
+    whole_checkpoints,
+)
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import manifest_key
 from checkpoints.load import load
 from checkpoints.manifest import Manifest
 from checkpoints.store import ObjectStore
 from train.config import TrainConfig
+from train.guard import is_in_history
 from train.model import ModelPlan, build_model
 from train.numerics import numerics_of
 from train.optimizer import build_optimizer
@@ -25,6 +32,7 @@ from train.report import Report, now
 from train.spool import PhaseName
 from train.state import (
     START,
+    Batches,
     Progress,
     from_state,
     named_tensors,
@@ -101,17 +109,19 @@ def roll_back(
     agreement: Agreement,
     store: ObjectStore,
     tensors: dict[str, torch.Tensor],
+    *,
+    batch: int,
+    skipped: tuple[Batches, ...],
 ) -> Progress | None:
-    """Fill the tensors from the last commit; return where it stands, None if there is none yet.
+    """Fill the tensors from the last commit before `batch`; return where it stands.
 
-    All ranks call it alike, with no save in flight. Raises CheckpointError if it is damaged, for
-    then the tensors are undefined.
+    Where none is so old, it is the oldest; None if there is none at all. All ranks call it alike,
+    with no save in flight. Raises CheckpointError if the checkpoint is damaged, for then the
+    tensors are undefined.
     """
     found = _NOTHING_LEFT
     if ranks.is_first:
-        head = read_head(store)
-        if head is not None and head[0].manifest is not None:
-            found = point_of(head[0].manifest)
+        found = _last_before(store, batch, skipped)
     step, attempt = agreement.from_first(*found)
     if (step, attempt) == _NOTHING_LEFT:
         return None
@@ -120,6 +130,22 @@ def roll_back(
         raise Damaged(f"{complaint}", "Resume the run: it goes back to the checkpoint before.")
     with agreement.pulse.beating():
         return _fill(config, ranks, store, manifest, tensors)
+
+
+def _last_before(store: ObjectStore, batch: int, skipped: tuple[Batches, ...]) -> Point:
+    head = read_head(store)
+    oldest = _NOTHING_LEFT
+    if head is None:
+        return oldest
+    for point in read_chain(store, head[0]).with_older(whole_checkpoints(store)):
+        manifest, _ = _read(store, manifest_key(*point))
+        next_ = None if manifest is None else manifest.state.get("batch")
+        if not isinstance(next_, int) or not is_in_history(next_, skipped):
+            continue
+        if next_ <= batch:
+            return point
+        oldest = point
+    return oldest
 
 
 def _build(

@@ -55,6 +55,8 @@ class Saves:
         self._tensors = tensors
         self.saved_step = saved_step  # of the last committed checkpoint
         self._begun: _Begun | None = None
+        self._last_begun_step = saved_step
+        self._given_up_step = 0
         self._answered_risk: Risk | None = None
         self._stall_s = 0.0
         self._error: str | None = None
@@ -100,8 +102,15 @@ class Saves:
         self._clock.note_step(seconds, is_saving=self._begun is not None)
 
     def begin(self, progress: Progress, generators: Mapping[str, Tensor]) -> None:
-        """Begin to save the state after a step; waits for a save in flight first."""
+        """Begin to save the state after a step; waits for a save in flight first.
+
+        It does not where a roll-back has taken that step back: its checkpoint would have the name
+        of another one. An attempt that is resumed from before it does the same again.
+        """
         self.settle()
+        if progress.step <= self._given_up_step:
+            return
+        self._last_begun_step = progress.step
         started_at, started_s = now(), time.monotonic()
         self._stall_s = 0.0
         self._begun = _Begun(step=progress.step, at=started_at, at_s=started_s)
@@ -147,6 +156,10 @@ class Saves:
             self._report.committed(outcome, begun.at)
         self._clock.note_stall(self._stall_s)
         self.saved_step = begun.step
+
+    def give_up_steps(self) -> None:
+        """Note that the weights go back to before some steps that may have been saved."""
+        self._given_up_step = self._last_begun_step
 
     def finish(self, progress: Progress, generators: Mapping[str, Tensor]) -> None:
         """Commit the state after the last step; raises SaveFailed when that cannot be done."""

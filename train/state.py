@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from torch import nn
 
 from train.config import TrainConfig
 from train.errors import ConfigInvalid
-
-JsonScalar = str | int | float | bool | None
 
 # These change how fast a step is computed, and where, but not what it is meant to compute.
 _WITHOUT_EFFECT = frozenset(
@@ -21,12 +20,16 @@ _WITHOUT_EFFECT = frozenset(
 )
 
 
+Batches = tuple[int, int]
+"""Numbers of batches: from the first to before the second."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where a run stands between two steps; `batch` is the number of the next one.
 
     It is more than `step` where batches were left out. `mean_loss` is the running mean by which
-    they are judged, over `num_losses` steps.
+    they are judged, over `num_losses` steps; `skipped` is what roll-backs leave out, one each.
     """
 
     step: int
@@ -35,7 +38,7 @@ class Progress:
     num_trained_tokens: int
     mean_loss: float
     num_losses: int
-    num_roll_backs: int
+    skipped: tuple[Batches, ...]
 
 
 START = Progress(
@@ -45,8 +48,11 @@ START = Progress(
     num_trained_tokens=0,
     mean_loss=0.0,
     num_losses=0,
-    num_roll_backs=0,
+    skipped=(),
 )
+
+_FIELDS = tuple(one.name for one in fields(Progress))
+_PROGRESS = TypeAdapter(Progress)
 
 
 def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -87,10 +93,10 @@ def seed_generators(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(words[0] >> np.uint64(1)))
 
 
-def to_state(progress: Progress, config: TrainConfig) -> dict[str, JsonScalar]:
+def to_state(progress: Progress, config: TrainConfig) -> dict[str, JsonValue]:
     """Return what the manifest says of the run beside its tensors."""
     return {
-        **asdict(progress),
+        **_PROGRESS.dump_python(progress, mode="json"),
         "seed": config.train.seed,
         "torch_version": torch.__version__,
         "numbers_digest": numbers_digest(config),
@@ -104,12 +110,13 @@ def from_state(state: dict[str, object], config: TrainConfig, manifest: str) -> 
             f"{manifest} was written with other model or train options.",
             "Give these options back their former values, or start a run of another name.",
         )
-    fields = {name: state.get(name) for name in asdict(START)}
-    if not all(isinstance(value, (int, float)) for value in fields.values()):
+    try:
+        return _PROGRESS.validate_python({name: state.get(name) for name in _FIELDS})
+    except ValidationError as error:
+        names = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise ConfigInvalid(
-            f"{manifest} does not say where the run stands: {fields}.", "Use another checkpoint."
-        )
-    return Progress(**fields)  # type: ignore[arg-type]  # checked above
+            f"{manifest} does not say where the run stands: {names}.", "Use another checkpoint."
+        ) from error
 
 
 def numbers_digest(config: TrainConfig) -> str:

@@ -24,6 +24,7 @@ _PASSED_ON = {
     "workers": "--workers",
     "language": "--language",
     "max_length": "--max-length",
+    "template": "--template",
     "augment": "--augment",
     "endpoint": "--endpoint",
     "model": "--model",
@@ -37,6 +38,11 @@ _PASSED_ON = {
 def _tokenizer_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     kind = click.Path(path_type=Path, exists=True, file_okay=False)
     return click.option("--tokenizer", type=kind, metavar="DIR", help=help_text)
+
+
+def _template_option(**more: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:  # noqa: ANN401
+    kind = click.Choice(["vicuna", "model"])
+    return click.option("--template", type=kind, help="As data.template of a spec.", **more)
 
 
 @click.group()
@@ -63,6 +69,7 @@ def data() -> None:
     help="Split conversations that are longer than N tokens; needs --tokenizer.",
 )
 @_tokenizer_option("Model folder whose tokenizer counts.")
+@_template_option()
 @click.option(
     "--augment",
     type=click.Choice(["paraphrase", "back-translation"]),
@@ -127,13 +134,7 @@ def prepare(
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--id", "id_", metavar="ID", help="Only this conversation.")
 @_tokenizer_option("Model folder with the tokenizer; without, one is trained on FILE.")
-@click.option(
-    "--template",
-    type=click.Choice(["vicuna", "model"]),
-    default="vicuna",
-    show_default=True,
-    help="As data.template of a spec.",
-)
+@_template_option(default="vicuna", show_default=True)
 @json_option
 def show(
     file: Path, id_: str | None, tokenizer: Path | None, template: str, *, as_json: bool
@@ -188,6 +189,8 @@ def _marked(conversation: ShownConversation) -> str:
 def _check(passed_on: dict[str, Any], tokenizer: Path | None) -> None:
     if (passed_on["max_length"] is None) != (tokenizer is None):
         raise click.UsageError("--max-length and --tokenizer go together.")
+    if passed_on["template"] is not None and tokenizer is None:
+        raise click.UsageError("--template goes with --max-length and --tokenizer.")
     names = ("endpoint", "model")
     if passed_on["augment"] is not None and any(passed_on[name] is None for name in names):
         raise click.UsageError("--augment needs --endpoint and --model.")

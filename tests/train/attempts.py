@@ -70,6 +70,7 @@ class Run:
         num_steps=NUM_STEPS,
         launcher=None,
         nodes=1,
+        interval="2 steps",
         **train,
     ):
         claim = self.claim(world_size)
@@ -84,7 +85,7 @@ class Run:
             num_steps=num_steps,
             model=ModelOptions(base="tiny", max_length=200),
             train=OPTIONS.model_copy(update=train),
-            checkpoints=CheckpointOptions(interval="2 steps", keep_last=10),
+            checkpoints=CheckpointOptions(interval=interval, keep_last=10),
             spool_dir=self.spool_dir,
             notice_file=self.notice_file,
             owner_pid=owner_pid,

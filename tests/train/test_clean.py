@@ -3,12 +3,14 @@
 import html
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train.config import ChatTemplate
 from train.data.cleaning import Settings, clean_item
 from train.data.conversations import Conversation, Pair, Turn
 from train.data.json_items import read_items
@@ -286,9 +288,9 @@ def tokenizer_folder(tmp_path_factory):
 def test_splitting_loses_no_turn_and_fills_parts(tokenizer_folder, lengths, most):
     pairs = tuple(Pair(user="word " * user, assistant="word " * own) for user, own in lengths)
     whole = Conversation(id="a", system="S", pairs=pairs)
-    parts = split_conversation(whole, tokenizer_folder, most)
+    parts = split_conversation(whole, tokenizer_folder, most, ChatTemplate.VICUNA)
     assert tuple(pair for part in parts for pair in part.pairs) == pairs
-    encoder = encoder_in(tokenizer_folder, most)
+    encoder = encoder_in(tokenizer_folder, most, ChatTemplate.VICUNA)
     for part in parts:
         assert len(part.pairs) == 1 or len(encoder.pieces(part)) <= most
     for part, after in itertools.pairwise(parts):
@@ -299,9 +301,39 @@ def test_splitting_loses_no_turn_and_fills_parts(tokenizer_folder, lengths, most
 def test_parts_are_numbered_and_what_fits_stays_whole(tokenizer_folder):
     pairs = tuple(Pair(user=f"question {n}", assistant=f"answer {n} " * n) for n in range(1, 20))
     whole = Conversation(id="a", system="S", pairs=pairs)
-    parts = split_conversation(whole, tokenizer_folder, 120)
+    parts = split_conversation(whole, tokenizer_folder, 120, ChatTemplate.VICUNA)
     assert [part.id for part in parts] == [f"a_{n}" for n in range(len(parts))]
-    assert split_conversation(whole, tokenizer_folder, 10**6) == [whole]
+    assert split_conversation(whole, tokenizer_folder, 10**6, ChatTemplate.VICUNA) == [whole]
+
+
+def test_splitting_by_the_models_template_goes_by_its_lengths_and_drops_what_it_refuses(
+    tokenizer_folder, tmp_path
+):
+    own = tmp_path / "model"
+    shutil.copytree(tokenizer_folder, own)
+    (own / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m['role'] == 'system' %}"
+        "{{ raise_exception('no system prompt') }}{% endif %}"
+        "{{ '[' + m['role'] + ' says at some length] ' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant says at some length] ' }}{% endif %}"
+    )
+    pairs = tuple(Pair(user=f"question {n}", assistant=f"answer {n} " * n) for n in range(1, 20))
+    whole = Conversation(id="a", system=None, pairs=pairs)
+    by = {template: split_conversation(whole, own, 400, template) for template in ChatTemplate}
+    assert len(by[ChatTemplate.MODEL]) != len(by[ChatTemplate.VICUNA])
+    for template, parts in by.items():
+        encoder = encoder_in(own, 400, template)
+        assert max(len(encoder.pieces(part)) for part in parts) <= 400
+    settings_ = Settings(max_length=400, tokenizer=own, template=ChatTemplate.MODEL)
+    turns = [
+        {"from": "system", "value": "be brief"},
+        {"from": "human", "value": "hi"},
+        {"from": "gpt", "value": "hello"},
+    ]
+    outcome = clean_item(("f", 0, {"id": "b", "conversations": turns}), settings_)
+    assert outcome.lines == ()
+    assert outcome.notes[-1].reason is Reason.TEMPLATE
+    assert "no system prompt" in outcome.notes[-1].detail
 
 
 def write(path, text):

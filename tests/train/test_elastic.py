@@ -150,6 +150,45 @@ def test_bad_batches_are_left_out_and_several_in_a_row_roll_back(inputs, tmp_pat
         assert run.head_manifest().state["batch"] == 11
 
 
+def test_a_roll_back_does_not_depend_on_when_the_run_was_saved(inputs, tmp_path):
+    batches = [batch_sequences(OPTIONS.seed, number, 1, 30) for number in range(30)]
+    poisoned = [batches[number][0] for number in (12, 13, 14)]
+    poisoned_inputs = poison(inputs, tmp_path / "weights", poisoned)
+    options = {"world_size": 1, "num_steps": 20, "global_batch": 1, "roll_back_batches": 3}
+    # Steps 10 to 12 are taken back, and 9 to 11 are left out with the bad ones.
+    expected = [(step, step - 1 + 6 * (step > 9)) for step in range(1, 21)]
+    histories = []
+
+    def finish(run, interval):
+        run.start(interval=interval, **options)
+        assert run.wait() == [0], run.log.read_text()
+        (rolled_back,) = run.records("rolled_back")
+        assert run.head_manifest().state["skipped"] == [[9, 15]]
+        return rolled_back
+
+    def values(run):
+        return {(one.step, one.batch): (one.loss, one.grad_norm) for one in run.records("step")}
+
+    for interval, to_step in (("9 steps", 9), ("4 steps", 8)):
+        with running(tmp_path / interval.replace(" ", "-"), poisoned_inputs) as run:
+            rolled_back = finish(run, interval)
+            assert (rolled_back.step, rolled_back.to_step) == (12, to_step)
+            histories.append(values(run))
+    with running(tmp_path / "resumed", poisoned_inputs) as run:
+        run.start(interval="9 steps", **options)
+        run.wait_until(lambda: any(one.batch >= 15 for one in run.records("step")))
+        # Step 18 would be saved next: the next attempt gets there its own way.
+        run.kill()
+        before = values(run)
+        finish(run, "4 steps")
+        histories.append(before | values(run))
+        assert before.items() <= histories[-1].items()
+    for history in histories:
+        assert {key: history[key] for key in expected} == {
+            key: histories[0][key] for key in expected
+        }
+
+
 def test_what_stays_bad_ends_the_attempt_and_commits_nothing(inputs, tmp_path):
     poisoned_inputs = poison(inputs, tmp_path / "weights", range(30))
     with running(tmp_path / "run", poisoned_inputs) as run:
@@ -169,6 +208,6 @@ def test_it_evaluates_as_often_as_it_is_told(inputs, tmp_path):
         run.start(world_size=1, global_batch=4, eval_every=2)
         assert run.wait() == [0], run.log.read_text()
         evaluated = run.records("evaluated")
-        assert [record.step for record in evaluated] == [2, 4, 6]
+        assert [record.step for record in evaluated] == [0, 2, 4, 6]
         losses = [record.loss for record in evaluated]
         assert losses == sorted(losses, reverse=True)

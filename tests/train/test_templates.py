@@ -7,17 +7,19 @@ import functools
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from train.config import ChatTemplate
 from train.data.conversations import Conversation, Pair, read_conversations
 from train.data.encoding import make_encoder
-from train.data.template import SYSTEM_PROMPT
-from train.data.tokenizer import load_tokenizer, train_tokenizer
+from train.data.template import SYSTEM_PROMPT, VICUNA_CHAT_TEMPLATE
+from train.data.tokenizer import SpacePrefix, load_tokenizer, train_tokenizer
 from train.errors import DataInvalid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -79,20 +81,70 @@ def folder(tmp_path_factory):
     return folder
 
 
+# As Zephyr's: roles are text, and an answer begins with a line break.
+ROLES_AS_TEXT = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    "{{ eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module", params=[SpacePrefix.FIRST, SpacePrefix.PARTS])
+def spacing_folder(request, tmp_path_factory):
+    """A tokenizer as SentencePiece's become: spaces as words' beginnings, bytes for the rest.
+
+    Llama's come in both ways: a pre-tokenizer that puts a space before the first text only, or a
+    normalizer that does so before every one.
+    """
+    # Line by line: SentencePiece knows no line break, it is a byte.
+    lines = [
+        line
+        for one in read_conversations(FILES[0])[0]
+        for pair in one.pairs
+        for line in pair.assistant.splitlines()
+    ]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(vocab_size=1500, show_progress=False)
+    trained.train_from_iterator([*lines, SYSTEM_PROMPT], trainer)
+    model = json.loads(trained.to_str())["model"]
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names = [*first, *(name for name in model["vocab"] if name not in first)]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={name: number for number, name in enumerate(names)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    if request.param is SpacePrefix.FIRST:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    folder = tmp_path_factory.mktemp("spacing")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_tokenizer(folder).space_prefix is request.param
+    return folder
+
+
 @functools.cache
 def encoder(folder, template, source=None, eos="</s>"):
     tokenizer = load_tokenizer(folder)
     settings = {**tokenizer.settings, "eos_token": eos}
     if source is not None:
         settings["chat_template"] = source
-    tokenizer = type(tokenizer)(
-        tokenizer=tokenizer.tokenizer,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.tokenizer.token_to_id(eos),
-        pad_id=tokenizer.pad_id,
-        settings=settings,
-        prefixes_space=False,
-    )
+    tokenizer = replace(tokenizer, eos_id=tokenizer.tokenizer.token_to_id(eos), settings=settings)
     return make_encoder(tokenizer, template, 1 << 20)
 
 
@@ -204,6 +256,48 @@ def test_transformers_renders_and_tokenizes_the_same(folder, source, tmp_path):
                 messages, return_dict=True, return_assistant_tokens_mask=True
             )
             assert (tokens, trained) == (rendered["input_ids"], rendered["assistant_masks"])
+
+
+@pytest.mark.parametrize("source", [STRIPPING, ROLES_AS_TEXT, CHATML, VICUNA_CHAT_TEMPLATE])
+def test_spaces_are_where_transformers_puts_them(spacing_folder, source, tmp_path):
+    """Tokens are those of the whole prompt: a text that goes on gets no space before it."""
+    from transformers import AutoTokenizer
+
+    is_vicuna = source is VICUNA_CHAT_TEMPLATE
+    made = encoder(spacing_folder, ChatTemplate.VICUNA if is_vicuna else ChatTemplate.MODEL, source)
+    made.tokenizer.write(tmp_path, source)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for conversation in read_conversations(FILES[0])[0][:20]:
+        messages = []
+        for pair in conversation.pairs:
+            messages.append({"role": "user", "content": pair.user})
+            messages.append({"role": "assistant", "content": pair.assistant})
+        tokens, trained = encode(made, conversation)
+        assert tokens == theirs.apply_chat_template(messages, return_dict=True)["input_ids"]
+        answers = [token for token, is_trained in zip(tokens, trained, strict=True) if is_trained]
+        before, after = {
+            STRIPPING: (" ", " </s>"),
+            ROLES_AS_TEXT: ("\n", "</s>"),
+            CHATML: ("", "<|im_end|>"),
+            VICUNA_CHAT_TEMPLATE: (" ", "</s>"),
+        }[source]
+        if source is not CHATML:  # its tokens for turns are unknown here, and so no ends of answers
+            expected = "".join(f"{before}{pair.assistant}{after}" for pair in conversation.pairs)
+            assert theirs.decode(answers, clean_up_tokenization_spaces=False) == expected
+
+
+@given(conversation=conversations)
+def test_hostile_texts_keep_their_pieces_where_spaces_are_put(spacing_folder, conversation):
+    made = encoder(spacing_folder, ChatTemplate.MODEL, ROLES_AS_TEXT)
+    pieces = made.pieces(conversation)
+    assert ([piece.token for piece in pieces], [int(piece.is_trained) for piece in pieces]) == (
+        encode(made, conversation)
+    )
+    trained = "".join(piece.text for piece in pieces if piece.is_trained)
+    assert trained == "".join(f"\n{pair.assistant}</s>" for pair in conversation.pairs)
+    eos_id = made.tokenizer.eos_id
+    num_turns = 2 * len(conversation.pairs) + (conversation.system is not None)
+    assert sum(piece.token == eos_id for piece in pieces) == num_turns
 
 
 def test_in_another_process_texts_inject_nothing_either(folder):

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from train.config import ChatTemplate
 from train.data.augment import Augmentation, Method, augment_file
 from train.data.cleaning import (
     NOTES,
@@ -137,7 +138,7 @@ def _check_libraries(settings: Settings) -> None:
         if settings.tokenizer is not None:
             from train.data.split import encoder_in
 
-            encoder_in(settings.tokenizer, settings.max_length)
+            encoder_in(settings.tokenizer, settings.max_length, settings.template)
     except ModuleNotFoundError as error:
         raise LibraryMissing(
             f"Cleaning needs the trainer's libraries ({error}).",
@@ -268,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", help="ISO 639-1 code of the language to keep")
     parser.add_argument("--max-length", type=int, help="tokens of a part")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json")
+    parser.add_argument("--template", type=ChatTemplate, default=ChatTemplate.VICUNA)
     parser.add_argument("--augment", choices=[method.value for method in Method])
     parser.add_argument("--endpoint", default="", help="OpenAI-compatible, as http://HOST/v1")
     parser.add_argument("--model", default="", help="of the endpoint")
@@ -293,6 +295,7 @@ def _job(options: argparse.Namespace) -> Job:
             ),
             max_length=options.max_length,
             tokenizer=options.tokenizer,
+            template=options.template,
         ),
         workers=options.workers,
         force=options.force,

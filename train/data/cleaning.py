@@ -23,10 +23,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from train.config import ChatTemplate
 from train.data.conversations import Conversation, parse_item
 from train.data.json_items import read_items
 from train.data.partial import PartialRun
 from train.data.rules import Note, Reason, Rules, clean_conversation, opening_digest
+from train.data.template import TemplateRefused
 from train.errors import DataInvalid, OutputConflict
 
 OUTPUT, NOTES, SEEN = "output.jsonl", "notes.jsonl", "seen"
@@ -47,6 +49,7 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
     max_length: int | None = None
     tokenizer: Path | None = None
+    template: ChatTemplate = ChatTemplate.VICUNA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,13 @@ def clean_item(item: _Item, settings: Settings) -> Outcome:
     if settings.max_length is not None and settings.tokenizer is not None:
         from train.data.split import split_conversation  # the trainer's libraries, only for this
 
-        parts = split_conversation(cleaned.conversation, settings.tokenizer, settings.max_length)
+        try:
+            parts = split_conversation(
+                cleaned.conversation, settings.tokenizer, settings.max_length, settings.template
+            )
+        except TemplateRefused as error:
+            note = Note(reason=Reason.TEMPLATE, detail=str(error))
+            return Outcome(id=name, lines=(), notes=(*notes, note))
         if len(parts) > 1:
             notes = (*notes, Note(reason=Reason.SPLIT, detail=f"{len(parts)} parts"))
     return Outcome(

@@ -29,12 +29,6 @@ def make_encoder(tokenizer: ChatTokenizer, template: ChatTemplate, max_length: i
     """Return an encoder; raises DataInvalid if the tokenizer brings no template to use."""
     chosen: Template
     if template is ChatTemplate.MODEL:
-        if tokenizer.prefixes_space:
-            raise DataInvalid(
-                "The model's tokenizer puts a space before every text, also where its template has "
-                "none.",
-                "Set data.template: vicuna.",
-            )
         chosen = ModelTemplate(own_template(tokenizer), tokenizer.specials, tokenizer.settings)
     else:
         chosen = VicunaTemplate(bos=tokenizer.bos, eos=tokenizer.eos)

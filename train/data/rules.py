@@ -40,6 +40,7 @@ class Reason(str, Enum):
     NO_ANSWER = "no-answered-question"
     BLOCKED = "blocked-phrase"
     LANGUAGE = "other-language"
+    TEMPLATE = "refused-by-template"
     DUPLICATE_ID = "duplicate-id"
     DUPLICATE_OPENING = "duplicate-opening"
     CONVERTED = "html-converted"

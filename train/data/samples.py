@@ -90,12 +90,17 @@ class Encoder:
         Raises TemplateRefused if the template cannot write it.
         """
         found = []
+        before = None
         for piece in self.template.pieces(conversation.system, conversation.pairs):
+            goes_on = self.tokenizer.goes_on(before)
+            before = piece
             if piece.token is not None:
                 found.append(piece)
                 continue
             parts = zip(
-                self.tokenizer.encode(piece.text), self.tokenizer.split(piece.text), strict=True
+                self.tokenizer.encode(piece.text, goes_on=goes_on),
+                self.tokenizer.split(piece.text, goes_on=goes_on),
+                strict=True,
             )
             found += [
                 Piece(text=text, is_trained=piece.is_trained, pair=piece.pair, token=token)
@@ -127,8 +132,14 @@ class Encoder:
         trained: list[int] = []
         ends = [0] * len(pairs)
         opening = 0
+        before = None
         for piece in self.template.pieces(system, pairs):
-            ids = self.tokenizer.encode(piece.text) if piece.token is None else [piece.token]
+            if piece.token is None:
+                goes_on = self.tokenizer.goes_on(before)
+                ids = self.tokenizer.encode(piece.text, goes_on=goes_on)
+            else:
+                ids = [piece.token]
+            before = piece
             tokens += ids
             trained += [int(piece.is_trained)] * len(ids)
             if piece.pair < 0:

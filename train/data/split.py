@@ -15,14 +15,15 @@ from train.errors import DataInvalid
 
 
 def split_conversation(
-    conversation: Conversation, folder: Path, max_length: int
+    conversation: Conversation, folder: Path, max_length: int, template: ChatTemplate
 ) -> list[Conversation]:
-    """Return the conversation, or its parts as ID_0, ID_1, ...; raises DataInvalid.
+    """Return the conversation, or its parts as ID_0, ID_1, ...
 
-    They are those that training would make of it with Vicuna's template. A pair that is too long
-    alone is a part of its own, which the trainer cuts and reports.
+    They are those that training would make of it. A pair that is too long alone is a part of its
+    own, which the trainer cuts and reports. Raises DataInvalid, and TemplateRefused if the template
+    cannot write it.
     """
-    parts = encoder_in(folder, max_length).split(conversation)
+    parts = encoder_in(folder, max_length, template).split(conversation)
     if len(parts) == 1:
         return [conversation]
     return [
@@ -32,11 +33,11 @@ def split_conversation(
 
 
 @functools.cache
-def encoder_in(folder: Path, max_length: int) -> Encoder:
-    """Return the encoder of a model folder; raises DataInvalid where it has no tokenizer."""
+def encoder_in(folder: Path, max_length: int, template: ChatTemplate) -> Encoder:
+    """Return the encoder of a model folder; raises DataInvalid where it lacks what that needs."""
     tokenizer = load_tokenizer(folder)
     if tokenizer is None:
         raise DataInvalid(
             f"{folder} has no tokenizer.json.", "Give the model's folder with --tokenizer."
         )
-    return make_encoder(tokenizer, ChatTemplate.VICUNA, max_length)
+    return make_encoder(tokenizer, template, max_length)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from train.data.template import Special
+from train.data.template import Piece, Special
 from train.errors import DataInvalid
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -22,20 +23,35 @@ _TEMPLATE_NAME = "chat_template.jinja"
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # The 256 bytes and the special tokens are always there.
 MIN_VOCAB_SIZE = 256 + 3
-# SentencePiece's space; such tokenizers put one before every text that they are given.
+# SentencePiece's space.
 _SPACE = "\u2581"
+# Put before a text that goes on, so that no space is put there; in no vocabulary, so that it is
+# bytes, which merge with nothing.
+_ANCHOR = "\ue0f3"
+
+
+class SpacePrefix(Enum):
+    """Before which texts a tokenizer puts a space of its own, as SentencePiece does."""
+
+    NONE = "none"
+    FIRST = "first"  # the one that all begins with
+    PARTS = "parts"  # each that follows a special token, and the first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTokenizer:
-    """A tokenizer with the ids of its special tokens and what tokenizer_config.json says."""
+    """A tokenizer with the ids of its special tokens and what tokenizer_config.json says.
+
+    `anchor` are the ids of a text that is put before one that goes on.
+    """
 
     tokenizer: Tokenizer
     bos_id: int | None
     eos_id: int
     pad_id: int
     settings: dict[str, object]
-    prefixes_space: bool
+    space_prefix: SpacePrefix = SpacePrefix.NONE
+    anchor: tuple[int, ...] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Be made anew elsewhere: Tokenizer's pickle forgets that text is never special."""
@@ -62,20 +78,29 @@ class ChatTokenizer:
         added = self.tokenizer.get_added_tokens_decoder()
         return {token.content: number for number, token in added.items() if token.special}
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, none of them special."""
-        ids: list[int] = self._encode(text)[0].ids
-        return ids
+    def goes_on(self, after: Piece | None) -> bool:
+        """Say whether what stands after `after`, None if nothing does, gets no space before it."""
+        if after is None:
+            return False
+        return after.token is None or self.space_prefix is SpacePrefix.FIRST
 
-    def split(self, text: str) -> list[str]:
+    def encode(self, text: str, *, goes_on: bool = False) -> list[int]:
+        """Return the ids of `text`, none of them special; `goes_on` is that of the method."""
+        encoding, num_skipped = self._encode(text, goes_on=goes_on)
+        ids: list[int] = encoding.ids
+        return ids[num_skipped:]
+
+    def split(self, text: str, *, goes_on: bool = False) -> list[str]:
         """Return the part of `text` that each of its ids stands for.
 
         A token that ends within a character stands for nothing, the one that ends it for all of it.
         """
-        encoding, num_skipped = self._encode(text)
+        encoding, num_skipped = self._encode(text, goes_on=goes_on)
+        offsets = encoding.offsets[num_skipped:]
+        given_before = len(_ANCHOR) if num_skipped else 0
         ends, end = [], 0
-        for _, stop in encoding.offsets:
-            end = max(end, stop + num_skipped)
+        for _, stop in offsets:
+            end = max(end, stop - given_before)
             ends.append(end)
         if ends:
             ends[-1] = len(text)
@@ -83,7 +108,7 @@ class ChatTokenizer:
         parts = [text[start:stop] for start, stop in zip(starts, ends, strict=True)]
         # Bytes of one character share its place: it belongs to the last of them.
         for index in range(len(parts) - 1):
-            if parts[index + 1] == "" and encoding.offsets[index] == encoding.offsets[index + 1]:
+            if parts[index + 1] == "" and offsets[index] == offsets[index + 1]:
                 parts[index], parts[index + 1] = "", parts[index]
         return parts
 
@@ -98,11 +123,11 @@ class ChatTokenizer:
         (folder / TOKENIZER_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
         return [TOKENIZER_NAME, TOKENIZER_CONFIG_NAME]
 
-    def _encode(self, text: str) -> tuple[Encoding, int]:
-        """Return the encoding, and how many characters of `text` it was not given."""
-        # Such a tokenizer puts the space there by itself.
-        given = text.removeprefix(" ") if self.prefixes_space else text
-        return self.tokenizer.encode(given, add_special_tokens=False), len(text) - len(given)
+    def _encode(self, text: str, *, goes_on: bool) -> tuple[Encoding, int]:
+        """Return the encoding, and how many of its ids are not of `text`."""
+        if not goes_on or self.space_prefix is SpacePrefix.NONE:
+            return self.tokenizer.encode(text, add_special_tokens=False), 0
+        return self.tokenizer.encode(_ANCHOR + text, add_special_tokens=False), len(self.anchor)
 
     def _special(self, number: int) -> Special:
         text = self.tokenizer.id_to_token(number)
@@ -173,14 +198,46 @@ def _chat_tokenizer(tokenizer: Tokenizer, settings: dict[str, object]) -> ChatTo
             f"Set eos_token in {TOKENIZER_CONFIG_NAME}.",
         )
     pad_id = _token_id(tokenizer, settings, "pad_token")
+    space_prefix = _space_prefix(tokenizer, eos_id)
     return ChatTokenizer(
         tokenizer=tokenizer,
         bos_id=_token_id(tokenizer, settings, "bos_token"),
         eos_id=eos_id,
         pad_id=eos_id if pad_id is None else pad_id,
         settings=settings,
-        prefixes_space=tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith(_SPACE),
+        space_prefix=space_prefix,
+        anchor=_anchor(tokenizer) if space_prefix is not SpacePrefix.NONE else (),
     )
+
+
+def _space_prefix(tokenizer: Tokenizer, special_id: int) -> SpacePrefix:
+    """Find out by trying: there are three ways to say it in a tokenizer.json."""
+
+    def begins_with_space(text: str, place: int) -> bool:
+        tokens: list[str] = tokenizer.encode(text, add_special_tokens=False).tokens
+        return len(tokens) > place and tokens[place].startswith(_SPACE)
+
+    if not begins_with_space("a", 0):
+        return SpacePrefix.NONE
+    tokenizer.encode_special_tokens = False
+    try:
+        is_repeated = begins_with_space(f"{tokenizer.id_to_token(special_id)}a", 1)
+    finally:
+        tokenizer.encode_special_tokens = True
+    return SpacePrefix.PARTS if is_repeated else SpacePrefix.FIRST
+
+
+def _anchor(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the anchor's ids; raises DataInvalid if it does not stay apart from what follows."""
+    found: list[int] = tokenizer.encode(_ANCHOR, add_special_tokens=False).ids
+    for text in ("a", " a", "\n", "1", _ANCHOR):
+        ids: list[int] = tokenizer.encode(_ANCHOR + text, add_special_tokens=False).ids
+        if ids[: len(found)] != found or len(ids) == len(found):
+            raise DataInvalid(
+                "The tokenizer has neither words nor bytes for characters that it does not know.",
+                "Use a model whose tokenizer falls back to bytes.",
+            )
+    return tuple(found)
 
 
 def _token_id(tokenizer: Tokenizer, settings: dict[str, object], name: str) -> int | None:
