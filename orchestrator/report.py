@@ -87,6 +87,7 @@ def status_document(view: RunView) -> dict[str, Any]:
             "max_abs_diff": replay.max_abs_diff,
             "differing": list(replay.differing),
         },
+        "evaluations": [{"step": one.step, "loss": one.loss} for one in view.evaluations()],
         "usd": _usd(view.parts().total),
         "budget_usd": _usd(limits.budget_usd),
         "deadline_at": _instant(deadline_at(state)),
@@ -96,6 +97,15 @@ def status_document(view: RunView) -> dict[str, Any]:
         "time_scale": view.record.spec.time_scale,
         "store": view.record.spec.store,
     }
+
+
+def describe_evaluations(view: RunView) -> str | None:
+    """Return e.g. `evaluation loss 3.310 after step 0, 3.082 after step 30`."""
+    made = view.evaluations()
+    if not made:
+        return None
+    shown = dict.fromkeys([made[0], made[-1]])
+    return "evaluation loss " + ", ".join(f"{one.loss:.3f} after step {one.step}" for one in shown)
 
 
 def _decision_document(state: RunState) -> dict[str, Any] | None:

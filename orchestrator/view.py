@@ -16,9 +16,10 @@ from orchestrator.ledger.heartbeat import (
     read_heartbeats,
 )
 from orchestrator.ledger.journal import LedgerReader
-from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
+from orchestrator.ledger.measurements import Measured, MeasurementReader, evaluations_of, steps_of
 from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.replay import Replay, compare_replayed
+from train.spool import Evaluated
 
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
 _SILENT_LOCAL_NODE_STOPS_AFTER = timedelta(seconds=30)
@@ -68,6 +69,10 @@ class RunView:
     def goodput(self) -> Goodput:
         """Return where the time went."""
         return account(self.state, self.measured, self.as_of, self.billed_until)
+
+    def evaluations(self) -> list[Evaluated]:
+        """Return the evaluations by step."""
+        return evaluations_of(self.measured)
 
     def replay(self) -> Replay:
         """Return how replayed steps compare with their recorded values."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
@@ -18,6 +19,12 @@ from train.errors import ModelInvalid
 
 log = logging.getLogger(__name__)
 
+# Versions 2 and 3, and 3 before it called its kernel through an operator in Python.
+_FLASH_ATTENTION = (
+    ("flash_attn", "_flash_attn_varlen_forward"),
+    ("flash_attn_3", "_flash_attn_forward"),
+    ("flash_attn_3", "fwd"),
+)
 # fp32 weights, gradients and both moments.
 _STATE_BYTES = 16
 # Of free memory: the rest is for what is gathered, logits, and fragmentation.
@@ -64,7 +71,10 @@ def _affordable(
     num_tokens = options.micro_batch * max_length
     scale = 1 if options.precision is Precision.BF16 else 2
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    free = torch.cuda.get_device_properties(device).total_memory * _USABLE
+    memory = torch.tensor(torch.cuda.get_device_properties(device).total_memory, device=device)
+    # All ranks choose alike: by the smallest GPU among them.
+    dist.all_reduce(memory, op=dist.ReduceOp.MIN)
+    free = memory.item() * _USABLE
     free -= _STATE_BYTES * num_parameters / mesh.size(mesh.ndim - 1)
     units = scale * num_tokens * config.hidden_size * config.num_hidden_layers
     fitting = (choice for choice, bytes_ in KEPT_BYTES.items() if bytes_ * units <= free)
@@ -85,8 +95,9 @@ def _policy() -> Callable[..., CheckpointPolicy]:
         aten._scaled_dot_product_efficient_attention.default,
         aten._scaled_dot_product_cudnn_attention.default,
     }
-    with suppress(AttributeError):  # where flash-attn is imported
-        attention.add(torch.ops.flash_attn._flash_attn_varlen_forward.default)
+    for library, name in _FLASH_ATTENTION:
+        with suppress(AttributeError):  # unless it is imported
+            attention.add(getattr(getattr(torch.ops, library), name).default)
     products = {aten.mm.default, aten.addmm.default}
     num_products = itertools.count()
 

@@ -65,7 +65,7 @@ def build_model(plan: ModelPlan, mesh: DeviceMesh, device: torch.device) -> nn.M
         first_line = str(error).partition("\n")[0]
         raise ModelInvalid(
             f"{plan.inputs_dir} holds no model that can be built: {first_line}",
-            "Check model.base and its config.json.",
+            "Check model.base and its config.json, or set model.attention: eager.",
         ) from error
     if plan.train.liger:
         _use_liger(model)

@@ -20,6 +20,7 @@ from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
 from orchestrator.report import (
     RunStateName,
     cost_document,
+    describe_evaluations,
     missed_by,
     state_name,
     status_document,
@@ -142,6 +143,9 @@ def render_status(view: RunView) -> str:
     lines.append(
         f"{commit} · {document['num_preemptions']} preemptions · goodput {document['goodput']:.0%}"
     )
+    evaluations = describe_evaluations(view)
+    if evaluations is not None:
+        lines.append(evaluations)
     replay = document["replay"]
     if replay["steps"]:
         verdict = "all equal" if not replay["differing"] else f"differ: {replay['differing']}"

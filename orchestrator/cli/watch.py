@@ -16,7 +16,7 @@ from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
 from orchestrator.launch import Launched, is_carried_out, why_job_ended
 from orchestrator.ledger.measurements import steps_of
-from orchestrator.report import missed_by, status_document
+from orchestrator.report import describe_evaluations, missed_by, status_document
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY = timedelta(seconds=0.5)
@@ -120,6 +120,9 @@ def _conclude(view: RunView) -> None:
     late = missed_by(view)
     if late is not None:
         say(f"The deadline was missed by {show_duration(late)} (wall time).")
+    evaluations = describe_evaluations(view)
+    if evaluations is not None:
+        say(evaluations.capitalize())
     if replay.num_steps:
         verdict = "all equal bit for bit" if not replay.differing else f"{replay.differing} differ"
         say(f"Replayed steps compared with their recorded values: {replay.num_steps}, {verdict}")

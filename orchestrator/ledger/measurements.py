@@ -69,8 +69,9 @@ def phases_of(measured: Sequence[Measured]) -> list[tuple[int, Phase]]:
 
 
 def evaluations_of(measured: Sequence[Measured]) -> list[Evaluated]:
-    """Return the evaluations in order."""
-    return [one.record for one in measured if isinstance(one.record, Evaluated)]
+    """Return the evaluations by step; one that was made again counts once."""
+    by_step = {one.record.step: one.record for one in measured if isinstance(one.record, Evaluated)}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def latest_by_step(measured: Sequence[Measured]) -> dict[int, Step]:

@@ -25,6 +25,7 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.measurements import Measured
 from orchestrator.ledger.record import create_record
 from orchestrator.runs import remember_run
 from tests.loose_s3 import BUCKET
@@ -36,7 +37,7 @@ from tests.orchestrator.histories import (
     measured_phase,
     measured_step,
 )
-from train.spool import PhaseName
+from train.spool import Evaluated, PhaseName
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -61,6 +62,14 @@ def finished(tmp_path) -> str:
     measured = [measured_step(1, step, 4 + 2 * step, seconds=2) for step in range(1, 7)]
     measured += [measured_phase(2, PhaseName.RESTORE, 25, 1)]
     measured += [measured_step(2, step, 18 + 2 * step, seconds=2) for step in range(5, 11)]
+    measured += [
+        # That of step 4 was made again by the attempt that was resumed from there.
+        Measured(
+            attempt=attempt,
+            record=Evaluated(at=at(second), step=step, loss=loss, num_trained_tokens=9),
+        )
+        for attempt, second, step, loss in ((1, 3, 0, 4.0), (1, 12, 4, 3.5), (2, 26, 4, 3.5))
+    ]
     for attempt in (1, 2):
         lines = [one.record.model_dump_json() for one in measured if one.attempt == attempt]
         folder.put(f"steps/{attempt:06d}/00000000.jsonl", "\n".join(lines).encode())
@@ -128,6 +137,9 @@ def test_status_document_holds_the_contract(orchestrate, finished):
     assert (document["step"], document["last_commit_step"]) == (10, 10)
     assert document["replay"] == {"steps": 2, "max_abs_diff": 0.0, "differing": []}
     assert document["num_preemptions"] == 1
+    assert document["evaluations"] == [{"step": 0, "loss": 4.0}, {"step": 4, "loss": 3.5}]
+    _, out, _ = orchestrate("status", "demo")
+    assert "evaluation loss 4.000 after step 0, 3.500 after step 4" in out
     first = document["attempts"][0]
     wanted = {
         *("attempt", "cloud", "region", "zone", "market", "nodes", "started_at", "ended_at"),
