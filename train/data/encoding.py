@@ -29,7 +29,7 @@ def make_encoder(tokenizer: ChatTokenizer, template: ChatTemplate, max_length: i
     """Return an encoder; raises DataInvalid if the tokenizer brings no template to use."""
     chosen: Template
     if template is ChatTemplate.MODEL:
-        chosen = ModelTemplate(own_template(tokenizer), tokenizer.specials, tokenizer.settings)
+        chosen = ModelTemplate(own_template(tokenizer), tokenizer.controls, tokenizer.settings)
     else:
         chosen = VicunaTemplate(bos=tokenizer.bos, eos=tokenizer.eos)
     return Encoder(tokenizer=tokenizer, template=chosen, max_length=max_length)
@@ -38,6 +38,9 @@ def make_encoder(tokenizer: ChatTokenizer, template: ChatTemplate, max_length: i
 def own_template(tokenizer: ChatTokenizer) -> str:
     """Return the chat template that the tokenizer brings; raises DataInvalid."""
     source = tokenizer.settings.get("chat_template")
+    if isinstance(source, list):  # of named ones
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get("default")
     if not isinstance(source, str):
         raise DataInvalid(
             "The model's tokenizer brings no chat template.", "Set data.template: vicuna."

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from train.data.conversations import Pair
-from train.data.template import Piece, TemplateRefused
+from train.data.template import ControlToken, Piece, TemplateRefused
 from train.errors import DataInvalid
 
 _BEGIN, _END = "\ue0f0", "\ue0f1"
@@ -38,24 +39,22 @@ class ModelTemplate:
     def __init__(
         self,
         source: str,
-        specials: Mapping[str, int],
+        controls: Mapping[str, ControlToken],
         settings: Mapping[str, Any],
         now: datetime | None = None,
     ) -> None:
         now = now or datetime.now(timezone.utc)
-        self._given = (source, specials, settings, now)
+        self._given = (source, controls, settings, now)
         self._tokens = {
             name: _spelling(value) for name, value in settings.items() if name.endswith("_token")
         }
-        self._specials = specials
+        self._controls = controls
         self._skeletons: dict[tuple[bool, int], list[tuple[str, bool]]] = {}
         try:
             self._template = _environment(_Generation, now).from_string(source)
             self._marking = _environment(_MarkedGeneration, now).from_string(source)
-            self._split_specials = re.compile(
-                "|".join(re.escape(one) for one in sorted(specials, key=len, reverse=True))
-                or r"(?!)"
-            )
+            names = sorted(controls, key=len, reverse=True)
+            self._split_controls = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
             self._strips = {
                 role: self._does_strip(role) for role in ("system", "user", "assistant")
             }
@@ -93,22 +92,21 @@ class ModelTemplate:
     def _fill(
         self, skeleton: Sequence[tuple[str, bool]], texts: Sequence[str], *, has_system: bool
     ) -> Iterator[Piece]:
-        """Join what is tokenized together: all between two special tokens of one mask."""
+        """Join what is tokenized together: all between two control tokens of one mask."""
         pair = -1
+        pieces = []
         for part, is_trained in skeleton:
-            start = 0
-            for match in [*self._split_specials.finditer(part), None]:
-                stop = match.start() if match else len(part)
-                names = [int(found) for found in _NAME.findall(part[start:stop])]
+            # Texts, and between them control tokens.
+            for number, spelled in enumerate(self._split_controls.split(part)):
+                names = [int(found) for found in _NAME.findall(spelled)]
                 if names:
                     pair = (names[-1] - has_system) // 2
-                text = _NAME.sub(lambda match: texts[int(match[1])], part[start:stop])
+                text = _NAME.sub(lambda match: texts[int(match[1])], spelled)
+                token = self._controls[spelled].id if number % 2 else None
                 if text:
-                    yield Piece(text=text, is_trained=is_trained, pair=pair)
-                if match:
-                    token = self._specials[match[0]]
-                    yield Piece(text=match[0], is_trained=is_trained, pair=pair, token=token)
-                    start = match.end()
+                    pieces.append(Piece(text=text, is_trained=is_trained, pair=pair, token=token))
+        _take_white_space(pieces, {one.id: one for one in self._controls.values()})
+        return (piece for piece in pieces if piece.text)
 
     def _skeleton(self, messages: Sequence[_Message]) -> list[tuple[str, bool]]:
         """Return adjacent parts of the prompt, texts by name, and whether each is trained."""
@@ -134,7 +132,7 @@ class ModelTemplate:
             next_text = _NAME.search(rendered, answer_end)
             end = next_text.start() if next_text else len(rendered)
             # Whatever ends a turn is what a model has to say to stop; often it is not EOS.
-            turn_end = self._split_specials.search(rendered, answer_end, end)
+            turn_end = self._split_controls.search(rendered, answer_end, end)
             stop = turn_end.end() if turn_end else answer_end
             parts += [(rendered[start : len(prompt)], False), (rendered[len(prompt) : stop], True)]
             start = stop
@@ -179,6 +177,28 @@ def _messages(system: str | None, pairs: Sequence[Pair]) -> list[_Message]:
         messages.append({"role": "user", "content": pair.user})
         messages.append({"role": "assistant", "content": pair.assistant})
     return messages
+
+
+def _take_white_space(pieces: list[Piece], controls: Mapping[int, ControlToken]) -> None:
+    """Move the white space that a control token takes for its own into its piece."""
+    for place, piece in enumerate(pieces):
+        if piece.token is None:
+            continue
+        taken = {-1: controls[piece.token].strips_left, 1: controls[piece.token].strips_right}
+        for step in (step for step, is_taken in taken.items() if is_taken):
+            beside = place + step
+            while 0 <= beside < len(pieces) and pieces[beside].token is None:
+                text = pieces[beside].text
+                kept = text.rstrip() if step < 0 else text.lstrip()
+                space = text[len(kept) :] if step < 0 else text[: len(text) - len(kept)]
+                own = pieces[place].text
+                pieces[beside] = replace(pieces[beside], text=kept)
+                pieces[place] = replace(
+                    pieces[place], text=space + own if step < 0 else own + space
+                )
+                if kept:
+                    break
+                beside += step
 
 
 def _marked(rendered: str) -> list[tuple[str, bool]]:

@@ -66,6 +66,7 @@ def prepare(
         _texts(conversations),
         _vocab_size(model_config, model),
         max_length,
+        model_config.get("model_type"),
     )
     encoder = make_encoder(tokenizer, template, max_length)
     kept_for_eval = split_eval(seed, len(conversations), eval_fraction)

@@ -93,7 +93,7 @@ class Encoder:
         before = None
         for piece in self.template.pieces(conversation.system, conversation.pairs):
             goes_on = self.tokenizer.goes_on(before)
-            before = piece
+            before = piece if piece.text else before
             if piece.token is not None:
                 found.append(piece)
                 continue
@@ -139,7 +139,7 @@ class Encoder:
                 ids = self.tokenizer.encode(piece.text, goes_on=goes_on)
             else:
                 ids = [piece.token]
-            before = piece
+            before = piece if piece.text else before
             tokens += ids
             trained += [int(piece.is_trained)] * len(ids)
             if piece.pair < 0:

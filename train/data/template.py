@@ -53,6 +53,15 @@ class Special:
     id: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlToken:
+    """A token that only a template can write; it may take the white space beside it for its own."""
+
+    id: int
+    strips_left: bool
+    strips_right: bool
+
+
 class TemplateRefused(Exception):
     """The template cannot write this conversation as it is."""
 

@@ -1,19 +1,23 @@
 """Take the model folder's tokenizer, or train one on the conversations; write it for transformers.
 
-Special tokens are only ever added by id: text that spells one becomes ordinary characters.
+It is what transformers makes of the folder, which is not always what tokenizer.json says: what is
+trained is then prompted with the same tokens. Special tokens, and others that templates are made
+of, are only ever added by id: text that spells one becomes ordinary characters.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from train.data.template import Piece, Special
+from train.data.template import ControlToken, Piece, Special
 from train.errors import DataInvalid
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -23,8 +27,9 @@ _TEMPLATE_NAME = "chat_template.jinja"
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # The 256 bytes and the special tokens are always there.
 MIN_VOCAB_SIZE = 256 + 3
-# SentencePiece's space.
-_SPACE = "\u2581"
+# For these kinds of models, transformers takes tokenizer.json as it is; else it is asked, which
+# takes 4 s of imports.
+_TAKEN_AS_IT_IS = ("llama", "gpt_neox")
 # Put before a text that goes on, so that no space is put there; in no vocabulary, so that it is
 # bytes, which merge with nothing.
 _ANCHOR = "\ue0f3"
@@ -42,10 +47,13 @@ class SpacePrefix(Enum):
 class ChatTokenizer:
     """A tokenizer with the ids of its special tokens and what tokenizer_config.json says.
 
+    `source` is its tokenizer.json; `tokenizer` is the same, but knows no control token in a text.
     `anchor` are the ids of a text that is put before one that goes on.
     """
 
+    source: str
     tokenizer: Tokenizer
+    controls: Mapping[str, ControlToken]
     bos_id: int | None
     eos_id: int
     pad_id: int
@@ -55,7 +63,7 @@ class ChatTokenizer:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Be made anew elsewhere: Tokenizer's pickle forgets that text is never special."""
-        return _chat_tokenizer, (self.tokenizer, self.settings)
+        return _chat_tokenizer, (self.source, self.settings)
 
     @property
     def vocab_size(self) -> int:
@@ -71,12 +79,6 @@ class ChatTokenizer:
     def eos(self) -> Special:
         """Return what ends an answer."""
         return self._special(self.eos_id)
-
-    @property
-    def specials(self) -> dict[str, int]:
-        """Return the ids of all special tokens by their spelling."""
-        added = self.tokenizer.get_added_tokens_decoder()
-        return {token.content: number for number, token in added.items() if token.special}
 
     def goes_on(self, after: Piece | None) -> bool:
         """Say whether what stands after `after`, None if nothing does, gets no space before it."""
@@ -98,12 +100,13 @@ class ChatTokenizer:
         encoding, num_skipped = self._encode(text, goes_on=goes_on)
         offsets = encoding.offsets[num_skipped:]
         given_before = len(_ANCHOR) if num_skipped else 0
+        if not offsets:
+            return []
         ends, end = [], 0
         for _, stop in offsets:
             end = max(end, stop - given_before)
             ends.append(end)
-        if ends:
-            ends[-1] = len(text)
+        ends[-1] = len(text)
         starts = [0, *ends[:-1]]
         parts = [text[start:stop] for start, stop in zip(starts, ends, strict=True)]
         # Bytes of one character share its place: it belongs to the last of them.
@@ -114,10 +117,7 @@ class ChatTokenizer:
 
     def write(self, folder: Path, chat_template: str) -> list[str]:
         """Write what AutoTokenizer reads; return the files' names."""
-        # Read back by transformers, which wants special tokens in a rendered template recognised.
-        self.tokenizer.encode_special_tokens = False
-        self.tokenizer.save(str(folder / TOKENIZER_NAME))
-        self.tokenizer.encode_special_tokens = True
+        (folder / TOKENIZER_NAME).write_text(self.source, encoding="utf-8")
         settings = {**self.settings, "chat_template": chat_template}
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / TOKENIZER_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
@@ -135,7 +135,9 @@ class ChatTokenizer:
         return Special(text=text, id=number)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> ChatTokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, max_length: int, model_type: object = "llama"
+) -> ChatTokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens; the same texts give the same bytes."""
     if vocab_size < MIN_VOCAB_SIZE:
         raise DataInvalid(
@@ -160,7 +162,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> C
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
     }
-    return _chat_tokenizer(tokenizer, settings)
+    trained = _chat_tokenizer(tokenizer.to_str(pretty=True), settings)
+    if model_type in _TAKEN_AS_IT_IS:
+        return trained
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        trained.write(folder, "")
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        return _chat_tokenizer(_as_transformers_has_it(folder), settings)
 
 
 def load_tokenizer(folder: Path) -> ChatTokenizer | None:
@@ -174,22 +183,45 @@ def load_tokenizer(folder: Path) -> ChatTokenizer | None:
             )
         return None
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        source = _as_transformers_has_it(folder)
         settings = json.loads((folder / TOKENIZER_CONFIG_NAME).read_text(encoding="utf-8"))
         if (folder / _TEMPLATE_NAME).exists():
             settings["chat_template"] = (folder / _TEMPLATE_NAME).read_text(encoding="utf-8")
-    # tokenizers raises plain Exception for a file that it cannot read.
+    # Whatever transformers' tokenizers raise; and tokenizers a plain Exception.
     except Exception as error:
         raise DataInvalid(
             f"{folder} has a tokenizer that cannot be read: {error}.",
             f"Put a matching {TOKENIZER_NAME} and {TOKENIZER_CONFIG_NAME} there.",
         ) from error
-    return _chat_tokenizer(tokenizer, settings)
+    return _chat_tokenizer(source, settings)
 
 
-def _chat_tokenizer(tokenizer: Tokenizer, settings: dict[str, object]) -> ChatTokenizer:
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+def _as_transformers_has_it(folder: Path) -> str:
+    """Return as tokenizer.json what transformers makes of a folder's.
+
+    Its classes have spaces, splits and normalization of their own, by the model and its settings.
+    """
+    from transformers import AutoTokenizer  # 4 s
+
+    loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    backend: Tokenizer = loaded.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = False
+    return backend.to_str(pretty=True)
+
+
+def _chat_tokenizer(source: str, settings: dict[str, object]) -> ChatTokenizer:
+    content = json.loads(source)
+    controls = {}
+    for token in content["added_tokens"]:
+        # Others are words of the text: runs of spaces.
+        token["special"] = token["special"] or not token["content"].isspace()
+        if token["special"]:
+            controls[token["content"]] = ControlToken(
+                id=token["id"], strips_left=token["lstrip"], strips_right=token["rstrip"]
+            )
+    tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.encode_special_tokens = True
     eos_id = _token_id(tokenizer, settings, "eos_token")
     if eos_id is None:
@@ -200,7 +232,9 @@ def _chat_tokenizer(tokenizer: Tokenizer, settings: dict[str, object]) -> ChatTo
     pad_id = _token_id(tokenizer, settings, "pad_token")
     space_prefix = _space_prefix(tokenizer, eos_id)
     return ChatTokenizer(
+        source=source,
         tokenizer=tokenizer,
+        controls=controls,
         bos_id=_token_id(tokenizer, settings, "bos_token"),
         eos_id=eos_id,
         pad_id=eos_id if pad_id is None else pad_id,
@@ -211,20 +245,21 @@ def _chat_tokenizer(tokenizer: Tokenizer, settings: dict[str, object]) -> ChatTo
 
 
 def _space_prefix(tokenizer: Tokenizer, special_id: int) -> SpacePrefix:
-    """Find out by trying: there are three ways to say it in a tokenizer.json."""
+    """Find out by trying: there are four ways to say it in a tokenizer.json."""
 
-    def begins_with_space(text: str, place: int) -> bool:
-        tokens: list[str] = tokenizer.encode(text, add_special_tokens=False).tokens
-        return len(tokens) > place and tokens[place].startswith(_SPACE)
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return found
 
-    if not begins_with_space("a", 0):
+    first, after_anchor = ids("a"), ids(f"{_ANCHOR}a")[len(ids(_ANCHOR)) :]
+    if first == after_anchor:
         return SpacePrefix.NONE
     tokenizer.encode_special_tokens = False
     try:
-        is_repeated = begins_with_space(f"{tokenizer.id_to_token(special_id)}a", 1)
+        after_special = ids(f"{tokenizer.id_to_token(special_id)}a")[1:]
     finally:
         tokenizer.encode_special_tokens = True
-    return SpacePrefix.PARTS if is_repeated else SpacePrefix.FIRST
+    return SpacePrefix.PARTS if after_special == first else SpacePrefix.FIRST
 
 
 def _anchor(tokenizer: Tokenizer) -> tuple[int, ...]:
