@@ -52,6 +52,7 @@ class Retention(_Message):
 
     keep_last: int
     keep_every: int | None
+    keep_back: int | None = None
 
 
 class Commit(_Message):

@@ -51,12 +51,19 @@ class StoredCheckpoint:
         return sum(entry.size for _, entry in self.objects)
 
 
-def prune(places: Places, *, keep_last: int, keep_every: int | None, attempt: int) -> list[str]:
+def prune(
+    places: Places,
+    *,
+    keep_last: int,
+    keep_every: int | None,
+    attempt: int,
+    keep_back: int | None = None,
+) -> list[str]:
     """Delete old checkpoints and return the prefixes of those that are gone; call it as the owner.
 
-    Kept: what HEAD names and its parent, the last `keep_last`, every `keep_every` steps, and what
-    is pinned. Also goes what lower attempts left behind uncommitted. Raises Fenced if `attempt` no
-    longer owns the run.
+    Kept: what HEAD names and its parent, the last `keep_last`, every `keep_every` steps, the last
+    one from `keep_back` steps before HEAD, and what is pinned. Also goes what lower attempts left
+    behind uncommitted. Raises Fenced if `attempt` no longer owns the run.
     """
     found = read_head(places.records)
     if found is None or found[0].attempt != attempt:
@@ -65,13 +72,24 @@ def prune(places: Places, *, keep_last: int, keep_every: int | None, attempt: in
             "Stop this attempt.",
         )
     doomed = removable(
-        places, head=found[0], keep_last=keep_last, keep_every=keep_every, alive_from=attempt
+        places,
+        head=found[0],
+        keep_last=keep_last,
+        keep_every=keep_every,
+        alive_from=attempt,
+        keep_back=keep_back,
     )
     return [checkpoint.prefix for checkpoint in doomed if remove(places, checkpoint)]
 
 
 def removable(
-    places: Places, *, head: Head, keep_last: int, keep_every: int | None, alive_from: int
+    places: Places,
+    *,
+    head: Head,
+    keep_last: int,
+    keep_every: int | None,
+    alive_from: int,
+    keep_back: int | None = None,
 ) -> list[StoredCheckpoint]:
     """Return the checkpoints that no rule keeps, in the order in which they are to go.
 
@@ -88,6 +106,7 @@ def removable(
         keep_last=keep_last,
         keep_every=keep_every,
         alive_from=alive_from,
+        keep_back=keep_back,
         pinned=read_pins(places.records),
     )
     return [
@@ -106,6 +125,7 @@ def surplus(
     keep_last: int,
     keep_every: int | None,
     alive_from: int,
+    keep_back: int | None = None,
     pinned: Set[Point] = frozenset(),
 ) -> list[Point]:
     """Return those of the stored checkpoints that no rule keeps; `whole` ones have a manifest.
@@ -118,6 +138,9 @@ def surplus(
     kept = {*sorted(history & whole)[-keep_last:]}
     if keep_every:
         kept |= {point for point in history if point[0] % keep_every == 0}
+    if keep_back is not None:
+        old = (point for point in history & whole if point[0] <= head.step - keep_back)
+        kept |= {*sorted(old)[-1:]}
     strays = {
         point
         for point in stored - history

@@ -190,6 +190,7 @@ def _prune(places: Places, request: Commit) -> tuple[str, ...]:
                 places,
                 keep_last=request.retention.keep_last,
                 keep_every=request.retention.keep_every,
+                keep_back=request.retention.keep_back,
                 attempt=request.attempt,
             )
         )

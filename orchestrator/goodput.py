@@ -16,7 +16,8 @@ from enum import Enum
 from orchestrator.attempts import EndReason
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.measurements import Measured, phases_of
-from train.spool import Phase, PhaseName, RolledBack, Step
+from orchestrator.lineage import lineage
+from train.spool import Phase, PhaseName, Step
 
 
 class Bucket(str, Enum):
@@ -105,7 +106,7 @@ class Goodput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Undone:
-    """A step whose update a rollback has taken back."""
+    """A step whose update is no part of the weights any more."""
 
     step: Step
 
@@ -163,18 +164,13 @@ def _last_kept_step_by_attempt(state: RunState) -> dict[int, int]:
 
 
 def _records_by_attempt(measured: Sequence[Measured]) -> dict[int, list[Step | Phase | _Undone]]:
-    """Return steps and phases of each attempt; those that a rollback has undone as such."""
+    """Return steps and phases of each attempt; steps that others have replaced as undone."""
     records: dict[int, list[Step | Phase | _Undone]] = {}
-    for one in measured:
-        of_attempt = records.setdefault(one.attempt, [])
+    kept = lineage(measured)
+    for place, one in enumerate(measured):
         if isinstance(one.record, Step):
-            of_attempt.append(one.record)
-        elif isinstance(one.record, RolledBack):
-            to_step = one.record.to_step
-            of_attempt[:] = [
-                _Undone(step=kept) if isinstance(kept, Step) and kept.step > to_step else kept
-                for kept in of_attempt
-            ]
+            step = one.record if place in kept else _Undone(step=one.record)
+            records.setdefault(one.attempt, []).append(step)
     for attempt, phase in phases_of(measured):
         records.setdefault(attempt, []).append(phase)
     return records

@@ -17,6 +17,8 @@ from train.state import Batches, Progress
 # More in a row than this are not the batches' fault.
 MAX_IN_A_ROW = 3
 MAX_ROLL_BACKS = 2
+# Of `roll_back_batches`, twice: the second may go back further from where the first was too little.
+_REACH = 3
 # The mean of about as many steps, as in Adam's first moment.
 _DECAY = 0.95
 # Before, a run has no usual loss.
@@ -58,7 +60,13 @@ def to_skip(progress: Progress, stop: int, distance: int) -> Batches:
     first = progress.batch - distance
     if progress.skipped and first < progress.skipped[-1][1]:
         first = progress.skipped[-1][0] - distance
+        stop = max(stop, progress.skipped[-1][1])
     return max(0, first), stop
+
+
+def reach(roll_back_batches: int) -> int:
+    """Return how many batches before a checkpoint the next two roll-backs may want to go."""
+    return _REACH * roll_back_batches + MAX_IN_A_ROW
 
 
 def usual_loss(progress: Progress) -> float:

@@ -240,29 +240,27 @@ def _roll_back(
 ) -> Progress:
     """Return the progress of an older checkpoint, told to leave out the batches up to `stop`.
 
-    Raises NotFinite when there is no checkpoint, or too often.
+    Raises NotFinite if that has been done too often.
     """
+    if len(progress.skipped) == MAX_ROLL_BACKS:
+        raise NotFinite(
+            f"{MAX_IN_A_ROW} batches in a row cannot be trained on at step {progress.step + 1}, "
+            f"after {MAX_ROLL_BACKS} roll-backs: {why}.",
+            "Start a run of another name with a lower train.learning_rate, or other data.",
+        )
     saves.settle()
     saves.give_up_steps()
-    store = open_store(config.store)
     first, stop = to_skip(progress, stop, config.train.roll_back_batches)
-    before = None
-    if len(progress.skipped) < MAX_ROLL_BACKS:
-        before = roll_back(
-            config,
-            ranks,
-            agreement,
-            store,
-            restored.tensors,
-            batch=first,
-            skipped=progress.skipped,
-        )
-    if before is None:
-        raise NotFinite(
-            f"{MAX_IN_A_ROW} batches in a row cannot be trained on at step {progress.step + 1}: "
-            f"{why}.",
-            "Lower train.learning_rate or look at the data of these batches.",
-        )
+    before = roll_back(
+        config,
+        ranks,
+        agreement,
+        open_store(config.store),
+        report,
+        restored.tensors,
+        batch=first,
+        skipped=progress.skipped,
+    )
     report.rolled_back(progress.step, before.step)
     return replace(before, skipped=(*progress.skipped, (max(first, before.batch), stop)))
 

@@ -20,6 +20,7 @@ from train.config import TrainConfig
 from train.ranks import Ranks
 from train.report import Numerics
 
+_KERNELS = ("flash-attn", "flash_attn_3", "liger-kernel")
 _OPTIONS = ("micro_batch", "activation_checkpointing", "sharding", "compile")
 
 
@@ -36,7 +37,7 @@ def numerics_of(config: TrainConfig, ranks: Ranks, model: Any) -> Numerics:  # n
         torch.__version__,
         torch.version.cuda,
         transformers.__version__,
-        _flash_attention(),
+        [_version(name) for name in _KERNELS],
         model.config._attn_implementation,
         _code_digest(),
         options,
@@ -60,9 +61,9 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _flash_attention() -> str | None:
+def _version(package: str) -> str | None:
     with suppress(PackageNotFoundError):
-        return version("flash-attn")
+        return version(package)
     return None
 
 

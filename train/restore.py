@@ -108,57 +108,86 @@ def roll_back(
     ranks: Ranks,
     agreement: Agreement,
     store: ObjectStore,
+    report: Report,
     tensors: dict[str, torch.Tensor],
     *,
     batch: int,
     skipped: tuple[Batches, ...],
-) -> Progress | None:
-    """Fill the tensors from the last commit before `batch`; return where it stands.
+) -> Progress:
+    """Fill the tensors with the state at or before `batch`; return where it stands.
 
-    Where none is so old, it is the oldest; None if there is none at all. All ranks call it alike,
-    with no save in flight. Raises CheckpointError if the checkpoint is damaged, for then the
-    tensors are undefined.
+    All ranks call it alike, with no save in flight. A damaged checkpoint is named and another one
+    taken; the initial weights are the last resort.
     """
-    found = _NOTHING_LEFT
+    points: list[Point] = []
     if ranks.is_first:
-        found = _last_before(store, batch, skipped)
-    step, attempt = agreement.from_first(*found)
-    if (step, attempt) == _NOTHING_LEFT:
-        return None
-    manifest, complaint = _read(store, manifest_key(step, attempt))
-    if manifest is None:
-        raise Damaged(f"{complaint}", "Resume the run: it goes back to the checkpoint before.")
-    with agreement.pulse.beating():
-        return _fill(config, ranks, store, manifest, tensors)
+        points = _points_before(store, batch, skipped)
+    while True:
+        step, attempt = agreement.from_first(*(points.pop(0) if points else _BEGINNING))
+        if (step, attempt) == _BEGINNING:
+            _begin_again(config, ranks, tensors)
+            return START
+        key = manifest_key(step, attempt)
+        manifest, complaint = _read(store, key)
+        progress = START
+        if complaint is None:
+            try:
+                with agreement.pulse.beating():
+                    progress = _fill(config, ranks, store, manifest, tensors)
+            except (Damaged, ObjectMissing, BucketMissing) as error:
+                complaint = error.what
+        complaint = agreement.first_complaint(complaint)
+        if complaint is None:
+            return progress
+        report.damaged(key, complaint)
 
 
-def _last_before(store: ObjectStore, batch: int, skipped: tuple[Batches, ...]) -> Point:
+def _points_before(store: ObjectStore, batch: int, skipped: tuple[Batches, ...]) -> list[Point]:
+    """Return what to go back to, the best first; _BEGINNING is what an empty list stands for.
+
+    The last one before `batch`, or where none is so old, the oldest: it leaves out fewer batches.
+    """
     head = read_head(store)
-    oldest = _NOTHING_LEFT
-    if head is None:
-        return oldest
+    if head is None or batch == 0:
+        return []
+    before: list[Point] = []
+    after: list[Point] = []
     for point in read_chain(store, head[0]).with_older(whole_checkpoints(store)):
         manifest, _ = _read(store, manifest_key(*point))
-        next_ = None if manifest is None else manifest.state.get("batch")
-        if not isinstance(next_, int) or not is_in_history(next_, skipped):
-            continue
-        if next_ <= batch:
-            return point
-        oldest = point
-    return oldest
+        next_batch = None if manifest is None else manifest.state.get("batch")
+        if isinstance(next_batch, int) and is_in_history(next_batch, skipped):
+            (before if next_batch <= batch else after).append(point)
+    return [*before, *reversed(after)]
+
+
+@torch.no_grad()
+def _begin_again(config: TrainConfig, ranks: Ranks, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill the tensors with the initial weights, and moments of zero."""
+    model = build_model(_model_plan(config, is_restored=False), ranks.mesh, ranks.device)
+    fresh = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in tensors.items():
+        part, _, of = name.partition(".")
+        if part == "model":
+            tensor.copy_(fresh[of])
+        else:
+            tensor.zero_()
+    seed_generators(config.train.seed, 0, ranks.rank)
 
 
 def _build(
     config: TrainConfig, ranks: Ranks, *, is_restored: bool
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    plan = ModelPlan(
+    model = build_model(_model_plan(config, is_restored=is_restored), ranks.mesh, ranks.device)
+    return model, build_optimizer(model, config.train)
+
+
+def _model_plan(config: TrainConfig, *, is_restored: bool) -> ModelPlan:
+    return ModelPlan(
         inputs_dir=config.inputs_dir,
         model=config.model,
         train=config.train,
         is_restored=is_restored,
     )
-    model = build_model(plan, ranks.mesh, ranks.device)
-    return model, build_optimizer(model, config.train)
 
 
 def _read(store: ObjectStore, key: str | None) -> tuple[Manifest | None, str | None]:

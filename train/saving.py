@@ -17,6 +17,7 @@ from checkpoints.messages import Committed, Retention
 from checkpoints.saver import Save, Saver
 from train.config import TrainConfig
 from train.errors import SpoolInvalid
+from train.guard import reach
 from train.interval import NoticePlan, SaveClock, on_notice
 from train.preemption import Agreement
 from train.ranks import Ranks
@@ -121,7 +122,11 @@ class Saves:
             step=progress.step,
             state=to_state(progress, self._config),
             created_at=started_at,
-            retention=Retention(keep_last=options.keep_last, keep_every=options.keep_every),
+            retention=Retention(
+                keep_last=options.keep_last,
+                keep_every=options.keep_every,
+                keep_back=reach(self._config.train.roll_back_batches),
+            ),
         )
         self._saver.begin(save, self._tensors, generators)
         self._note_stall(started_at, started_s)

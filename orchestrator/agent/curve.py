@@ -26,6 +26,7 @@ from train.spool import Evaluated, LeftOut, RolledBack, Step
 Values: TypeAlias = Mapping[str, float]
 ReadLedger: TypeAlias = Callable[[], Sequence[Entry]]
 
+EVAL_STEP = "eval/step"
 USD_TOTAL = "cost/usd_total"
 HOURS_SPARE = "deadline/hours_spare"
 # Each look at the ledger is a LIST that somebody pays for: 1,440 a day are $0.0072 on S3.
@@ -77,6 +78,9 @@ class Curve:
     _last: Measured | None = None
     """The last step that was new."""
     _looked_at: datetime | None = None
+    _evaluated_steps: set[int] = field(default_factory=set)
+    _waiting: dict[str, float] = field(default_factory=dict)
+    """An evaluation that has no row yet."""
     _marks: dict[str, float] = field(default_factory=dict)
     """What stays the same until the next attempt."""
 
@@ -85,7 +89,7 @@ class Curve:
         self._measured.append(one)
         step, last = one.record, self._last
         if isinstance(step, Evaluated):
-            return Row(step=step.step, values={"eval/loss": step.loss})
+            return self._evaluated(one.attempt, step)
         if isinstance(step, (LeftOut, RolledBack)):
             return None if last is None else self._guarded(step, _step(last).step)
         if not isinstance(step, Step) or (last is not None and step.step <= _step(last).step):
@@ -102,7 +106,26 @@ class Curve:
             look, more = self._look(self._view(step.at))
             values |= look
             alerts += more
+        values |= self._waiting
+        self._waiting = {}
         return Row(step=step.step, values={**values, **self._marks}, alerts=tuple(alerts))
+
+    def _evaluated(self, attempt: int, record: Evaluated) -> Row | None:
+        """Return the evaluation with the last row, or keep it for the next one.
+
+        A resumed attempt evaluates before its first step, when a tracker is past the one before.
+        """
+        if record.step in self._evaluated_steps:
+            return None
+        self._evaluated_steps.add(record.step)
+        values = {EVAL_STEP: float(record.step), "eval/loss": record.loss}
+        last = self._last
+        if last is not None and _step(last).step >= self.next_step:
+            return Row(step=_step(last).step, values=values)
+        # What an earlier attempt has drawn with a row of its own is there already.
+        is_new = record.step >= self.next_step - 1 and (last is None or last.attempt != attempt)
+        self._waiting = values if is_new else {}
+        return None
 
     def _guarded(self, record: LeftOut | RolledBack, step: int) -> Row | None:
         """Return what the trainer's guard did, with the last row that was drawn."""

@@ -21,7 +21,15 @@ from urllib.parse import urlsplit
 
 from checkpoints.errors import CheckpointError
 from checkpoints.store import ObjectStore, open_store
-from orchestrator.agent.curve import HOURS_SPARE, LOOK_EVERY, USD_TOTAL, Alert, Curve, Row
+from orchestrator.agent.curve import (
+    EVAL_STEP,
+    HOURS_SPARE,
+    LOOK_EVERY,
+    USD_TOTAL,
+    Alert,
+    Curve,
+    Row,
+)
 from orchestrator.agent.tracking import Mode, TrackingConfig, has_key, online_mark
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.facts import Entry
@@ -107,6 +115,7 @@ class _Drawing:
         self._run, self._ledger = run, ledger
         self._last_step = -1
         run.define_metric("*", step_metric="train/step")
+        run.define_metric("eval/loss", step_metric=EVAL_STEP)
         # What the server has already; an offline run has nothing and gets everything.
         self._curve = Curve(
             record=record,

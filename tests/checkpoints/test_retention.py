@@ -134,6 +134,14 @@ def test_only_lower_attempts_checkpoints_are_leftovers(key, is_left):
     assert is_left_by_lower_attempt(key, 3) == is_left
 
 
+def test_the_last_one_from_some_steps_before_stays_for_roll_backs(store):
+    attempt = claim(store)
+    for step in (10, 20, 30, 40, 50):
+        save(store, attempt, step)
+    prune(only(store), keep_last=1, keep_every=None, keep_back=25, attempt=attempt)
+    assert steps_left(store) == ["step-00000020.a001", "step-00000040.a001", "step-00000050.a001"]
+
+
 def test_a_fenced_attempt_may_not_prune(memory_store):
     zombie = claim(memory_store)
     for step in (10, 20, 30):

@@ -16,6 +16,7 @@ from orchestrator.goodput import Bucket, account
 from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
+from orchestrator.lineage import lineage
 from tests.orchestrator.histories import (
     Ledger,
     at,
@@ -24,9 +25,13 @@ from tests.orchestrator.histories import (
     measured_phase,
     measured_step,
 )
-from train.spool import PhaseName, RolledBack
+from train.spool import Commit, PhaseName, Resumed, RolledBack
 
 RECORD = make_record()  # 1 wall second is 1 market minute
+
+
+def make_resumed(step, second):
+    return Resumed(at=at(second), step=step, manifest="m", num_bytes=1, seconds=0)
 
 
 def test_compute_is_price_times_market_time_from_ready_to_gone():
@@ -153,6 +158,41 @@ def test_steps_that_were_rolled_back_are_lost_work():
     seconds = account(fold(RECORD, ledger.entries), measured, at(20)).seconds()
     assert seconds[Bucket.PRODUCTIVE] == timedelta(seconds=4)
     assert seconds[Bucket.LOST_WORK] == timedelta(seconds=2)
+
+
+def test_a_roll_back_takes_back_what_earlier_attempts_did():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=20, attempt=1, reason=EndReason.PREEMPTED)
+    ledger.launch("two", 20, until=60, attempt=2, step=4, reason=EndReason.SUCCEEDED)
+    ledger.commit(59, attempt=2, step=6)
+    ledger.ended(60)
+    measured = [
+        *(measured_step(1, step, step) for step in range(1, 5)),
+        Measured(attempt=2, record=make_resumed(4, 25)),
+        Measured(attempt=2, record=RolledBack(at=at(30), step=4, to_step=2)),
+        *(measured_step(2, step, 30 + step) for step in range(3, 7)),
+    ]
+    seconds = account(fold(RECORD, ledger.entries), measured, at(60)).seconds()
+    assert seconds[Bucket.PRODUCTIVE] == timedelta(seconds=6)
+    # Steps 3 and 4 of the first attempt, and what it did after its last record.
+    assert seconds[Bucket.LOST_WORK] == timedelta(seconds=2 + 15)
+
+
+def test_what_was_given_up_counts_again_when_it_is_resumed():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=20, attempt=1, reason=EndReason.PREEMPTED)
+    ledger.launch("two", 20, until=60, attempt=2, step=4, reason=EndReason.SUCCEEDED)
+    ledger.ended(60)
+    commit = Commit(at=at(6), step=4, manifest="m", num_bytes=1, num_objects=1, seconds=0.5)
+    measured = [
+        *(measured_step(1, step, step) for step in range(1, 5)),
+        Measured(attempt=1, record=commit),
+        Measured(attempt=1, record=RolledBack(at=at(8), step=4, to_step=2)),
+        measured_step(1, 3, 9),
+        Measured(attempt=2, record=make_resumed(4, 25)),
+        measured_step(2, 5, 30),
+    ]
+    assert sorted(lineage(measured)) == [0, 1, 2, 3, 8]
 
 
 def test_uncommitted_steps_of_a_stopped_run_are_lost():

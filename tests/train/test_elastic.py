@@ -1,13 +1,15 @@
 """Whole attempts whose ranks change: their number, their launcher, their layout, their options."""
 
 import json
+import signal
+from datetime import timedelta
 
 import pytest
 
-from tests.train.attempts import MODEL, NUM_STEPS, OPTIONS, running, without_dropout
+from tests.train.attempts import MODEL, NUM_STEPS, OPTIONS, now, running, without_dropout
 from train.data.order import batch_sequences
 from train.data.prepare import prepare
-from train.spool import OutcomeKind
+from train.spool import Notice, OutcomeKind, write_notice
 
 CLOSE = {"rel": 1e-5}
 
@@ -139,7 +141,7 @@ def test_bad_batches_are_left_out_and_several_in_a_row_roll_back(inputs, tmp_pat
     poisoned = [batches[number][0] for number in (3, 4, 5, 8)]
     poisoned_inputs = poison(inputs, tmp_path / "weights", poisoned)
     with running(tmp_path / "run", poisoned_inputs) as run:
-        run.start(world_size=2, global_batch=2)
+        run.start(world_size=2, global_batch=2, roll_back_batches=1)
         assert run.wait() == [0, 0], run.log.read_text()
         left_out = [(record.step, record.batch) for record in run.records("left_out")]
         assert left_out == [(4, 3), (4, 4), (4, 5), (5, 8)]
@@ -189,6 +191,45 @@ def test_a_roll_back_does_not_depend_on_when_the_run_was_saved(inputs, tmp_path)
         }
 
 
+def test_a_roll_back_without_an_older_checkpoint_begins_again(inputs, tmp_path):
+    batches = [batch_sequences(OPTIONS.seed, number, 1, 30) for number in range(30)]
+    poisoned_inputs = poison(inputs, tmp_path / "weights", [batches[n][0] for n in (5, 6, 7)])
+    histories = []
+    for interval in ("2 steps", "9 steps"):  # saved twice before, and not at all
+        with running(tmp_path / interval.replace(" ", "-"), poisoned_inputs) as run:
+            run.start(interval=interval, world_size=1, num_steps=10, global_batch=1)
+            assert run.wait() == [0], run.log.read_text()
+            (rolled_back,) = run.records("rolled_back")
+            assert (rolled_back.step, rolled_back.to_step) == (5, 0)
+            steps = [one for one in run.records("step") if one.batch >= 8]
+            histories.append([(one.step, one.batch, one.loss, one.grad_norm) for one in steps])
+    assert [step[:2] for step in histories[0]] == [(step, step + 7) for step in range(1, 11)]
+    assert histories[0] == histories[1]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_roll_back_goes_further(inputs, tmp_path):
+    batches = [batch_sequences(OPTIONS.seed, number, 2, 30) for number in range(15)]
+    poisoned_inputs = poison(inputs, tmp_path / "weights", [batches[n][0] for n in (10, 11, 12)])
+    with running(tmp_path / "run", poisoned_inputs) as run:
+        run.start(world_size=2, num_steps=12, global_batch=2, roll_back_batches=5)
+        run.wait_until(lambda: any(one.step == 4 for one in run.records("commit")))
+        for process in run.processes:
+            process.send_signal(signal.SIGSTOP)
+        # What the second rank will read, and the first not.
+        (shard,) = (run.folder / "run" / "checkpoints").glob("step-00000004*/rank-00001*")
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+        for process in run.processes:
+            process.send_signal(signal.SIGCONT)
+        assert run.wait() == [0, 0], run.log.read_text()
+        (damaged,) = run.records("damaged")
+        assert "step-00000004" in damaged.manifest
+        (rolled_back,) = run.records("rolled_back")
+        assert (rolled_back.step, rolled_back.to_step) == (10, 2)
+        assert run.head_manifest().state["skipped"] == [[5, 13]]
+
+
 def test_what_stays_bad_ends_the_attempt_and_commits_nothing(inputs, tmp_path):
     poisoned_inputs = poison(inputs, tmp_path / "weights", range(30))
     with running(tmp_path / "run", poisoned_inputs) as run:
@@ -198,7 +239,8 @@ def test_what_stays_bad_ends_the_attempt_and_commits_nothing(inputs, tmp_path):
         assert outcome.outcome is OutcomeKind.FAILED
         assert "cannot be trained on" in outcome.error
         assert run.records("commit") == []
-        assert len(run.records("left_out")) == 3
+        assert [record.to_step for record in run.records("rolled_back")] == [0, 0]
+        assert len(run.records("left_out")) == 9
 
 
 def test_it_evaluates_as_often_as_it_is_told(inputs, tmp_path):
@@ -211,3 +253,31 @@ def test_it_evaluates_as_often_as_it_is_told(inputs, tmp_path):
         assert [record.step for record in evaluated] == [0, 2, 4, 6]
         losses = [record.loss for record in evaluated]
         assert losses == sorted(losses, reverse=True)
+
+
+def test_a_notice_cuts_an_evaluation_off_and_the_next_attempt_makes_up_for_it(inputs, tmp_path):
+    folder = without_dropout(inputs, tmp_path)
+    (folder / "eval.safetensors").write_bytes((folder / "train.safetensors").read_bytes())
+    options = {"world_size": 1, "global_batch": 4, "eval_every": 2, "interval": "1h"}
+
+    def notice():
+        left = timedelta(seconds=60)
+        write_notice(run.notice_file, Notice(deadline_at=now() + left))
+
+    with running(tmp_path / "run", folder) as run:
+        run.start(**options)
+        run.wait_until(lambda: any(one.step == 2 for one in run.records("step")))
+        notice()
+        assert run.wait() == [0], run.log.read_text()
+        (outcome,) = run.outcomes(1)
+        assert (outcome.outcome, outcome.step) == (OutcomeKind.SAVED, 2)
+        assert [one.step for one in run.records("evaluated")] == [0]
+        run.notice_file.unlink()
+        run.start(**options)
+        # A notice while the last evaluation is made: all is saved, so it may well be finished.
+        run.wait_until(lambda: any(one.step == NUM_STEPS for one in run.records("step")))
+        notice()
+        assert run.wait() == [0], run.log.read_text()
+        (outcome,) = run.outcomes(1)
+        assert outcome.outcome is OutcomeKind.DONE
+        assert [one.step for one in run.records("evaluated")] == [2, 4, 6]

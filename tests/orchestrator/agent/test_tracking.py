@@ -13,14 +13,15 @@ import pytest
 
 from checkpoints.layout import RUN_KEY, event_key, steps_key
 from checkpoints.store import open_store
-from orchestrator.agent.curve import Curve
+from orchestrator.agent.curve import EVAL_STEP, Curve
 from orchestrator.agent.tracking import Mode, Tracker, TrackingConfig
 from orchestrator.attempts import EndReason
 from orchestrator.ledger.facts import AttemptEnded
+from orchestrator.ledger.measurements import Measured
 from tests.end_to_end.wandb_runs import scan
-from tests.orchestrator.histories import Ledger, make_record, make_step, measured_step
+from tests.orchestrator.histories import Ledger, at, make_record, make_step, measured_step
 from tests.wandb_service import serving
-from train.spool import Spool, spool_path
+from train.spool import Evaluated, Spool, spool_path
 
 NUM_STEPS = 10
 # (attempt, first step, last step, start, end of the launch): each replays what came after a commit.
@@ -138,6 +139,35 @@ def test_what_was_sent_is_neither_drawn_nor_told_again():
     told = [alert.title for row in rest for alert in row.alerts]
     assert told == [alert.title for row in everything[7:] for alert in row.alerts]
     assert rest[1].values == everything[8].values
+
+
+def evaluated(attempt, step):
+    when = at(start_of(attempt, max(step, ATTEMPTS[attempt - 1][1])) + 0.5)
+    record = Evaluated(at=when, step=step, loss=step + 0.5, num_trained_tokens=9)
+    return Measured(attempt=attempt, record=record)
+
+
+def eval_rows(rows):
+    """Return (row, evaluated step) of what is drawn of evaluations."""
+    return [(row.step, row.values[EVAL_STEP]) for row in rows if EVAL_STEP in row.values]
+
+
+def test_evaluations_are_drawn_once_and_those_made_up_for_with_the_next_row():
+    # The first is made before any step, the second again by the attempt that is resumed there, the
+    # third by that one alone: a notice had cut it off.
+    first, second, third = (steps_of_attempt(attempt) for attempt in (1, 2, 3))
+    one = [evaluated(1, 0), *first[:4], evaluated(1, 4), *first[4:]]
+    two = [evaluated(2, 4), *second]
+    three = [evaluated(3, 8), *third[2:], evaluated(3, 10)]
+    _, rows = curve_of([*one, *two, *three])
+    assert eval_rows(rows) == [(1, 0), (4, 4), (8, 8), (10, 10)]
+    assert rows[0].values["eval/loss"] == 0.5
+    # As the third attempt finds it: steps 1 to 8 are there, with the evaluations of 0 and 4.
+    _, rows = curve_of([*one, *two, *three], next_step=9)
+    assert eval_rows(rows) == [(9, 8), (10, 10)]
+    # As the second one finds it, whose first evaluation the attempt before has drawn.
+    _, rows = curve_of([*one[:6], evaluated(2, 4), *second[:2], *second[2:]], next_step=5)
+    assert eval_rows(rows) == []
 
 
 def test_a_replayed_step_that_differs_is_told_once():
