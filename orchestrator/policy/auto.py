@@ -34,7 +34,7 @@ from orchestrator.policy.values import Grid, Outlook, Table, solve, state_of
 _LEARN_AT = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0, 18.0, 24.0)
 _LEARN_EVERY = 8.0
 # Of the table, in hours; and as many steps at most.
-_STEP, _MOST_STEPS = 0.25, 240
+_STEP, _MOST_STEPS = 0.5, 160
 # After so many hours in the mean, a market is as usual again.
 _MOOD_HOURS = 12.0
 # Prices that differ by less are the same to the table.
