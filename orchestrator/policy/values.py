@@ -21,6 +21,8 @@ from orchestrator.policy.hazards import NUM_PHASES, PHASE_STARTS
 Array = NDArray[np.float64]
 
 _K = NUM_PHASES
+# Of the tables while they are computed: half the time of doubles, and cents are exact enough.
+_Small = np.float32
 # What cannot be paid: the deadline is missed.
 _FACTOR_OF_MISSING = 20.0
 
@@ -125,39 +127,41 @@ def solve(
     num_steps, num_work = math.ceil(hours / step) + 1, math.ceil(work / step) + 1
     num_places = len(outlook.spot)
     chain, alive, lost = _transitions(outlook, step)
-    waiting = np.empty((num_steps + 1, num_places, num_work + 1, 4 * _K), np.float32)
+    by_chain, by_alive, by_lost = (one.astype(_Small) for one in (chain, alive, lost))
+    waiting = np.empty((num_steps + 1, num_places, num_work + 1, 4 * _K), _Small)
     on_demand = np.empty_like(waiting)
-    spot = np.empty((num_steps + 1, num_places, num_work + 1, 2 * _K), np.float32)
+    spot = np.empty((num_steps + 1, num_places, num_work + 1, 2 * _K), _Small)
     work_left = np.arange(num_work + 1) * step
     # From here to the end on demand, in the place or the cheapest other one.
     cheapest = np.argmin(outlook.on_demand * work + outlook.moves, axis=1)
     way = outlook.moves[np.arange(num_places), cheapest]
-    safe = outlook.on_demand[cheapest, None] * (work_left + restart) + way[:, None]
-    stay = outlook.on_demand[:, None] * work_left
+    safe = (outlook.on_demand[cheapest, None] * (work_left + restart) + way[:, None]).astype(_Small)
+    stay = (outlook.on_demand[:, None] * work_left).astype(_Small)
     missing = _FACTOR_OF_MISSING * float(outlook.on_demand.max()) * (work + restart)
-    idle = np.full((num_places, num_work + 1, 4 * _K), missing)
+    idle = np.full((num_places, num_work + 1, 4 * _K), missing, _Small)
     paid = idle.copy()
-    running = np.full((num_places, num_work + 1, 2 * _K), missing)
+    running = np.full((num_places, num_work + 1, 2 * _K), missing, _Small)
     for table in (idle, paid, running):
         table[:, 0] = 0
     waiting[0], on_demand[0], spot[0] = idle, paid, running
 
-    trained = np.minimum(1.0, work_left / step)[None, :, None]
-    spot_usd = (outlook.spot * step)[:, None, None]
-    on_demand_usd = (outlook.on_demand * step)[:, None, None]
+    trained = (np.minimum(1.0, work_left / step)[None, :, None]).astype(_Small)
+    spot_usd = ((outlook.spot * step)[:, None, None]).astype(_Small)
+    on_demand_usd = ((outlook.on_demand * step)[:, None, None]).astype(_Small)
     spot_run, on_demand_run = spot_usd * trained, on_demand_usd * trained
     cold = restart / step
-    move = (outlook.odds * outlook.moves).sum(axis=1)[:, None]
-    second = outlook.second[:, None, None]
+    move = ((outlook.odds * outlook.moves).sum(axis=1)[:, None]).astype(_Small)
+    second = (outlook.second[:, None, None]).astype(_Small)
     # Of the others of the place that one goes to: nothing is known of them.
-    some = outlook.others[:, 1] / np.maximum(outlook.others.sum(axis=1), 1e-12)
+    some = (outlook.others[:, 1] / np.maximum(outlook.others.sum(axis=1), 1e-12)).astype(_Small)
+    odds = outlook.odds.astype(_Small)
     has_others = num_places > 1
     turn = 0.0 if usual is None else turns_per_hour * step
     for count in range(1, num_steps + 1):
-        after_idle, after_paid = idle @ chain, paid @ chain
+        after_idle, after_paid = idle @ by_chain, paid @ by_chain
         split = idle.reshape(num_places, num_work + 1, 2 * _K, 2)
         after_lost = second * split[:, :, 0] + (1 - second) * split[:, :, _K]
-        after_spot = running @ alive + after_lost @ lost
+        after_spot = running @ by_alive + after_lost @ by_lost
         if usual is not None:
             size = slice(num_work + 1)
             after_idle += turn * (usual.waiting[count - 1, :, size] - after_idle)
@@ -171,7 +175,7 @@ def solve(
         np.minimum(states[:, :, :_K], start[:, :, None], out=states[:, :, :_K])
         if has_others:
             there = start[:, :, 0] * (1 - some)[:, None] + start[:, :, 1] * some[:, None]
-            elsewhere = outlook.odds @ there + move
+            elsewhere = odds @ there + move
             np.minimum(states[..., 1], elsewhere[:, :, None], out=states[..., 1])
         left = count * step
         num_safe = _num_within(left - grid.reserve, step, num_work)

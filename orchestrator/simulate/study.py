@@ -99,6 +99,17 @@ def study(
         )
 
 
+def run_jobs(market: Market, starts: Sequence[int], terms: Terms, policy: str) -> Iterator[Ended]:
+    """Yield how a job under one policy ends from each start, without the optimum; on all cores."""
+    with ProcessPoolExecutor(
+        max_workers=len(os.sched_getaffinity(0)), initializer=_begin, initargs=(market,)
+    ) as pool:
+        chunk = max(1, len(starts) // 50)
+        yield from pool.map(
+            _job_in_worker, starts, [terms] * len(starts), [policy] * len(starts), chunksize=chunk
+        )
+
+
 def summarize(name: str, outcomes: Sequence[Outcome], market: Market, terms: Terms) -> Summary:
     """Return what a policy came to over all starts."""
     ended = [outcome.ended[name] for outcome in outcomes]
@@ -147,6 +158,10 @@ _market: list[Market] = []
 
 def _begin(market: Market) -> None:
     _market[:] = [market]
+
+
+def _job_in_worker(start: int, terms: Terms, policy: str) -> Ended:
+    return simulate(_market[0], start, terms, POLICIES[policy]())
 
 
 def _outcome_in_worker(start: int, terms: Terms, policies: Sequence[str]) -> Outcome:
