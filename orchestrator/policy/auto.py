@@ -31,12 +31,11 @@ from orchestrator.policy.sight import (
 from orchestrator.policy.values import Grid, Outlook, Table, solve, state_of
 
 # Hours after the launch at which what was learned is put to use; then every _LEARN_EVERY.
-_LEARN_AT = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 24.0)
-_LEARN_EVERY = 12.0
-# Of the table, in hours, for one place and for several; and as many steps at most. Finer ones cost
-# time (it grows with the square) and gain less than one market differs from another.
-_STEP, _STEP_OF_SEVERAL = 0.25, 0.5
-_MOST_STEPS = 240
+_LEARN_AT = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0, 18.0, 24.0)
+_LEARN_EVERY = 8.0
+# Of the table, in hours; and as many steps at most. Half of it costs four times the time: 0.1 % less
+# on single zones, and 4 % more where nodes are lost within the hour.
+_STEP, _MOST_STEPS = 0.5, 240
 # After so many hours in the mean, a market is as usual again.
 _MOOD_HOURS = 12.0
 # Prices that differ by less are the same to the table.
@@ -131,8 +130,7 @@ class Auto:
 
     def _solve(self, sight: Sight, at: float, spot: Sequence[float]) -> Table:
         num_places = len(self._places)
-        step = _STEP if num_places == 1 else _STEP_OF_SEVERAL
-        step = max(step, sight.deadline / _MOST_STEPS)
+        step = max(_STEP, sight.deadline / _MOST_STEPS)
         on_demand = [math.inf] * num_places
         best = [NOWHERE] * num_places
         for zone, one in enumerate(sight.zones):
