@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -122,6 +123,34 @@ def test_no_feasible_deadline_is_missed_and_every_hour_is_in_the_bill(
     )
     if not lost_work and observe is Observe.FREE:
         assert bill.usd >= least_usd(market, 0, terms) - 1e-9
+
+
+class Remembering:
+    """A policy that keeps what it was asked, and what it said."""
+
+    def __init__(self, policy):
+        self.policy = policy
+        self.looks_around = policy.looks_around
+        self.asked = []
+
+    def choose(self, sight):
+        seen = replace(sight, is_up=tuple(sight.is_up), sightings=[*sight.sightings])
+        self.asked.append((seen, self.policy.choose(sight)))
+        return self.asked[-1][1]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    market=markets,
+    policy=st.sampled_from(list(POLICIES)),
+    observe=st.sampled_from(list(Observe)),
+)
+def test_a_policy_answers_what_it_is_shown_whatever_it_was_asked_before(market, policy, observe):
+    terms = Terms(work=1.0, deadline=2.5, restart=TICK / 2, observe=observe, failed_launch=TICK / 5)
+    remembering = Remembering(POLICIES[policy]())
+    simulate(market, 0, terms, remembering)
+    for sight, choice in remembering.asked:
+        assert POLICIES[policy]().choose(sight) == choice
 
 
 def every_plan(num_zones, num_ticks):
