@@ -13,6 +13,7 @@ from orchestrator import __version__
 _COMMANDS = {
     "launch": ("orchestrator.cli.launch", "Train what a spec describes, or pick it up again."),
     "plan": ("orchestrator.cli.launch", "Show what a launch would do and cost."),
+    "simulate": ("orchestrator.cli.simulate", "Replay recorded markets under each policy."),
     "resume": ("orchestrator.cli.launch", "Go on with a run from its run folder."),
     "status": ("orchestrator.cli.reports", "Show how a run, or every run, is doing."),
     "cost": ("orchestrator.cli.reports", "Show what a run cost and where its time went."),

@@ -1,0 +1,222 @@
+"""Policies on recorded markets: `python -m benchmarks.policy --traces FOLDER [--json]`.
+
+FOLDER holds folders of traces, each a market. Jobs are paired: every policy gets the same starts.
+Each market is cut in two by time; parameters may be chosen on the first half, the figures are of
+the second (`--half first` shows the other). Targets hold as the papers have it: every zone is seen,
+billing is plain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.simulate.job import Billing, Observe, Terms
+from orchestrator.simulate.market import Market, make_market
+from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_jobs, study, summarize
+from orchestrator.simulate.traces import ZoneTrace, read_traces
+
+POLICIES = ("greedy", "uniform_progress", "auto")
+_BASES = ("greedy", "uniform_progress")
+# Work in hours that the markets' halves have room for, and deadlines in multiples of it.
+_WORK = {"v100": 48.0, "h100": 30.0}
+_DEADLINES = (1.1, 1.25, 1.5)
+_RESTARTS_MIN = (3, 12)
+_STATE_GB = 50.0
+_NUM_TIMED = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One question: a market for a gang of nodes."""
+
+    market: str
+    zones: tuple[str, ...]
+    num_nodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One policy's answer; `vs_best` is its cost over that of the best base policy, job by job."""
+
+    market: str
+    zones: int
+    nodes: int
+    restart_min: int
+    deadline: float
+    policy: str
+    jobs: int
+    missed: int
+    mean_usd: float
+    vs_optimal: float
+    low: float
+    high: float
+    vs_uniform_progress: float
+    vs_uniform_progress_low: float
+    vs_uniform_progress_high: float
+
+
+def cases(folder: Path) -> Iterator[tuple[Case, list[ZoneTrace]]]:
+    """Yield each zone by itself, all zones of a market together, and gangs where there are any."""
+    for path in sorted(one for one in folder.iterdir() if one.is_dir()):
+        traces = read_traces(path)
+        most = max(max(trace.available_nodes) for trace in traces)
+        for trace in traces:
+            yield Case(market=path.name, zones=(trace.zone,), num_nodes=1), [trace]
+        names = tuple(trace.zone for trace in traces)
+        for num_nodes in sorted({1, (most + 1) // 2, most}):
+            yield Case(market=path.name, zones=names, num_nodes=num_nodes), traces
+
+
+def half_of(trace: ZoneTrace, *, first: bool) -> ZoneTrace:
+    """Return one half of a record."""
+    middle = len(trace.available_nodes) // 2
+    part = slice(0, middle) if first else slice(middle, None)
+    prices = trace.spot_usd_per_hour
+    return trace.model_copy(
+        update={
+            "available_nodes": trace.available_nodes[part],
+            "spot_usd_per_hour": prices[part] if isinstance(prices, list) else prices,
+        }
+    )
+
+
+def rows_of(case: Case, market: Market, terms: Terms, deadline: float, jobs: int) -> list[Row]:
+    """Return the rows of one question."""
+    starts = draw_starts(market, terms, jobs, seed=0)
+    outcomes = list(study(market, starts, terms, POLICIES))
+    reference = _usd(outcomes, "uniform_progress")
+    rows = []
+    for name in POLICIES:
+        summary = summarize(name, outcomes, market, terms)
+        ratios = _usd(outcomes, name) / reference
+        low, high = bootstrap(ratios)
+        rows.append(
+            Row(
+                market=case.market,
+                zones=len(case.zones),
+                nodes=case.num_nodes,
+                restart_min=round(terms.restart * 60),
+                deadline=deadline,
+                policy=name,
+                jobs=summary.num_jobs,
+                missed=summary.num_missed,
+                mean_usd=summary.mean_usd,
+                vs_optimal=summary.cost_vs_optimal,
+                low=summary.interval[0],
+                high=summary.interval[1],
+                vs_uniform_progress=float(ratios.mean()),
+                vs_uniform_progress_low=low,
+                vs_uniform_progress_high=high,
+            )
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line for each market, gang, restart and deadline, and what they come to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.policy", description=__doc__)
+    parser.add_argument("--traces", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=20, help="starts for each question")
+    parser.add_argument("--half", choices=["first", "second", "both"], default="second")
+    parser.add_argument("--only", default="", help="markets whose name has this in it")
+    parser.add_argument("--observe", type=Observe, default=Observe.FREE)
+    parser.add_argument("--billing", type=Billing, default=Billing.PLAIN)
+    parser.add_argument("--several", action="store_true", help="no zones by themselves")
+    parser.add_argument("--speed", action="store_true", help="time 1,000 jobs instead")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.speed:
+        return _time_jobs(options.traces, options.only)
+    rows: list[Row] = []
+    for case, traces in cases(options.traces):
+        if options.only not in case.market or (options.several and len(case.zones) == 1):
+            continue
+        if options.half != "both":
+            traces = [half_of(one, first=options.half == "first") for one in traces]
+        market = make_market(traces, case.num_nodes)
+        work = _WORK["h100" if "h100" in case.market else "v100"]
+        for restart in _RESTARTS_MIN:
+            for deadline in _DEADLINES:
+                terms = Terms(
+                    work=work,
+                    deadline=work * deadline,
+                    restart=restart / 60,
+                    state_gb=_STATE_GB,
+                    observe=options.observe,
+                    failed_launch=1 / 30,
+                    billing=options.billing,
+                )
+                found = rows_of(case, market, terms, deadline, options.jobs)
+                rows += found
+                if not options.json:
+                    _print(found)
+    if options.json:
+        json.dump([asdict(row) for row in rows], sys.stdout, indent=1)
+    else:
+        _conclude(rows)
+    return 0
+
+
+def _time_jobs(folder: Path, only: str) -> int:
+    """Print what 1,000 jobs take on all cores, in the market of most zones."""
+    found = [one for one in cases(folder) if only in one[0].market]
+    case, traces = max(found, key=lambda one: (len(one[0].zones), -one[0].num_nodes))
+    market = make_market(traces, case.num_nodes)
+    terms = Terms(work=48, deadline=60, restart=0.1, state_gb=_STATE_GB)
+    starts = draw_starts(market, terms, _NUM_TIMED, seed=0)
+    for name in POLICIES:
+        began = time.perf_counter()
+        num_missed = sum(one.is_late for one in run_jobs(market, starts, terms, name))
+        seconds = time.perf_counter() - began
+        print(
+            f"{name}: {_NUM_TIMED:,} jobs over {len(case.zones)} zones of {case.market} in "
+            f"{seconds:.1f} s, {num_missed} missed"
+        )
+    return 0
+
+
+def _usd(outcomes: Sequence[Outcome], name: str) -> np.ndarray:
+    return np.array([outcome.ended[name].bill.usd for outcome in outcomes])
+
+
+def _print(rows: list[Row]) -> None:
+    first = rows[0]
+    parts = [
+        f"{row.policy} {row.vs_optimal:.3f}" + (f" MISSED {row.missed}" if row.missed else "")
+        for row in rows
+    ]
+    ours = rows[-1]
+    print(
+        f"{first.market:18s} {first.zones} zones x{first.nodes:<2d} {first.restart_min:2d} min "
+        f"{first.deadline:.2f}  {'  '.join(parts)}  vs up {ours.vs_uniform_progress:.3f} "
+        f"({ours.vs_uniform_progress_low:.3f}-{ours.vs_uniform_progress_high:.3f})",
+        flush=True,
+    )
+
+
+def _conclude(rows: list[Row]) -> None:
+    def mean(found: list[Row]) -> str:
+        return f"{np.mean([row.vs_optimal for row in found]):.3f}" if found else "-"
+
+    print(f"missed: {sum(row.missed for row in rows)} of {sum(row.jobs for row in rows)} jobs")
+    for policy in POLICIES:
+        for restart in _RESTARTS_MIN:
+            own = [row for row in rows if (row.policy, row.restart_min) == (policy, restart)]
+            one = mean([row for row in own if row.zones == 1])
+            several = mean([row for row in own if row.zones > 1 and row.nodes == 1])
+            gangs = mean([row for row in own if row.zones > 1 and row.nodes > 1])
+            print(
+                f"{policy:18s} {restart:2d} min: one zone {one}, several {several}, gangs {gangs}"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

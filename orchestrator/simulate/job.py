@@ -1,0 +1,267 @@
+"""One job on one market under one policy, from launch to the last step, in virtual time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from orchestrator.policy.sight import NOWHERE, Choice, Mode, Policy, Sight, Sighting, Zone
+from orchestrator.simulate.market import Market, move_usd
+
+_MINUTES_PER_HOUR = 60
+# Ticks; sums of floats that are meant to be equal.
+_EPSILON = 1e-6
+
+
+class Observe(str, Enum):
+    """What a policy sees: every zone at every tick (the papers), or its own launches alone."""
+
+    FREE = "free"
+    LAUNCHES = "launches"
+
+
+class Billing(str, Enum):
+    """Price times time, or by the provider's rules as well."""
+
+    PLAIN = "plain"
+    PROVIDER = "provider"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a job is and what it may take; hours."""
+
+    work: float
+    deadline: float
+    restart: float
+    """From a launch to the first new step; billed."""
+    state_gb: float = 0.0
+    """What moves with a job from region to region."""
+    lost_work: float = 0.0
+    """Most that a preemption loses: the interval between checkpoints."""
+    failed_launch: float = 0.0
+    """What a launch takes that finds no room; not billed."""
+    observe: Observe = Observe.FREE
+    billing: Billing = Billing.PLAIN
+
+
+@dataclass(slots=True, kw_only=True)
+class Bill:
+    """Where a job's money and hours went."""
+
+    spot: float = 0.0
+    on_demand: float = 0.0
+    moves: float = 0.0
+    spot_hours: float = 0.0
+    on_demand_hours: float = 0.0
+    waiting_hours: float = 0.0
+    lost_hours: float = 0.0
+    """Of work that a preemption took back."""
+    num_launches: int = 0
+    num_failed_launches: int = 0
+    num_preemptions: int = 0
+
+    @property
+    def usd(self) -> float:
+        """The sum of all."""
+        return self.spot + self.on_demand + self.moves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a job ended; `hours` from its launch, `is_late` after its deadline."""
+
+    hours: float
+    is_late: bool
+    bill: Bill
+    decisions: tuple[tuple[float, Choice], ...] = field(default=(), repr=False)
+
+
+class TooShort(Exception):
+    """The record ends before the job."""
+
+
+class Job:
+    """A job under way."""
+
+    def __init__(
+        self, market: Market, start: int, terms: Terms, policy: Policy, *, remembers: bool = False
+    ) -> None:
+        """Begin at a tick of the market; `remembers` keeps the decisions."""
+        self._market, self._terms, self._policy = market, terms, policy
+        self._start = start
+        self._tick = float(start)
+        self._bill = Bill()
+        self._decisions: list[tuple[float, Choice]] | None = [] if remembers else None
+        self._launched_at = self._ready_at = self._tick
+        self._num_seen_until = start - 1
+        self._restart = terms.restart / market.tick_hours
+        self._saved = 0.0
+        """Hours of work that a preemption cannot take back."""
+        places = sorted(set(market.places))
+        self._sight = Sight(
+            zones=[
+                Zone(name, places.index(place), on_demand)
+                for name, place, on_demand in zip(
+                    market.names, market.places, market.on_demand, strict=True
+                )
+            ],
+            move_usd=move_usd(places, terms.state_gb),
+            deadline=terms.deadline,
+            work=terms.work,
+            work_left=terms.work,
+            restart=terms.restart,
+            failed_launch=terms.failed_launch if terms.observe is Observe.LAUNCHES else 0.0,
+            # What is lost at a preemption is slack, and decisions fall on ticks.
+            patience=market.tick_hours + terms.lost_work,
+        )
+        self._sight.is_up = [None] * len(places and market.names)
+
+    def run(self) -> Ended:
+        """Go on to the end; raises TooShort."""
+        sight = self._sight
+        while sight.work_left > _EPSILON:
+            if self._tick >= self._market.num_ticks - _EPSILON:
+                raise TooShort
+            self._look()
+            choice = self._policy.choose(sight)
+            if self._decisions is not None:
+                self._decisions.append((sight.now, choice))
+            if self._follow(choice):
+                self._pass(self._next_look(choice))
+        hours = self._hours(self._tick)
+        is_late = hours > self._terms.deadline + _EPSILON
+        return Ended(
+            hours=hours, is_late=is_late, bill=self._bill, decisions=tuple(self._decisions or ())
+        )
+
+    def _hours(self, tick: float) -> float:
+        return (tick - self._start) * self._market.tick_hours
+
+    def _look(self) -> None:
+        """Bring the sight up to the present, and notice that a node is gone."""
+        market, sight = self._market, self._sight
+        tick = int(self._tick + _EPSILON)
+        sight.now = self._hours(self._tick)
+        sight.spot = market.spot_at[tick]
+        up = market.up_at[tick]
+        is_lost = sight.mode is Mode.SPOT and not up[sight.zone]
+        if self._terms.observe is Observe.FREE:
+            for zone, is_up in enumerate(up):
+                if is_up is not sight.is_up[zone]:
+                    sight.sightings.append(Sighting(sight.now, zone, is_up))
+            sight.is_up = up
+        elif is_lost:
+            self._see(sight.zone, is_up=False)
+        if is_lost:
+            self._lose()
+
+    def _see(self, zone: int, *, is_up: bool) -> None:
+        """Note what a launch, or its end, has shown of a zone."""
+        sight = self._sight
+        known = list(sight.is_up)
+        known[zone] = is_up
+        sight.is_up = known
+        sight.sightings.append(Sighting(sight.now, zone, is_up))
+
+    def _lose(self) -> None:
+        sight, bill = self._sight, self._bill
+        lost = min(self._terms.lost_work, sight.work - sight.work_left - self._saved)
+        sight.work_left += lost
+        bill.lost_hours += lost
+        bill.num_preemptions += 1
+        if self._terms.billing is Billing.PROVIDER:
+            self._forgive(sight.zone)
+        self._saved = sight.work - sight.work_left
+        sight.mode, sight.zone = Mode.IDLE, NOWHERE
+
+    def _forgive(self, zone: int) -> None:
+        """Take back what a provider does not charge for a node that it has taken back.
+
+        AWS: the first hour. GCP: the first minute.
+        """
+        cloud = self._market.places[zone][0]
+        free = {"aws": 1.0, "gcp": 1 / _MINUTES_PER_HOUR}.get(cloud, 0.0)
+        if (self._tick - self._launched_at) * self._market.tick_hours < free:
+            self._bill.spot -= self._market.spot_usd(zone, self._launched_at, self._tick)
+
+    def _follow(self, choice: Choice) -> bool:
+        """Do what was chosen; return False if a launch found no room, and took its time."""
+        sight = self._sight
+        if (choice.mode, choice.zone) == (sight.mode, sight.zone):
+            return True
+        self._leave()
+        if choice.mode is Mode.IDLE:
+            return True
+        if choice.mode is Mode.SPOT and self._terms.observe is Observe.LAUNCHES:
+            has_room = self._market.up_at[int(self._tick + _EPSILON)][choice.zone]
+            self._see(choice.zone, is_up=has_room)
+            if not has_room:
+                self._bill.num_failed_launches += 1
+                self._pass(self._tick + self._terms.failed_launch / self._market.tick_hours)
+                return False
+        self._bill.num_launches += 1
+        self._bill.moves += sight.move(choice.zone)
+        sight.mode, sight.zone = choice.mode, choice.zone
+        sight.checkpoint_place = sight.zones[choice.zone].place
+        self._launched_at = self._tick
+        self._ready_at = self._tick + self._restart
+        sight.ready_at = self._hours(self._ready_at)
+        return True
+
+    def _leave(self) -> None:
+        """End what is up: it has saved before."""
+        sight = self._sight
+        self._saved = sight.work - sight.work_left
+        sight.mode, sight.zone = Mode.IDLE, NOWHERE
+
+    def _next_look(self, choice: Choice) -> float:
+        """Return when the policy is asked again, in ticks; availability changes on whole ones."""
+        market, sight = self._market, self._sight
+        tick = int(self._tick + _EPSILON)
+        until = math.inf
+        if choice.until < math.inf:
+            wish = self._start + max(choice.until, sight.now) / market.tick_hours
+            until = max(math.ceil(wish - _EPSILON), tick + 1)
+        if sight.mode is Mode.SPOT:
+            until = min(until, market.next_down[sight.zone][tick])
+        elif self._terms.observe is Observe.FREE:
+            until = min(until, self._next_up(tick))
+        if self._policy.looks_around and self._terms.observe is Observe.FREE:
+            until = min(until, market.next_change[tick])
+        if sight.mode is not Mode.IDLE:
+            done_at = max(self._tick, self._ready_at) + sight.work_left / market.tick_hours
+            until = min(until, done_at)
+        return min(until, market.num_ticks)
+
+    def _next_up(self, tick: int) -> int:
+        """Return when a zone that has no room now has some."""
+        return min(
+            (rows[tick] for rows in self._market.next_up if rows[tick] > tick),
+            default=self._market.num_ticks,
+        )
+
+    def _pass(self, until: float) -> None:
+        """Let time pass: what is up trains and costs."""
+        market, sight, bill = self._market, self._sight, self._bill
+        hours = (until - self._tick) * market.tick_hours
+        match sight.mode:
+            case Mode.SPOT:
+                bill.spot += market.spot_usd(sight.zone, self._tick, until)
+                bill.spot_hours += hours
+            case Mode.ON_DEMAND:
+                bill.on_demand += hours * market.on_demand[sight.zone]
+                bill.on_demand_hours += hours
+            case Mode.IDLE:
+                bill.waiting_hours += hours
+        if sight.mode is not Mode.IDLE:
+            trained = max(0.0, until - max(self._tick, self._ready_at)) * market.tick_hours
+            sight.work_left = max(0.0, sight.work_left - trained)
+        self._tick = until
+        sight.now = self._hours(until)
+
+
+def simulate(market: Market, start: int, terms: Terms, policy: Policy) -> Ended:
+    """Return how a job ends that begins at a tick; raises TooShort if the record ends before."""
+    return Job(market, start, terms, policy).run()
