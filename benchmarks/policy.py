@@ -203,19 +203,26 @@ def _print(rows: list[Row]) -> None:
 
 
 def _conclude(rows: list[Row]) -> None:
-    def mean(found: list[Row]) -> str:
-        return f"{np.mean([row.vs_optimal for row in found]):.3f}" if found else "-"
+    """Print means over deadlines and starts, by market and over all of a kind."""
+
+    def say(what: str, kept: list[Row]) -> None:
+        means = {
+            policy: np.mean([row.vs_optimal for row in kept if row.policy == policy])
+            for policy in POLICIES
+        }
+        relative = [row.vs_uniform_progress for row in kept if row.policy == POLICIES[-1]]
+        parts = "  ".join(f"{policy} {mean:.3f}" for policy, mean in means.items())
+        print(f"{what:42s} {parts}  vs up {np.mean(relative):.3f}, at most {max(relative):.3f}")
 
     print(f"missed: {sum(row.missed for row in rows)} of {sum(row.jobs for row in rows)} jobs")
-    for policy in POLICIES:
-        for restart in _RESTARTS_MIN:
-            own = [row for row in rows if (row.policy, row.restart_min) == (policy, restart)]
-            one = mean([row for row in own if row.zones == 1])
-            several = mean([row for row in own if row.zones > 1 and row.nodes == 1])
-            gangs = mean([row for row in own if row.zones > 1 and row.nodes > 1])
-            print(
-                f"{policy:18s} {restart:2d} min: one zone {one}, several {several}, gangs {gangs}"
-            )
+    kinds: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        zones = "one zone" if row.zones == 1 else f"{row.zones} zones"
+        kinds.setdefault((f"{row.market}, {zones} x{row.nodes}", row.restart_min), []).append(row)
+        kind = "one zone" if row.zones == 1 else "several" if row.nodes == 1 else "gangs"
+        kinds.setdefault((f"all, {kind}", row.restart_min), []).append(row)
+    for (name, restart), kept in sorted(kinds.items()):
+        say(f"{name}, {restart} min", kept)
 
 
 if __name__ == "__main__":
