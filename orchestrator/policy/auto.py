@@ -217,10 +217,12 @@ class Auto:
         """Return the options of starting a node."""
         options = []
         for zone, is_up in enumerate(sight.is_up):
-            is_here = sight.mode is Mode.SPOT and (
-                sight.zones[zone].place == sight.zones[sight.zone].place
-            )
-            if is_up is not False and not is_here:
+            if sight.mode is Mode.SPOT:
+                is_here = sight.zones[zone].place == sight.zones[sight.zone].place
+                # A node that trains is not left for a zone that may have no room.
+                if is_here or not is_up:
+                    continue
+            if is_up is not False:
                 usd = self._spot(sight, table, zone, sight.restart) + sight.move(zone)
                 options.append(_Option(usd, Mode.SPOT, zone))
         if sight.mode is Mode.IDLE:

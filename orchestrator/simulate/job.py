@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 
+from orchestrator.policy.decide import RETRY_ZONE_AFTER
 from orchestrator.policy.sight import NOWHERE, Choice, Mode, Policy, Sight, Sighting, Zone
 from orchestrator.simulate.market import Market, move_usd
 
 _MINUTES_PER_HOUR = 60
+# What a launch has shown of a zone is taken for true so long, as in `decide`.
+_BELIEVED_HOURS = RETRY_ZONE_AFTER / timedelta(hours=1)
 # Ticks; sums of floats that are meant to be equal.
 _EPSILON = 1e-6
 
@@ -116,7 +120,8 @@ class Job:
             # What is lost at a preemption is slack, and decisions fall on ticks.
             patience=market.tick_hours + terms.lost_work,
         )
-        self._sight.is_up = [None] * len(places and market.names)
+        self._sight.is_up = [None] * len(market.names)
+        self._seen_at = [-math.inf] * len(market.names)
 
     def run(self) -> Ended:
         """Go on to the end; raises TooShort."""
@@ -156,6 +161,8 @@ class Job:
             self._see(sight.zone, is_up=False)
         if is_lost:
             self._lose()
+        if self._terms.observe is Observe.LAUNCHES:
+            self._forget()
 
     def _see(self, zone: int, *, is_up: bool) -> None:
         """Note what a launch, or its end, has shown of a zone."""
@@ -163,7 +170,17 @@ class Job:
         known = list(sight.is_up)
         known[zone] = is_up
         sight.is_up = known
+        self._seen_at[zone] = sight.now
         sight.sightings.append(Sighting(sight.now, zone, is_up))
+
+    def _forget(self) -> None:
+        """Take what was seen a while ago for unknown, but for the zone that a node is in."""
+        sight = self._sight
+        on_spot = sight.zone if sight.mode is Mode.SPOT else NOWHERE
+        sight.is_up = [
+            is_up if zone == on_spot or sight.now < seen_at + _BELIEVED_HOURS - _EPSILON else None
+            for zone, (is_up, seen_at) in enumerate(zip(sight.is_up, self._seen_at, strict=True))
+        ]
 
     def _lose(self) -> None:
         sight, bill = self._sight, self._bill
@@ -228,12 +245,24 @@ class Job:
             until = min(until, market.next_down[sight.zone][tick])
         elif self._terms.observe is Observe.FREE:
             until = min(until, self._next_up(tick))
+        else:
+            until = min(until, self._next_doubt())
         if self._policy.looks_around and self._terms.observe is Observe.FREE:
             until = min(until, market.next_change[tick])
         if sight.mode is not Mode.IDLE:
             done_at = max(self._tick, self._ready_at) + sight.work_left / market.tick_hours
             until = min(until, done_at)
         return min(until, market.num_ticks)
+
+    def _next_doubt(self) -> float:
+        """Return when a zone that had no room is worth another try, in ticks."""
+        sight = self._sight
+        hours = (
+            seen_at + _BELIEVED_HOURS
+            for is_up, seen_at in zip(sight.is_up, self._seen_at, strict=True)
+            if is_up is False
+        )
+        return self._start + min(hours, default=math.inf) / self._market.tick_hours
 
     def _next_up(self, tick: int) -> int:
         """Return when a zone that has no room now has some."""

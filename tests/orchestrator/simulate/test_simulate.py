@@ -91,6 +91,16 @@ def test_what_a_launch_finds_out_takes_time(policy):
         assert ended.bill.num_failed_launches >= 2
 
 
+@pytest.mark.parametrize("policy", ["greedy", "uniform_progress", "auto"])
+def test_a_zone_that_had_no_room_is_tried_again(policy):
+    terms = Terms(
+        work=1.0, deadline=4.0, restart=TICK / 2, observe=Observe.LAUNCHES, failed_launch=TICK / 5
+    )
+    ended = run(["000" + "1" * 21], policy, terms)
+    assert ended.bill.num_failed_launches >= 2
+    assert ended.bill.spot_hours > 0.5
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     market=markets,
