@@ -62,8 +62,8 @@ def prune(
     """Delete old checkpoints and return the prefixes of those that are gone; call it as the owner.
 
     Kept: what HEAD names and its parent, the last `keep_last`, every `keep_every` steps, the last
-    one from `keep_back` steps before HEAD, and what is pinned. Also goes what lower attempts left
-    behind uncommitted. Raises Fenced if `attempt` no longer owns the run.
+    one from `keep_back` steps before HEAD with the one after it, and what is pinned. Also goes what
+    lower attempts left behind uncommitted. Raises Fenced if `attempt` no longer owns the run.
     """
     found = read_head(places.records)
     if found is None or found[0].attempt != attempt:
@@ -139,8 +139,10 @@ def surplus(
     if keep_every:
         kept |= {point for point in history if point[0] % keep_every == 0}
     if keep_back is not None:
-        old = (point for point in history & whole if point[0] <= head.step - keep_back)
-        kept |= {*sorted(old)[-1:]}
+        usable = sorted(history & whole)
+        old = [point for point in usable if point[0] <= head.step - keep_back]
+        # And the next one, that will be as old one day: else none would ever live so long.
+        kept |= {*old[-1:], *usable[len(old) : len(old) + 1]}
     strays = {
         point
         for point in stored - history

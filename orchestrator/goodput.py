@@ -126,7 +126,9 @@ def account(
     end = _snap(max(start, state.ended_at if state.ended_at is not None else as_of), start)
     nodes_end = end if nodes_until is None else min(end, nodes_until)
     kept_until = _last_kept_step_by_attempt(state)
-    records = _records_by_attempt(measured)
+    records = _records_by_attempt(
+        measured, state.last_commit_step if state.current_launch is None else None
+    )
     wanted: list[Span] = []
     for launch in state.launches:
         wanted += _spans_of_launch(
@@ -163,10 +165,12 @@ def _last_kept_step_by_attempt(state: RunState) -> dict[int, int]:
     return kept
 
 
-def _records_by_attempt(measured: Sequence[Measured]) -> dict[int, list[Step | Phase | _Undone]]:
+def _records_by_attempt(
+    measured: Sequence[Measured], last_commit_step: int | None
+) -> dict[int, list[Step | Phase | _Undone]]:
     """Return steps and phases of each attempt; steps that others have replaced as undone."""
     records: dict[int, list[Step | Phase | _Undone]] = {}
-    kept = lineage(measured)
+    kept = lineage(measured, last_commit_step)
     for place, one in enumerate(measured):
         if isinstance(one.record, Step):
             step = one.record if place in kept else _Undone(step=one.record)

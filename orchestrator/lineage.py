@@ -22,8 +22,11 @@ class _Update:
     before: _Update | None
 
 
-def lineage(measured: Sequence[Measured]) -> frozenset[int]:
-    """Return the places of the step records that the last one stands on, its own included."""
+def lineage(measured: Sequence[Measured], last_commit_step: int | None = None) -> frozenset[int]:
+    """Return the places of the step records that the last one stands on, its own included.
+
+    With `last_commit_step`, of a run of which nothing is up: those that its last checkpoint has.
+    """
     tip: _Update | None = None
     saved: dict[int, _Update | None] = {}
     for place, one in enumerate(measured):
@@ -37,6 +40,8 @@ def lineage(measured: Sequence[Measured]) -> frozenset[int]:
         elif isinstance(record, Resumed):
             # A roll-back may have given up what was saved, and saved nothing since.
             tip = saved.get(record.step, _back(tip, record.step))
+    if last_commit_step is not None:
+        tip = saved.get(last_commit_step, tip)
     places = []
     while tip is not None:
         places.append(tip.place)

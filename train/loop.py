@@ -147,6 +147,7 @@ def _train(  # noqa: C901  # the one loop
             left_out.append(number)
             if len(left_out) == MAX_IN_A_ROW:
                 left_out = []
+                optimizer.zero_grad(set_to_none=True)  # room for weights that are read anew
                 progress = _roll_back(
                     config, ranks, agreement, report, saves, restored, progress, number + 1, why
                 )

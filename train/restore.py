@@ -121,11 +121,13 @@ def roll_back(
     """
     points: list[Point] = []
     if ranks.is_first:
-        points = _points_before(store, batch, skipped)
+        with agreement.pulse.beating():
+            points = _points_before(store, batch, skipped)
     while True:
         step, attempt = agreement.from_first(*(points.pop(0) if points else _BEGINNING))
         if (step, attempt) == _BEGINNING:
-            _begin_again(config, ranks, tensors)
+            with agreement.pulse.beating():
+                _begin_again(config, ranks, tensors)
             return START
         key = manifest_key(step, attempt)
         manifest, complaint = _read(store, key)
@@ -145,19 +147,20 @@ def roll_back(
 def _points_before(store: ObjectStore, batch: int, skipped: tuple[Batches, ...]) -> list[Point]:
     """Return what to go back to, the best first; _BEGINNING is what an empty list stands for.
 
-    The last one before `batch`, or where none is so old, the oldest: it leaves out fewer batches.
+    The last one before `batch`. Where those are pruned, the oldest: it leaves out fewer batches.
     """
     head = read_head(store)
     if head is None or batch == 0:
         return []
     before: list[Point] = []
     after: list[Point] = []
-    for point in read_chain(store, head[0]).with_older(whole_checkpoints(store)):
+    chain = read_chain(store, head[0])
+    for point in chain.with_older(whole_checkpoints(store)):
         manifest, _ = _read(store, manifest_key(*point))
         next_batch = None if manifest is None else manifest.state.get("batch")
         if isinstance(next_batch, int) and is_in_history(next_batch, skipped):
             (before if next_batch <= batch else after).append(point)
-    return [*before, *reversed(after)]
+    return before if chain.end is None else [*before, *reversed(after)]
 
 
 @torch.no_grad()

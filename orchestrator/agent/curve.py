@@ -162,7 +162,10 @@ class Curve:
             for end in view.state.attempt_ends
             if end.attempt == attempt and end.reason in (EndReason.TRAINING_FAILED, EndReason.HANG)
         ]
-        return Row(step=_step(self._last).step, values=values, alerts=tuple(alerts))
+        step = _step(self._last).step
+        if self._waiting:  # an evaluation after the last step, made up for by this attempt
+            step, values = max(step, self.next_step), {**values, **self._waiting}
+        return Row(step=step, values=values, alerts=tuple(alerts))
 
     def _view(self, instant: datetime) -> RunView:
         """Return the run as it was at `instant`: the same rows whenever they are drawn."""

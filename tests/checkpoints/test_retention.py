@@ -139,7 +139,19 @@ def test_the_last_one_from_some_steps_before_stays_for_roll_backs(store):
     for step in (10, 20, 30, 40, 50):
         save(store, attempt, step)
     prune(only(store), keep_last=1, keep_every=None, keep_back=25, attempt=attempt)
-    assert steps_left(store) == ["step-00000020.a001", "step-00000040.a001", "step-00000050.a001"]
+    # 30 is the next that will be so old.
+    assert [int(name[5:13]) for name in steps_left(store)] == [20, 30, 40, 50]
+
+
+def test_with_frequent_saves_one_lives_long_enough_for_roll_backs(store):
+    attempt = claim(store)
+    for step in range(10, 310, 10):
+        save(store, attempt, step)
+        prune(only(store), keep_last=3, keep_every=None, keep_back=63, attempt=attempt)
+        steps = [int(name[5:13]) for name in steps_left(store)]
+        assert len(steps) <= 5
+        if step > 2 * 63:
+            assert any(step - 2 * 63 - 10 <= one <= step - 63 for one in steps)
 
 
 def test_a_fenced_attempt_may_not_prune(memory_store):

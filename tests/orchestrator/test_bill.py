@@ -195,6 +195,23 @@ def test_what_was_given_up_counts_again_when_it_is_resumed():
     assert sorted(lineage(measured)) == [0, 1, 2, 3, 8]
 
 
+def test_a_run_that_ends_after_a_roll_back_has_what_its_last_checkpoint_has():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=30, attempt=1, reason=EndReason.STOPPED)
+    ledger.commit(8, attempt=1, step=6)
+    ledger.ended(30)
+    commit = Commit(at=at(8), step=6, manifest="m", num_bytes=1, num_objects=1, seconds=0.5)
+    measured = [
+        *(measured_step(1, step, step) for step in range(1, 7)),
+        Measured(attempt=1, record=commit),
+        Measured(attempt=1, record=RolledBack(at=at(9), step=6, to_step=2)),
+        *(measured_step(1, step, 10 + step) for step in (3, 4, 5)),
+    ]
+    seconds = account(fold(RECORD, ledger.entries), measured, at(30)).seconds()
+    assert seconds[Bucket.PRODUCTIVE] == timedelta(seconds=6)
+    assert seconds[Bucket.LOST_WORK] == timedelta(seconds=3)
+
+
 def test_uncommitted_steps_of_a_stopped_run_are_lost():
     ledger = Ledger()
     ledger.launch("one", 0, until=20, attempt=1, reason=EndReason.STOPPED)

@@ -207,6 +207,22 @@ def test_a_roll_back_without_an_older_checkpoint_begins_again(inputs, tmp_path):
     assert histories[0] == histories[1]
 
 
+def test_a_checkpoint_that_is_too_young_does_not_stand_for_the_beginning(inputs, tmp_path):
+    batches = [batch_sequences(OPTIONS.seed, number, 1, 30) for number in range(30)]
+    poisoned_inputs = poison(inputs, tmp_path / "weights", [batches[n][0] for n in (12, 13, 14)])
+    losses = []
+    # Saved at 4 and 8, only at 9, and not at all: 7 is the first batch that is left out.
+    for interval, to_step in (("4 steps", 4), ("9 steps", 0), ("1h", 0)):
+        with running(tmp_path / interval.replace(" ", "-"), poisoned_inputs) as run:
+            options = {"world_size": 1, "num_steps": 14, "global_batch": 1, "roll_back_batches": 5}
+            run.start(interval=interval, **options)
+            assert run.wait() == [0], run.log.read_text()
+            assert [one.to_step for one in run.records("rolled_back")] == [to_step]
+            assert run.head_manifest().state["skipped"] == [[7, 15]]
+            losses.append({one.step: one.loss for one in run.records("step")})
+    assert losses[0] == losses[1] == losses[2]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_roll_back_goes_further(inputs, tmp_path):
     batches = [batch_sequences(OPTIONS.seed, number, 2, 30) for number in range(15)]
     poisoned_inputs = poison(inputs, tmp_path / "weights", [batches[n][0] for n in (10, 11, 12)])

@@ -363,9 +363,9 @@ def test_white_space_that_a_token_takes_for_its_own_is_its_own(folder, side, tmp
     for conversation in read_conversations(FILES[0])[0][:5]:
         messages = []
         for pair in conversation.pairs:
-            messages.append({"role": "user", "content": f"{pair.user} "})
+            messages.append({"role": "user", "content": f"{pair.user}\x1f "})
             messages.append({"role": "assistant", "content": pair.assistant})
-        pairs = tuple(replace(pair, user=f"{pair.user} ") for pair in conversation.pairs)
+        pairs = tuple(replace(pair, user=f"{pair.user}\x1f ") for pair in conversation.pairs)
         spaced = replace(conversation, pairs=pairs)
         assert (
             encode(made, spaced)[0]
@@ -411,6 +411,31 @@ def test_a_named_template_is_the_model_s_own(folder):
         made.tokenizer, settings={**made.tokenizer.settings, "chat_template": templates}
     )
     assert own_template(listed) == CHATML
+
+
+def test_special_tokens_are_those_that_transformers_has(spacing_folder, tmp_path):
+    """Some classes have them by themselves, whatever the configuration names."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "unnamed"
+    shutil.copytree(spacing_folder, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    found = load_tokenizer(folder)
+    assert (found.bos_id, found.eos_id) == (theirs.bos_token_id, theirs.eos_token_id)
+    # And what is written can be prompted, with or without a beginning.
+    written = tmp_path / "written"
+    written.mkdir()
+    found.write(written, VICUNA_CHAT_TEMPLATE)
+    conversation = Conversation(id="a", system=None, pairs=(Pair(user="u", assistant="a"),))
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    prompted = AutoTokenizer.from_pretrained(written).apply_chat_template(
+        messages, return_dict=True
+    )
+    made = make_encoder(found, ChatTemplate.VICUNA, 1 << 20)
+    assert encode(made, conversation)[0] == prompted["input_ids"]
 
 
 def test_an_empty_system_prompt_is_shown(tmp_path, capsys):

@@ -28,6 +28,10 @@ from train.errors import DataInvalid
 _BEGIN, _END = "\ue0f0", "\ue0f1"
 _NAME = re.compile("\ue0f2(\\d+)\ue0f2")
 _Message = dict[str, str]
+# Unicode's; Python also counts four separators of tables among it, which tokenizers do not.
+_WHITE_SPACE = "".join(
+    chr(code) for code in range(0x3001) if chr(code).isspace() and code not in range(0x1C, 0x20)
+)
 
 
 class ModelTemplate:
@@ -189,7 +193,7 @@ def _take_white_space(pieces: list[Piece], controls: Mapping[int, ControlToken])
             beside = place + step
             while 0 <= beside < len(pieces) and pieces[beside].token is None:
                 text = pieces[beside].text
-                kept = text.rstrip() if step < 0 else text.lstrip()
+                kept = text.rstrip(_WHITE_SPACE) if step < 0 else text.lstrip(_WHITE_SPACE)
                 space = text[len(kept) :] if step < 0 else text[: len(text) - len(kept)]
                 own = pieces[place].text
                 pieces[beside] = replace(pieces[beside], text=kept)

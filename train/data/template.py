@@ -24,7 +24,7 @@ VICUNA_CHAT_TEMPLATE = (
     "{% else %}"
     "{% set system = " + repr(SYSTEM_PROMPT) + " %}{% set turns = messages %}"
     "{% endif %}"
-    "{{ bos_token + system + ' ' }}"
+    "{{ (bos_token or '') + system + ' ' }}"
     "{% for turn in turns %}"
     "{% if turn['role'] == 'user' %}{{ 'USER: ' + turn['content'] + ' ASSISTANT:' }}"
     "{% else %}{% generation %}{{ ' ' + turn['content'] + eos_token }}{% endgeneration %}"

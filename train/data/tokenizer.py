@@ -169,7 +169,7 @@ def train_tokenizer(
         folder = Path(scratch)
         trained.write(folder, "")
         (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-        return _chat_tokenizer(_as_transformers_has_it(folder), settings)
+        return _chat_tokenizer(_as_transformers_has_it(folder)[0], settings)
 
 
 def load_tokenizer(folder: Path) -> ChatTokenizer | None:
@@ -183,8 +183,9 @@ def load_tokenizer(folder: Path) -> ChatTokenizer | None:
             )
         return None
     try:
-        source = _as_transformers_has_it(folder)
+        source, names = _as_transformers_has_it(folder)
         settings = json.loads((folder / TOKENIZER_CONFIG_NAME).read_text(encoding="utf-8"))
+        settings |= names
         if (folder / _TEMPLATE_NAME).exists():
             settings["chat_template"] = (folder / _TEMPLATE_NAME).read_text(encoding="utf-8")
     # Whatever transformers' tokenizers raise; and tokenizers a plain Exception.
@@ -196,10 +197,11 @@ def load_tokenizer(folder: Path) -> ChatTokenizer | None:
     return _chat_tokenizer(source, settings)
 
 
-def _as_transformers_has_it(folder: Path) -> str:
-    """Return as tokenizer.json what transformers makes of a folder's.
+def _as_transformers_has_it(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return as tokenizer.json what transformers makes of a folder's, and what it names special.
 
-    Its classes have spaces, splits and normalization of their own, by the model and its settings.
+    Its classes have spaces, splits, normalization and special tokens of their own, by the model and
+    its settings.
     """
     from transformers import AutoTokenizer  # 4 s
 
@@ -208,7 +210,9 @@ def _as_transformers_has_it(folder: Path) -> str:
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = False
-    return backend.to_str(pretty=True)
+    names = ("bos_token", "eos_token", "pad_token")
+    found = {name: getattr(loaded, name) for name in names}
+    return backend.to_str(pretty=True), {name: one for name, one in found.items() if one}
 
 
 def _chat_tokenizer(source: str, settings: dict[str, object]) -> ChatTokenizer:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -168,6 +169,14 @@ def test_evaluations_are_drawn_once_and_those_made_up_for_with_the_next_row():
     # As the second one finds it, whose first evaluation the attempt before has drawn.
     _, rows = curve_of([*one[:6], evaluated(2, 4), *second[:2], *second[2:]], next_step=5)
     assert eval_rows(rows) == []
+
+
+def test_the_last_evaluation_made_up_for_is_drawn_at_the_end():
+    made_up_for = replace(evaluated(3, 10), attempt=4)
+    curve, rows = curve_of([*ALL, made_up_for], next_step=11)
+    assert eval_rows(rows) == []
+    row = curve.close(4, at(300))
+    assert (row.step, row.values[EVAL_STEP], row.values["eval/loss"]) == (11, 10, 10.5)
 
 
 def test_a_replayed_step_that_differs_is_told_once():
