@@ -24,7 +24,6 @@ from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_job
 from orchestrator.simulate.traces import ZoneTrace, read_traces
 
 POLICIES = ("greedy", "uniform_progress", "auto")
-_BASES = ("greedy", "uniform_progress")
 # Work in hours that the markets' halves have room for, and deadlines in multiples of it.
 _WORK = {"v100": 48.0, "h100": 30.0}
 _DEADLINES = (1.1, 1.25, 1.5)
@@ -44,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One policy's answer; `vs_best` is its cost over that of the best base policy, job by job."""
+    """One policy's answer; ratios are means over jobs."""
 
     market: str
     zones: int
@@ -75,10 +74,10 @@ def cases(folder: Path) -> Iterator[tuple[Case, list[ZoneTrace]]]:
             yield Case(market=path.name, zones=names, num_nodes=num_nodes), traces
 
 
-def half_of(trace: ZoneTrace, *, first: bool) -> ZoneTrace:
-    """Return one half of a record."""
-    middle = len(trace.available_nodes) // 2
-    part = slice(0, middle) if first else slice(middle, None)
+def half_of(trace: ZoneTrace, hours: float, *, first: bool) -> ZoneTrace:
+    """Return one half of a record of so many hours; all zones are cut at the same instants."""
+    num_ticks = int(hours * 3600 / trace.gap_seconds + 1e-9)
+    part = slice(0, num_ticks // 2) if first else slice(num_ticks // 2, num_ticks)
     prices = trace.spot_usd_per_hour
     return trace.model_copy(
         update={
@@ -140,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only not in case.market or (options.several and len(case.zones) == 1):
             continue
         if options.half != "both":
-            traces = [half_of(one, first=options.half == "first") for one in traces]
+            hours = min(one.hours for one in traces)
+            traces = [half_of(one, hours, first=options.half == "first") for one in traces]
         market = make_market(traces, case.num_nodes)
         work = _WORK["h100" if "h100" in case.market else "v100"]
         for restart in _RESTARTS_MIN:
@@ -212,7 +212,11 @@ def _conclude(rows: list[Row]) -> None:
         }
         relative = [row.vs_uniform_progress for row in kept if row.policy == POLICIES[-1]]
         parts = "  ".join(f"{policy} {mean:.3f}" for policy, mean in means.items())
-        print(f"{what:42s} {parts}  vs up {np.mean(relative):.3f}, at most {max(relative):.3f}")
+        best = min(means[policy] for policy in POLICIES[:-1])
+        print(
+            f"{what:38s} {parts}  vs up {np.mean(relative):.3f}, at most {max(relative):.3f}; "
+            f"vs best base {means[POLICIES[-1]] / best:.3f}"
+        )
 
     print(f"missed: {sum(row.missed for row in rows)} of {sum(row.jobs for row in rows)} jobs")
     kinds: dict[tuple[str, int], list[Row]] = {}

@@ -137,8 +137,8 @@ def _time(option: str, text: str, least: float = 1) -> timedelta:
     from orchestrator.spec import parse_duration
 
     try:
-        found = timedelta() if text in ("0", "0s") else parse_duration(text)
-    except ValueError as error:
+        found = timedelta() if re.fullmatch(r"0(s|min|h)?", text) else parse_duration(text)
+    except (ValueError, OverflowError) as error:
         raise click.UsageError(f"{option} {text}: {error}.") from error
     if found.total_seconds() < least:
         raise click.UsageError(f"{option} {text} is too short.")
@@ -150,7 +150,7 @@ def _hours(time: timedelta) -> float:
 
 
 def _gigabytes(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GB|TB|MB)", text)
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(GB|TB|MB)", text)
     if found is None:
         raise click.UsageError(f"--state {text} is no size: write 156GB, 1.5TB or 300MB.")
     return float(found[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[found[2]]
@@ -174,7 +174,11 @@ def _document(
             "observe": terms.observe.value,
             "billing": terms.billing.value,
         },
-        "optimal": {"mean_usd": mean(outcome.optimal_usd for outcome in outcomes)},
+        # The least that is possible by price times time, whatever the billing of the policies.
+        "optimal": {
+            "mean_usd": mean(outcome.optimal_usd for outcome in outcomes),
+            "billing": "plain",
+        },
         "policies": [
             {
                 "name": one.name,

@@ -8,7 +8,8 @@ its entries. The safety net is not among them: no learning can switch it off.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from orchestrator.policy.sight import (
     Sight,
     on_demand_to_the_end,
 )
-from orchestrator.policy.values import Grid, Outlook, Table, solve, state_of
+from orchestrator.policy.values import Array, Grid, Outlook, Table, solve, state_of
 
 # Hours after the launch at which what was learned is put to use; then every _LEARN_EVERY.
 _LEARN_AT = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0, 18.0, 24.0)
@@ -38,15 +39,16 @@ _LEARN_EVERY = 8.0
 _STEP, _MOST_STEPS = 0.5, 240
 # After so many hours in the mean, a market is as usual again.
 _MOOD_HOURS = 12.0
-# Prices that differ by less are the same to the table.
-_PRICE_STEP = 0.02
+# Prices that differ by less are the same to the table, and to that of a usual market.
+_PRICE_STEP, _USUAL_PRICE_STEP = 0.02, 0.1
+_MOST_TABLES = 2
 # Beyond, a life makes no difference to a choice.
 _LONGEST_LIFE = 24.0
 # What is usual for the other places together: how often they lose all room, and have some again.
 _USUAL_OTHERS = (0.5, 0.25)
 _OTHERS_WEIGHT = 4.0
-# Chance that a place of several zones keeps room when one of them has none, beside its usual share.
-_USUAL_SECOND = 0.3
+# Chance that a place of several zones has room when a node is lost there.
+_USUAL_SECOND = 0.15
 
 
 class _Option(NamedTuple):
@@ -65,9 +67,9 @@ class Auto:
         self._zones: list[Spells] = []
         self._places: list[Spells] = []
         self._others: list[Spells] = []
-        self._learned_at = -1.0
-        self._tables: dict[tuple[int, ...], Table] = {}
-        self._usual: Table | None = None
+        self._known: _Known | None = None
+        self._tables: dict[tuple[float, ...], Table] = {}
+        self._usual: dict[tuple[float, ...], Table] = {}
 
     def choose(self, sight: Sight) -> Choice:
         """Return what is expected to cost least from here."""
@@ -80,7 +82,8 @@ class Auto:
             return Choice(sight.mode, sight.zone, NEVER, "no slack for anything but to stay")
         options = [*self._stay(sight, table), *self._go(sight, table)]
         best = min(options, key=lambda option: option.usd)
-        until = sight.now + table.step
+        # Not beyond the hour at which the safety net has to be asked.
+        until = sight.now + min(table.step, sight.slack - sight.reserve)
         return Choice(best.mode, best.zone, until, _why(sight, best, options))
 
     def _begin(self, sight: Sight) -> None:
@@ -92,17 +95,18 @@ class Auto:
     def _learn(self, sight: Sight) -> Table:
         """Return the table for what was known at the last time of learning."""
         at = _last_learning(sight.now)
-        if at != self._learned_at:
+        if self._known is None or at != self._known.at:
             self._see(sight, at)
-            for spells in (*self._zones, *self._places, *self._others):
-                spells.pass_to(at)
-            self._learned_at = at
+            self._known = _Known(
+                at=at,
+                zones=[spells.at(at) for spells in self._zones],
+                places=[spells.at(at) for spells in self._places],
+                others=[spells.at(at) for spells in self._others],
+            )
             self._tables = {}
-        key = tuple(round(math.log(price) / _PRICE_STEP) for price in sight.spot)
-        if key not in self._tables:
-            self._tables[key] = self._solve(sight, at, [math.exp(_PRICE_STEP * k) for k in key])
         self._see(sight, sight.now)
-        return self._tables[key]
+        spot = _rounded(sight.spot, _PRICE_STEP)
+        return _kept(self._tables, spot, lambda: self._solve(sight, self._known, spot))
 
     def _see(self, sight: Sight, until: float) -> None:
         """Take the sightings up to an hour."""
@@ -128,60 +132,26 @@ class Auto:
             bool(spells.is_up) for other, spells in enumerate(self._places) if other != place
         )
 
-    def _solve(self, sight: Sight, at: float, spot: Sequence[float]) -> Table:
-        num_places = len(self._places)
-        step = max(_STEP, sight.deadline / _MOST_STEPS)
-        on_demand = [math.inf] * num_places
-        best = [NOWHERE] * num_places
-        for zone, one in enumerate(sight.zones):
-            on_demand[one.place] = min(on_demand[one.place], one.on_demand)
-            if best[one.place] == NOWHERE or spot[zone] < spot[best[one.place]]:
-                best[one.place] = zone
-        prices = np.array([spot[zone] for zone in best])
-        losses = np.array([self._zones[zone].losses() for zone in best])
-        shares = np.array([spells.share_up() for spells in self._places])
-        moves = np.array(sight.move_usd, dtype=float)
-        second = np.array([self._second(sight, place, zone) for place, zone in enumerate(best)])
-        outlook = Outlook(
-            spot=prices,
-            on_demand=np.array(on_demand),
-            losses=losses,
-            place_losses=np.array([spells.losses() for spells in self._places]),
-            place_returns=np.array([spells.returns() for spells in self._places]),
-            second=second,
-            others=np.array([self._others_rates(place, shares) for place in range(num_places)]),
-            moves=moves,
-            odds=_odds(prices, losses, shares, moves, sight.restart),
+    def _solve(self, sight: Sight, known: _Known | None, spot: Sequence[float]) -> Table:
+        assert known is not None
+        best = _cheapest_zones(sight, spot)
+        shares = np.array([spells.share_up() for spells in known.places])
+        outlook = _outlook(
+            sight,
+            [spot[zone] for zone in best],
+            losses=np.array([known.zones[zone].losses() for zone in best]),
+            shares=shares,
+            place_losses=np.array([spells.losses() for spells in known.places]),
+            place_returns=np.array([spells.returns() for spells in known.places]),
+            second=np.array(
+                [_second(sight, known, place, zone) for place, zone in enumerate(best)]
+            ),
+            others=np.array([_others_rates(known, place, shares) for place in range(len(best))]),
         )
-        left = sight.deadline - at
-        grid = Grid(
-            hours=left,
-            work=min(sight.work, left),
-            step=step,
-            restart=min(sight.restart, step),
-            reserve=sight.reserve,
-        )
-        if self._usual is None:
-            self._usual = solve(_as_usual(outlook), grid)
-        return solve(outlook, grid, usual=self._usual, turns_per_hour=1 / _MOOD_HOURS)
-
-    def _second(self, sight: Sight, place: int, zone: int) -> float:
-        """Return the chance that another zone of the place has room."""
-        none = 1.0
-        for other, one in enumerate(sight.zones):
-            if one.place == place and other != zone:
-                none *= 1 - self._zones[other].share_up()
-        return 1 - none
-
-    def _others_rates(self, place: int, shares: np.ndarray) -> tuple[float, float]:
-        """Return how often the others lose all room, and have some again, per hour."""
-        if len(shares) == 1:
-            return 1.0, 0.0
-        some = 1 - float(np.prod(np.delete(1 - shares, place)))
-        spells = self._others[place]
-        down = spells.overall(is_up=True, usual=(1 - some) / 2, weight=_OTHERS_WEIGHT)
-        up = spells.overall(is_up=False, usual=some / 2, weight=_OTHERS_WEIGHT)
-        return down, up
+        rough = _rounded(sight.spot, _USUAL_PRICE_STEP)
+        usual = _kept(self._usual, rough, lambda: _solve_usual(sight, rough))
+        grid = _grid(sight, sight.deadline - known.at)
+        return solve(outlook, grid, usual=usual, turns_per_hour=1 / _MOOD_HOURS)
 
     def _state(self, sight: Sight, place: int) -> int:
         spells = self._places[place]
@@ -247,15 +217,118 @@ class Auto:
         return table.if_spot(place, sight.left, sight.work_left, state, cold, price)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What was known at an hour of learning."""
+
+    at: float
+    zones: list[Spells]
+    places: list[Spells]
+    others: list[Spells]
+
+
+def _kept(
+    tables: dict[tuple[float, ...], Table], key: tuple[float, ...], make: Callable[[], Table]
+) -> Table:
+    """Return the table of a key; few are kept, for each has some megabytes."""
+    if key not in tables:
+        while len(tables) >= _MOST_TABLES:
+            del tables[next(iter(tables))]
+        tables[key] = make()
+    return tables[key]
+
+
+def _rounded(prices: Sequence[float], step: float) -> tuple[float, ...]:
+    return tuple(math.exp(step * round(math.log(price) / step)) for price in prices)
+
+
+def _cheapest_zones(sight: Sight, spot: Sequence[float]) -> list[int]:
+    """Return the zone of each place whose spot is cheapest."""
+    num_places = 1 + max(zone.place for zone in sight.zones)
+    return [
+        min(
+            (zone for zone, one in enumerate(sight.zones) if one.place == place),
+            key=lambda zone: (spot[zone], zone),
+        )
+        for place in range(num_places)
+    ]
+
+
+def _grid(sight: Sight, hours: float) -> Grid:
+    step = max(_STEP, sight.deadline / _MOST_STEPS)
+    return Grid(
+        hours=hours,
+        work=min(sight.work, hours),
+        step=step,
+        restart=min(sight.restart, step),
+        reserve=sight.reserve,
+    )
+
+
+def _outlook(
+    sight: Sight, spot: Sequence[float], *, losses: Array, shares: Array, **rates: Array
+) -> Outlook:
+    on_demand = [
+        min(zone.on_demand for zone in sight.zones if zone.place == place)
+        for place in range(len(spot))
+    ]
+    prices, moves = np.array(spot), np.array(sight.move_usd, dtype=float)
+    return Outlook(
+        spot=prices,
+        on_demand=np.array(on_demand),
+        losses=losses,
+        moves=moves,
+        odds=_odds(prices, losses, shares, moves, sight.restart),
+        **rates,
+    )
+
+
+def _solve_usual(sight: Sight, spot: Sequence[float]) -> Table:
+    """Return the table of a market that is as usual from the launch on."""
+    best = _cheapest_zones(sight, spot)
+    num_places = len(best)
+    usual = np.tile(USUAL_LOSSES, (num_places, 1))
+    zones_of = [sum(zone.place == place for zone in sight.zones) for place in range(num_places)]
+    outlook = _outlook(
+        sight,
+        [spot[zone] for zone in best],
+        losses=usual,
+        shares=np.full(num_places, 0.5),
+        place_losses=usual,
+        place_returns=np.tile(USUAL_RETURNS, (num_places, 1)),
+        second=np.array([_USUAL_SECOND if count > 1 else 0.0 for count in zones_of]),
+        others=np.tile(_USUAL_OTHERS if num_places > 1 else (1.0, 0.0), (num_places, 1)),
+    )
+    return solve(outlook, _grid(sight, sight.deadline))
+
+
+def _second(sight: Sight, known: _Known, place: int, zone: int) -> float:
+    """Return the chance that another zone of the place has room."""
+    none = 1.0
+    for other, one in enumerate(sight.zones):
+        if one.place == place and other != zone:
+            none *= 1 - known.zones[other].share_up()
+    return 1 - none
+
+
+def _others_rates(known: _Known, place: int, shares: Array) -> tuple[float, float]:
+    """Return how often the others lose all room, and have some again, per hour."""
+    if len(shares) == 1:
+        return 1.0, 0.0
+    some = 1 - float(np.prod(np.delete(1 - shares, place)))
+    spells = known.others[place]
+    down = spells.overall(is_up=True, usual=(1 - some) / 2, weight=_OTHERS_WEIGHT)
+    up = spells.overall(is_up=False, usual=some / 2, weight=_OTHERS_WEIGHT)
+    return down, up
+
+
 def _last_learning(now: float) -> float:
     if now < _LEARN_AT[-1]:
         return max(hour for hour in _LEARN_AT if hour <= now)
     return now - (now - _LEARN_AT[-1]) % _LEARN_EVERY
 
 
-def _odds(
-    spot: np.ndarray, losses: np.ndarray, shares: np.ndarray, moves: np.ndarray, restart: float
-) -> np.ndarray:
+def _odds(spot: Array, losses: Array, shares: Array, moves: Array, restart: float) -> Array:
     """Return which other place one goes to from each: the best that has room.
 
     Best by the price of an hour's training: of a life that begins there, with the move.
@@ -271,22 +344,6 @@ def _odds(
                 rest *= 1 - shares[other]
     total = odds.sum(axis=1, keepdims=True)
     return odds / np.where(total > 0, total, 1)
-
-
-def _as_usual(outlook: Outlook) -> Outlook:
-    num_places = len(outlook.spot)
-    usual = np.tile(USUAL_LOSSES, (num_places, 1))
-    return Outlook(
-        spot=outlook.spot,
-        on_demand=outlook.on_demand,
-        losses=usual,
-        place_losses=usual,
-        place_returns=np.tile(USUAL_RETURNS, (num_places, 1)),
-        second=outlook.second * _USUAL_SECOND,
-        others=np.tile(_USUAL_OTHERS if num_places > 1 else (1.0, 0.0), (num_places, 1)),
-        moves=outlook.moves,
-        odds=outlook.odds,
-    )
 
 
 def _why(sight: Sight, best: _Option, options: list[_Option]) -> str:

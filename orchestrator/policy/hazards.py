@@ -61,21 +61,32 @@ class Spells:
 
     def see(self, hour: float, *, is_up: bool) -> None:
         """Take what is seen at `hour`; before, it was as it was seen last."""
-        self.pass_to(hour)
+        self._pass_to(hour)
         if self.is_up is not None and is_up != self.is_up:
             self._ends[self.is_up][phase_of(hour - self.since)] += 1
         if is_up != self.is_up:
             self.since = hour
         self.is_up = is_up
 
-    def pass_to(self, hour: float) -> None:
+    def at(self, hour: float) -> Spells:
+        """Return what is known at an hour if nothing is seen until then; this stays as it is.
+
+        Only what is seen moves these counts, so that they do not depend on who has asked when.
+        """
+        later = Spells()
+        later.is_up, later.since, later._seen_until = self.is_up, self.since, self._seen_until
+        later._ends = {up: counts.copy() for up, counts in self._ends.items()}
+        later._hours = {up: counts.copy() for up, counts in self._hours.items()}
+        later._pass_to(hour)
+        return later
+
+    def _pass_to(self, hour: float) -> None:
         """Let time pass without a change."""
         hours = hour - self._seen_until
         if hours <= 0:
             return
-        forgotten = 0.5 ** (hours / _HALF_LIFE)
         for counts in (*self._ends.values(), *self._hours.values()):
-            counts *= forgotten
+            counts *= 0.5 ** (hours / _HALF_LIFE)
         if self.is_up is not None:
             self._add(self._hours[self.is_up], self._seen_until - self.since, hours)
         self._seen_until = hour
@@ -109,8 +120,10 @@ class Spells:
 
     @staticmethod
     def _add(hours_by_phase: Rates, age: float, hours: float) -> None:
+        """Add a stretch of a spell that ends now; its hours have been forgotten as they passed."""
         phase = phase_of(age)
-        while hours > 0:
+        while hours > 1e-12:
             spent = min(hours, _PHASE_ENDS[phase] - age)
-            hours_by_phase[phase] += spent
+            weights = 0.5 ** ((hours - spent) / _HALF_LIFE) - 0.5 ** (hours / _HALF_LIFE)
+            hours_by_phase[phase] += _HALF_LIFE / math.log(2) * weights
             age, hours, phase = age + spent, hours - spent, phase + 1

@@ -83,7 +83,7 @@ class Ended:
 
 
 class TooShort(Exception):
-    """The record ends before the job."""
+    """The record ends before the job, and before its deadline."""
 
 
 class Job:
@@ -128,7 +128,9 @@ class Job:
         sight = self._sight
         while sight.work_left > _EPSILON:
             if self._tick >= self._market.num_ticks - _EPSILON:
-                raise TooShort
+                if self._hours(self._tick) < self._terms.deadline - _EPSILON:
+                    raise TooShort
+                break  # it is late, whatever comes now
             self._look()
             choice = self._policy.choose(sight)
             if self._decisions is not None:
@@ -136,7 +138,7 @@ class Job:
             if self._follow(choice):
                 self._pass(self._next_look(choice))
         hours = self._hours(self._tick)
-        is_late = hours > self._terms.deadline + _EPSILON
+        is_late = sight.work_left > _EPSILON or hours > self._terms.deadline + _EPSILON
         return Ended(
             hours=hours, is_late=is_late, bill=self._bill, decisions=tuple(self._decisions or ())
         )

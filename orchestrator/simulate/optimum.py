@@ -59,7 +59,8 @@ def least_usd(market: Market, start: int, terms: Terms) -> float:
             for place in range(len(places))
         ]
     )
-    end = start + int(terms.deadline / market.tick_hours + 1e-9)
+    # A last tick that the deadline cuts is a whole one here: in its favour.
+    end = start + math.ceil(terms.deadline / market.tick_hours - 1e-9)
     if end > market.num_ticks:
         raise ValueError(f"the record ends at tick {market.num_ticks}, the job may at {end}")
     sizes = (len(market.names), len(places), len(places))
@@ -75,14 +76,15 @@ def _grid(market: Market, terms: Terms) -> _Grid:
     tick_s, restart_s = round(market.tick_hours * 3600), round(terms.restart * 3600)
     common_s = math.gcd(tick_s, restart_s, round(terms.work * 3600))
     unit_s = max(common_s, min(_FINEST_UNIT_S, tick_s))
-    per_tick = tick_s // unit_s
-    start_ticks, start_units = divmod(restart_s // unit_s, per_tick)
+    per_tick = max(1, tick_s // unit_s)
+    unit_hours = market.tick_hours / per_tick
+    start_ticks, start_units = divmod(int(terms.restart / unit_hours + 1e-9), per_tick)
     return _Grid(
-        unit_hours=market.tick_hours / per_tick,
+        unit_hours=unit_hours,
         per_tick=per_tick,
         start_ticks=start_ticks,
         start_units=start_units,
-        num_units=math.floor(terms.work / (market.tick_hours / per_tick) + 1e-9),
+        num_units=math.floor(terms.work / unit_hours + 1e-9),
     )
 
 

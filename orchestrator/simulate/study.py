@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -63,13 +64,18 @@ def draw_starts(market: Market, terms: Terms, count: int, seed: int) -> list[int
     Raises InputError if the record is too short, or the deadline cannot be met for sure.
     """
     needed = terms.work + 2 * terms.restart
-    if terms.deadline < needed:
+    if terms.deadline < needed - 1e-9:
         raise InputError(
             f"{terms.work:g} h of work with two starts take {needed:g} h, the deadline is "
             f"{terms.deadline:g} h.",
             "Give a later --deadline.",
         )
-    last = market.num_ticks - int(terms.deadline / market.tick_hours) - 1
+    if terms.work < market.tick_hours:
+        raise InputError(
+            f"{terms.work * 3600:.0f} s of work are less than a tick of the traces.",
+            f"Give at least {market.tick_hours * 3600:.0f} s as --work.",
+        )
+    last = market.num_ticks - math.ceil(terms.deadline / market.tick_hours - 1e-9)
     if last < 0:
         hours = market.num_ticks * market.tick_hours
         raise InputError(

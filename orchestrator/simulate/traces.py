@@ -29,7 +29,7 @@ class ZoneTrace(BaseModel):
     zone: _Text
     instance_type: str = ""
     accelerators: str = ""
-    gap_seconds: float = Field(gt=0, allow_inf_nan=False)
+    gap_seconds: float = Field(ge=1, allow_inf_nan=False)
     available_nodes: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     spot_usd_per_hour: _Price | list[_Price]
     on_demand_usd_per_hour: _Price

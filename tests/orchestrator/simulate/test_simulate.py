@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -149,17 +150,27 @@ class Remembering:
         return self.asked[-1][1]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
-    market=markets,
+    seed=st.integers(0, 999),
     policy=st.sampled_from(list(POLICIES)),
     observe=st.sampled_from(list(Observe)),
 )
-def test_a_policy_answers_what_it_is_shown_whatever_it_was_asked_before(market, policy, observe):
-    terms = Terms(work=1.0, deadline=2.5, restart=TICK / 2, observe=observe, failed_launch=TICK / 5)
+def test_a_policy_answers_what_it_is_shown_whatever_it_was_asked_before(seed, policy, observe):
+    dice = random.Random(seed)
+    # Long enough to learn several times, and a price that changes meanwhile.
+    traces = [
+        zone(f"z{n}", "".join(dice.choices("01", k=120)), region=f"r{n}").model_copy(
+            update={"spot_usd_per_hour": [1.0] * 30 + [2.5] * 90}
+        )
+        for n in range(2)
+    ]
+    terms = Terms(
+        work=12.0, deadline=19.0, restart=TICK / 2, observe=observe, failed_launch=TICK / 5
+    )
     remembering = Remembering(POLICIES[policy]())
-    simulate(market, 0, terms, remembering)
-    for sight, choice in remembering.asked:
+    simulate(make_market(traces, 1), 0, terms, remembering)
+    for sight, choice in remembering.asked[::7]:
         assert POLICIES[policy]().choose(sight) == choice
 
 
@@ -186,6 +197,37 @@ def cost_of(plan, found, terms):
         left -= max(0.0, hours - cold)
         cold = max(0.0, cold - TICK)
     return usd if left <= 1e-9 else None
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    policy=st.sampled_from(list(POLICIES)),
+    seconds_left=st.sampled_from([2, 60, 400]),
+    work_minutes=st.sampled_from([27, 200, 588]),
+    restart=st.sampled_from([3 / 60, 6 / 60, 12 / 60]),
+    slack=st.sampled_from([1.0, 7.0, 40.0]),
+)
+def test_losing_a_node_just_before_the_end_misses_no_deadline(
+    policy, seconds_left, work_minutes, restart, slack
+):
+    work = work_minutes / 60
+    deadline = work + 2 * restart + slack
+    tick = 60 / 3600
+    num_up = int((work + restart - seconds_left / 3600) / tick)
+    room = "1" * num_up + "0" * (math.ceil(deadline / tick) + 1 - num_up)
+    terms = Terms(work=work, deadline=deadline, restart=restart)
+    found = make_market([zone("z", room, gap=60)], 1)
+    assert not simulate(found, 0, terms, POLICIES[policy]()).is_late
+
+
+def test_a_deadline_within_a_tick_has_an_optimum():
+    terms = Terms(work=1.0, deadline=1.0 + TICK, restart=TICK / 3)
+    found = market("1" * 24)
+    assert least_usd(found, 0, terms) <= simulate(found, 0, terms, POLICIES["greedy"]()).bill.usd
+    # 15 s do not divide this tick: what is left over is in the optimum's favour.
+    odd = make_market([zone("z", "1" * 60, gap=200)], 1)
+    terms = Terms(work=1.0, deadline=3.0, restart=195 / 3600)
+    assert least_usd(odd, 0, terms) <= simulate(odd, 0, terms, POLICIES["greedy"]()).bill.usd + 1e-9
 
 
 @settings(max_examples=15, deadline=None)

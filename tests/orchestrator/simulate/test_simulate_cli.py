@@ -74,6 +74,9 @@ def test_the_table_names_every_policy_and_the_optimum(orchestrate, files):
         ({"--work": "30h", "--deadline": "40h"}, "20.0 h long"),
         ({"--state": "much"}, "--state much"),
         ({"--restart": "0s"}, "--restart 0s"),
+        ({"--work": "99999999999d"}, "--work 99999999999d"),
+        ({"--state": "9" * 400 + "GB"}, "is no size"),
+        ({"--work": "10s"}, "less than a tick"),
         ({"--traces": EXAMPLES}, "is no trace"),
     ],
 )
