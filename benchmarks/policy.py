@@ -178,7 +178,7 @@ def _time_jobs(folder: Path, only: str) -> int:
         seconds = time.perf_counter() - began
         print(
             f"{name}: {_NUM_TIMED:,} jobs over {len(case.zones)} zones of {case.market} in "
-            f"{seconds:.1f} s, {num_missed} missed"
+            f"{seconds:.2f} s, {num_missed} missed"
         )
     return 0
 
