@@ -77,14 +77,7 @@ def restore(
         if key is None and is_built_to_restore:
             model, optimizer = _build(config, ranks, is_restored=False)
         tensors = named_tensors(model, optimizer)
-        manifest, complaint = _read(store, key)
-        progress = START
-        if complaint is None:
-            try:
-                progress = _fill(config, ranks, store, manifest, tensors)
-            except (Damaged, ObjectMissing, BucketMissing) as error:
-                complaint = error.what
-        complaint = agreement.first_complaint(complaint)
+        manifest, progress, complaint = _try(config, ranks, agreement, store, key, tensors)
         if complaint is None:
             break
         assert key is not None
@@ -130,15 +123,8 @@ def roll_back(
                 _begin_again(config, ranks, tensors)
             return START
         key = manifest_key(step, attempt)
-        manifest, complaint = _read(store, key)
-        progress = START
-        if complaint is None:
-            try:
-                with agreement.pulse.beating():
-                    progress = _fill(config, ranks, store, manifest, tensors)
-            except (Damaged, ObjectMissing, BucketMissing) as error:
-                complaint = error.what
-        complaint = agreement.first_complaint(complaint)
+        with agreement.pulse.beating():
+            _, progress, complaint = _try(config, ranks, agreement, store, key, tensors)
         if complaint is None:
             return progress
         report.damaged(key, complaint)
@@ -191,6 +177,28 @@ def _model_plan(config: TrainConfig, *, is_restored: bool) -> ModelPlan:
         train=config.train,
         is_restored=is_restored,
     )
+
+
+def _try(
+    config: TrainConfig,
+    ranks: Ranks,
+    agreement: Agreement,
+    store: ObjectStore,
+    key: str | None,
+    tensors: dict[str, torch.Tensor],
+) -> tuple[Manifest | None, Progress, str | None]:
+    """Fill the tensors from a checkpoint; return its manifest, where it stands, and a complaint.
+
+    The complaint is that of the lowest rank that has one: then the tensors are undefined.
+    """
+    manifest, complaint = _read(store, key)
+    progress = START
+    if complaint is None:
+        try:
+            progress = _fill(config, ranks, store, manifest, tensors)
+        except (Damaged, ObjectMissing, BucketMissing) as error:
+            complaint = error.what
+    return manifest, progress, agreement.first_complaint(complaint)
 
 
 def _read(store: ObjectStore, key: str | None) -> tuple[Manifest | None, str | None]:

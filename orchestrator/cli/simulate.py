@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
     from orchestrator.simulate.study import Outcome, Summary
 
-_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
+POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
 _BAR_WIDTH = 12
 
 
@@ -33,7 +33,7 @@ _BAR_WIDTH = 12
     "--policy",
     "policies",
     multiple=True,
-    type=click.Choice(_NAMES),
+    type=click.Choice(POLICY_NAMES),
     help="May be repeated. Default: all of them.",
 )
 @click.option("--starts", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
@@ -92,7 +92,7 @@ def simulate(
     run = load_spec(spec, overrides)
     terms = _terms(texts, run.limits.deadline)
     market = make_market(read_traces(traces), nodes or run.nodes.count)
-    chosen = policies or _NAMES
+    chosen = policies or POLICY_NAMES
     at = draw_starts(market, terms, starts, seed)
     outcomes = list(
         track(

@@ -29,8 +29,8 @@ from orchestrator.policy.values import Grid, Table, solve, state_of
 # Hours after the launch at which what was learned is put to use; then every _LEARN_EVERY.
 _LEARN_AT = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0, 18.0, 24.0)
 _LEARN_EVERY = 8.0
-# Of the table, in hours; and as many steps at most. Half of it takes four times as long, and was no
-# better on the public traces.
+# Of the table, in hours; and as many steps at most. Half of it takes three times as long, and was
+# hardly better on the public traces.
 _STEP, _MOST_STEPS = 0.5, 240
 # After so many hours in the mean, a market is as usual again.
 _MOOD_HOURS = 12.0

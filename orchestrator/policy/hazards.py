@@ -17,14 +17,15 @@ Rates = NDArray[np.float64]  # per hour, by phase of age
 PHASE_STARTS = (0.0, 0.5, 1.5, 4.0, 10.0)
 NUM_PHASES = len(PHASE_STARTS)
 _PHASE_ENDS = (*PHASE_STARTS[1:], math.inf)
-# Rounded from the public traces of V100s on AWS (Wu et al., NSDI'24), pooled over their zones.
+# Losses are near those of public traces of V100s on AWS (Wu et al., NSDI'24), pooled over zones; that
+# room comes back in the same way is an assumption.
 USUAL_LOSSES: Rates = np.array([1.2, 0.45, 0.25, 0.13, 0.06])
 USUAL_RETURNS: Rates = np.array([1.2, 0.5, 0.25, 0.12, 0.06])
 # Hours of seeing that weigh as much as what is usual, and after which what was seen weighs half.
 _USUAL_WEIGHT = 2.0
 _HALF_LIFE = 6.0
 # Of room, before anything is seen.
-_USUAL_SHARE, _SHARE_WEIGHT = 0.5, 6.0
+USUAL_SHARE, _SHARE_WEIGHT = 0.5, 6.0
 
 
 def phase_of(age: float) -> int:
@@ -112,7 +113,7 @@ class Spells:
     def share_up(self) -> float:
         """Return the share of time with room."""
         up, down = self._hours[True].sum(), self._hours[False].sum()
-        return float((up + _USUAL_SHARE * _SHARE_WEIGHT) / (up + down + _SHARE_WEIGHT))
+        return float((up + USUAL_SHARE * _SHARE_WEIGHT) / (up + down + _SHARE_WEIGHT))
 
     def _rates(self, is_up: bool, usual: Rates) -> Rates:  # the key of both tables
         ends, hours = self._ends[is_up], self._hours[is_up]

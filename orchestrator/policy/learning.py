@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orchestrator.policy.hazards import USUAL_LOSSES, USUAL_RETURNS, Spells, mean_life
+from orchestrator.policy.hazards import (
+    USUAL_LOSSES,
+    USUAL_RETURNS,
+    USUAL_SHARE,
+    Spells,
+    mean_life,
+)
 from orchestrator.policy.sight import Sight
 from orchestrator.policy.values import Array, Outlook
 
@@ -15,8 +21,8 @@ _LONGEST_LIFE = 24.0
 # What is usual for the other places together: how often they lose all room, and have some again.
 _USUAL_OTHERS = (0.5, 0.25)
 _OTHERS_WEIGHT = 4.0
-# Share of time with room, and chance of it in a place of several zones when a node is lost there.
-_USUAL_SHARE, _USUAL_SECOND = 0.5, 0.15
+# Chance that a place of several zones has room when a node is lost there.
+_USUAL_SECOND = 0.15
 
 
 class Seen:
@@ -87,7 +93,7 @@ def usual_outlook(sight: Sight, spot: Sequence[float]) -> Outlook:
         sight,
         [spot[zone] for zone in best],
         losses=usual,
-        shares=np.full(num_places, _USUAL_SHARE),
+        shares=np.full(num_places, USUAL_SHARE),
         place_losses=usual,
         place_returns=np.tile(USUAL_RETURNS, (num_places, 1)),
         second=np.array([_USUAL_SECOND if count > 1 else 0.0 for count in zones_of]),

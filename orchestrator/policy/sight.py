@@ -61,6 +61,8 @@ class Sight:
     """What a launch takes that finds no room."""
     patience: float
     """How soon the policy can act again after a decision."""
+    lost_work: float = 0.0
+    """Most that a preemption takes back."""
     now: float = 0.0
     work_left: float = 0.0
     mode: Mode = Mode.IDLE
@@ -87,10 +89,10 @@ class Sight:
     def reserve(self) -> float:
         """Slack without which on demand is the only safe choice.
 
-        A launch that finds no room, a start that is lost at once, a start on demand, and the time
-        until the policy is asked again.
+        A launch that finds no room, a start that is lost at once, a start on demand, the time until
+        the policy is asked again, and what is lost with a node.
         """
-        return 2 * self.restart + self.failed_launch + self.patience
+        return 2 * self.restart + self.failed_launch + self.patience + self.lost_work
 
     def move(self, zone: int) -> float:
         """Return the price of taking the checkpoint to a zone."""

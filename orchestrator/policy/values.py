@@ -21,7 +21,7 @@ from orchestrator.policy.hazards import NUM_PHASES, PHASE_STARTS
 Array = NDArray[np.float64]
 
 _K = NUM_PHASES
-# Of the tables while they are computed: half the time of doubles, and cents are exact enough.
+# Of the tables while they are computed: a fifth less time than doubles, and the same choices.
 _Small = np.float32
 # What cannot be paid: the deadline is missed.
 _FACTOR_OF_MISSING = 20.0

@@ -117,8 +117,8 @@ class Job:
             work_left=terms.work,
             restart=terms.restart,
             failed_launch=terms.failed_launch if terms.observe is Observe.LAUNCHES else 0.0,
-            # What is lost at a preemption is slack, and decisions fall on ticks.
-            patience=market.tick_hours + terms.lost_work,
+            patience=market.tick_hours,  # decisions fall on ticks
+            lost_work=terms.lost_work,
         )
         self._sight.is_up = [None] * len(market.names)
         self._seen_at = [-math.inf] * len(market.names)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.cli import simulate as command
+from orchestrator.simulate.study import POLICIES
 from tests.orchestrator.simulate.markets import zone
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -31,6 +33,11 @@ def files(tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(spec))
     return path, traces
+
+
+def test_the_command_offers_the_policies_that_there_are():
+    """It names them itself: --help does not import them."""
+    assert tuple(POLICIES) == command.POLICY_NAMES
 
 
 def test_the_document_holds_the_contract(orchestrate, files):
