@@ -17,8 +17,8 @@ Rates = NDArray[np.float64]  # per hour, by phase of age
 PHASE_STARTS = (0.0, 0.5, 1.5, 4.0, 10.0)
 NUM_PHASES = len(PHASE_STARTS)
 _PHASE_ENDS = (*PHASE_STARTS[1:], math.inf)
-# Losses are near those of public traces of V100s on AWS (Wu et al., NSDI'24), pooled over zones; that
-# room comes back in the same way is an assumption.
+# Losses are near those of public traces of V100s on AWS (Wu et al., NSDI'24), pooled over zones;
+# that room comes back in the same way is an assumption.
 USUAL_LOSSES: Rates = np.array([1.2, 0.45, 0.25, 0.13, 0.06])
 USUAL_RETURNS: Rates = np.array([1.2, 0.5, 0.25, 0.12, 0.06])
 # Hours of seeing that weigh as much as what is usual, and after which what was seen weighs half.
