@@ -21,7 +21,8 @@ import numpy as np
 from orchestrator.simulate.job import Billing, Observe, Terms
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_jobs, study, summarize
-from orchestrator.simulate.traces import ZoneTrace, read_traces
+from orchestrator.simulate.traces import read_traces
+from orchestrator.simulate.zone_trace import ZoneTrace
 
 POLICIES = ("greedy", "uniform_progress", "auto")
 # Work in hours that the markets' halves have room for, and deadlines in multiples of it.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
 from orchestrator.errors import InputError
-from orchestrator.simulate.traces import ZoneTrace
+from orchestrator.simulate.zone_trace import ZoneTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,37 +8,11 @@ of `gap_seconds`, and the price of one, a number or one per tick.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.errors import InputError
-
-SCHEMA_VERSION = 1
-_Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Text = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class ZoneTrace(BaseModel):
-    """What was recorded of one zone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    schema_version: int = Field(le=SCHEMA_VERSION)
-    cloud: _Text
-    region: _Text
-    zone: _Text
-    instance_type: str = ""
-    accelerators: str = ""
-    gap_seconds: float = Field(ge=1, allow_inf_nan=False)
-    available_nodes: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    spot_usd_per_hour: _Price | list[_Price]
-    on_demand_usd_per_hour: _Price
-    source: str = ""
-
-    @property
-    def hours(self) -> float:
-        """How long was recorded."""
-        return len(self.available_nodes) * self.gap_seconds / 3600
+from orchestrator.simulate.zone_trace import ZoneTrace
 
 
 def read_traces(folder: Path) -> list[ZoneTrace]:

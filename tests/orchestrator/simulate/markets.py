@@ -1,7 +1,7 @@
 """Small recorded markets for tests, written zone by zone as strings."""
 
 from orchestrator.simulate.market import make_market
-from orchestrator.simulate.traces import ZoneTrace
+from orchestrator.simulate.zone_trace import ZoneTrace
 
 TICK_S = 600
 

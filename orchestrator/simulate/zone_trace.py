@@ -1,0 +1,34 @@
+"""What is known of one zone over time: nodes to be had, and their price."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+_Text = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ZoneTrace(BaseModel):
+    """What was recorded of one zone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    schema_version: int = Field(le=SCHEMA_VERSION)
+    cloud: _Text
+    region: _Text
+    zone: _Text
+    instance_type: str = ""
+    accelerators: str = ""
+    gap_seconds: float = Field(ge=1, allow_inf_nan=False)
+    available_nodes: list[Count] = Field(min_length=1)
+    spot_usd_per_hour: Price | list[Price]
+    on_demand_usd_per_hour: Price
+    source: str = ""
+
+    @property
+    def hours(self) -> float:
+        """How long was recorded."""
+        return len(self.available_nodes) * self.gap_seconds / 3600
