@@ -1,4 +1,4 @@
-"""`orchestrate simulate`: what policies would have cost on recorded markets."""
+"""`orchestrate simulate`: what policies would have cost on recorded or made-up markets."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from orchestrator.cli.common import json_option, print_json, set_option
 if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
     from orchestrator.simulate.study import Outcome, Summary
+    from orchestrator.simulate.zone_trace import ZoneTrace
+    from orchestrator.spec import RunSpec
 
 POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
 _BAR_WIDTH = 12
+# The cheapest ones: on six zones a job of `auto` takes 0.1 s.
+_MOST_MADE_UP_ZONES = 6
+_HOURS_OF_STARTS = 14 * 24
 
 
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--traces",
-    required=True,
     metavar="DIR",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="One JSON file per zone; a folder is one market.",
+    help="One JSON file per zone; a folder is one market. Default: a made-up market.",
 )
 @click.option(
     "--policy",
@@ -37,7 +41,9 @@ _BAR_WIDTH = 12
     help="May be repeated. Default: all of them.",
 )
 @click.option("--starts", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the starts.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the starts, and of what is made up."
+)
 @click.option("--work", metavar="TIME", help="Training without interruptions, as in 48h.")
 @click.option("--deadline", metavar="TIME", help="Default: limits.deadline of the spec.")
 @click.option("--restart", metavar="TIME", default="10min", show_default=True)
@@ -67,7 +73,7 @@ _BAR_WIDTH = 12
 @json_option
 def simulate(
     spec: Path,
-    traces: Path,
+    traces: Path | None,
     policies: tuple[str, ...],
     starts: int,
     seed: int,
@@ -77,9 +83,10 @@ def simulate(
     as_json: bool,
     **texts: Any,  # noqa: ANN401  # as click parsed them
 ) -> None:
-    """Replay recorded markets under each policy, and compare with the least possible cost.
+    """Replay a market under each policy, and compare with the least possible cost.
 
-    Every policy gets the same starts. `optimal` knows all of the market beforehand.
+    Every policy gets the same starts. `optimal` knows all of the market beforehand. Without
+    --traces the market is synthetic: the spec's offers and prices, with room that comes and goes.
     """
     from rich.console import Console  # 60 ms
     from rich.progress import track
@@ -91,7 +98,9 @@ def simulate(
 
     run = load_spec(spec, overrides)
     terms = _terms(texts, run.limits.deadline)
-    market = make_market(read_traces(traces), nodes or run.nodes.count)
+    num_nodes = nodes or run.nodes.count
+    zones = _made_up(run, terms, seed, num_nodes) if traces is None else read_traces(traces)
+    market = make_market(zones, num_nodes)
     chosen = policies or POLICY_NAMES
     at = draw_starts(market, terms, starts, seed)
     outcomes = list(
@@ -109,6 +118,28 @@ def simulate(
         print_json(_document(summaries, outcomes, terms, traces))
         return
     _print(summaries, outcomes)
+    if traces is None:
+        click.echo(
+            f"The market is synthetic: room in {len(zones)} zones at the spec's prices is made up "
+            f"(seed {seed}). Recorded ones: --traces."
+        )
+
+
+def _made_up(run: RunSpec, terms: Terms, seed: int, num_nodes: int) -> list[ZoneTrace]:
+    """Return a market of the spec's own offers, long enough for two weeks of starts."""
+    from orchestrator.offers import MarketPreference, list_offers
+    from orchestrator.prices import price_table
+    from orchestrator.simulate.synthetic import spot_zones, synthesize
+
+    kind = run.nodes.accelerators
+    offers = list_offers(price_table(run, offline=True), kind, run.clouds, MarketPreference.SPOT)
+    return synthesize(
+        spot_zones(offers)[:_MOST_MADE_UP_ZONES],
+        hours=terms.deadline + _HOURS_OF_STARTS,
+        seed=seed,
+        num_gpus=int(kind.rpartition(":")[2]),
+        num_nodes=num_nodes,
+    )
 
 
 def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
@@ -157,13 +188,14 @@ def _gigabytes(text: str) -> float:
 
 
 def _document(
-    summaries: list[Summary], outcomes: list[Outcome], terms: Terms, traces: Path
+    summaries: list[Summary], outcomes: list[Outcome], terms: Terms, traces: Path | None
 ) -> dict[str, Any]:
     from statistics import mean
 
     return {
         "schema_version": 1,
-        "traces": str(traces),
+        "traces": None if traces is None else str(traces),
+        "synthetic": traces is None,
         "terms": {
             "work_hours": terms.work,
             "deadline_hours": terms.deadline,

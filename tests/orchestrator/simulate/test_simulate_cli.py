@@ -60,6 +60,29 @@ def test_the_document_holds_the_contract(orchestrate, files):
         usd = [job["usd"][policy["name"]] for job in document["jobs"]]
         assert policy["mean_usd"] == pytest.approx(sum(usd) / 4)
     assert document["terms"]["deadline_hours"] == 8
+    assert (document["traces"], document["synthetic"]) == (str(traces), False)
+
+
+def test_without_traces_it_makes_up_a_market_and_says_so(orchestrate, files):
+    spec, _ = files
+    asked = ("simulate", spec, "--work", "4h", "--starts", 2, "--policy", "greedy")
+    code, out, _ = orchestrate(*asked)
+    assert code == 0
+    assert "The market is synthetic" in out.splitlines()[-1]
+    code, out, _ = orchestrate(*asked, "--json")
+    document = json.loads(out)
+    assert (code, document["traces"], document["synthetic"]) == (0, None, True)
+    assert orchestrate(*asked, "--json")[1] == out
+    assert orchestrate(*asked, "--json", "--seed", 1)[1] != out
+
+
+def test_a_made_up_market_has_the_specs_own_zones(orchestrate, files):
+    spec, _ = files
+    code, out, err = orchestrate(
+        *("simulate", spec, "--work", "4h", "--set", "nodes.accelerators=T4:1")
+    )
+    assert (code, out) == (2, "")
+    assert "T4:1" in err
 
 
 def test_the_table_names_every_policy_and_the_optimum(orchestrate, files):
