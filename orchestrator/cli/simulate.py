@@ -14,6 +14,7 @@ from orchestrator.cli.common import json_option, print_json, set_option
 
 if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
+    from orchestrator.simulate.published import Told
     from orchestrator.simulate.study import Outcome, Summary
     from orchestrator.simulate.zone_trace import ZoneTrace
     from orchestrator.spec import RunSpec
@@ -23,6 +24,7 @@ _BAR_WIDTH = 12
 # The cheapest ones: on six zones a job of `auto` takes 0.1 s.
 _MOST_MADE_UP_ZONES = 6
 _HOURS_OF_STARTS = 14 * 24
+_PRICE = click.FloatRange(min=0, max=1e6, min_open=True)
 
 
 @click.command()
@@ -33,6 +35,14 @@ _HOURS_OF_STARTS = 14 * 24
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="One JSON file per zone; a folder is one market. Default: a made-up market.",
 )
+@click.option(
+    "--inverted/--as-is",
+    "is_inverted",
+    default=None,
+    help="What 1 means in traces that do not say: a preemption, or a node to be had.",
+)
+@click.option("--spot-price", metavar="USD", type=_PRICE, help="Per node and hour, of traces.")
+@click.option("--on-demand-price", metavar="USD", type=_PRICE, help="As --spot-price.")
 @click.option(
     "--policy",
     "policies",
@@ -93,13 +103,15 @@ def simulate(
 
     from orchestrator.simulate.market import make_market
     from orchestrator.simulate.study import draw_starts, study, summarize
-    from orchestrator.simulate.traces import read_traces
+    from orchestrator.simulate.traces import read_traces, refuse_without_room
     from orchestrator.spec_file import load_spec
 
     run = load_spec(spec, overrides)
     terms = _terms(texts, run.limits.deadline)
     num_nodes = nodes or run.nodes.count
-    zones = _made_up(run, terms, seed, num_nodes) if traces is None else read_traces(traces)
+    told = _told(texts, traces)
+    zones = _made_up(run, terms, seed, num_nodes) if traces is None else read_traces(traces, told)
+    refuse_without_room(zones, num_nodes)
     market = make_market(zones, num_nodes)
     chosen = policies or POLICY_NAMES
     at = draw_starts(market, terms, starts, seed)
@@ -123,6 +135,21 @@ def simulate(
             f"The market is synthetic: room in {len(zones)} zones at the spec's prices is made up "
             f"(seed {seed}). Recorded ones: --traces."
         )
+
+
+def _told(texts: dict[str, Any], traces: Path | None) -> Told:
+    from orchestrator.simulate.published import Told
+
+    told = Told(
+        is_inverted=texts["is_inverted"],
+        spot_usd_per_hour=texts["spot_price"],
+        on_demand_usd_per_hour=texts["on_demand_price"],
+    )
+    if traces is None and told != Told():
+        raise click.UsageError(
+            "--spot-price, --on-demand-price, --inverted and --as-is say what --traces do not."
+        )
+    return told
 
 
 def _made_up(run: RunSpec, terms: Terms, seed: int, num_nodes: int) -> list[ZoneTrace]:

@@ -76,6 +76,25 @@ def test_without_traces_it_makes_up_a_market_and_says_so(orchestrate, files):
     assert orchestrate(*asked, "--json", "--seed", 1)[1] != out
 
 
+def test_published_traces_are_read_with_what_is_told(orchestrate, files, tmp_path):
+    spec, _ = files
+    published = tmp_path / "published"
+    published.mkdir()
+    text = json.dumps({"metadata": {"gap_seconds": 600}, "data": [0, 0, 1] * 80})
+    (published / "us-east-1a_v100_1.json").write_text(text)
+    asked = ("simulate", spec, "--traces", published, "--work", "4h", "--starts", 2, "--json")
+    prices = ("--spot-price", 0.9, "--on-demand-price", 3.06)
+    code, out, err = orchestrate(*asked, *prices)
+    assert (code, out) == (2, "")
+    assert "--as-is" in err
+    usd = {}
+    for meaning in ("--as-is", "--inverted"):
+        code, out, _ = orchestrate(*asked, *prices, meaning)
+        assert code == 0
+        usd[meaning] = json.loads(out)["optimal"]["mean_usd"]
+    assert usd["--inverted"] < usd["--as-is"]
+
+
 def test_a_made_up_market_has_the_specs_own_zones(orchestrate, files):
     spec, _ = files
     code, out, err = orchestrate(
@@ -108,6 +127,10 @@ def test_the_table_names_every_policy_and_the_optimum(orchestrate, files):
         ({"--state": "9" * 400 + "GB"}, "is no size"),
         ({"--work": "10s"}, "less than a tick"),
         ({"--traces": EXAMPLES}, "is no trace"),
+        ({"--spot-price": 1}, "says itself"),
+        ({"--nodes": 4}, "1 nodes in a zone at most"),
+        ({"--spot-price": "nan", "--traces": None}, "say what --traces do not"),
+        ({"--traces": None, "--deadline": "9999999d"}, "shorter --deadline"),
     ],
 )
 def test_what_it_cannot_do_is_said_in_two_lines(orchestrate, files, changes, words):
