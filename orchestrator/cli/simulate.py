@@ -185,6 +185,8 @@ def _document(
                 "jobs": one.num_jobs,
                 "missed_deadlines": one.num_missed,
                 "mean_usd": one.mean_usd,
+                "usd": one.usd._asdict(),
+                "hours": one.hours._asdict(),
                 "mean_cost_vs_optimal": one.cost_vs_optimal,
                 "mean_cost_vs_on_demand": one.cost_vs_on_demand,
                 "ci95": list(one.interval),

@@ -59,6 +59,8 @@ def test_the_document_holds_the_contract(orchestrate, files):
         assert low <= policy["mean_cost_vs_optimal"] <= high
         usd = [job["usd"][policy["name"]] for job in document["jobs"]]
         assert policy["mean_usd"] == pytest.approx(sum(usd) / 4)
+        assert min(usd) <= policy["usd"]["p10"] <= policy["usd"]["p50"] <= policy["usd"]["p90"]
+        assert 4 < policy["hours"]["p50"] <= policy["hours"]["p90"] <= 8
     assert document["terms"]["deadline_hours"] == 8
 
 
