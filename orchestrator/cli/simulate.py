@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli.common import json_option, print_json, set_option
+from orchestrator.cli.simulating import (
+    bar,
+    in_hours,
+    read_gigabytes,
+    read_hours,
+    show_progress,
+    terms_document,
+)
+from orchestrator.cli.what_if import (
+    ask,
+    first_text,
+    print_answers,
+    read_choices,
+    read_varied,
+    what_if_document,
+)
 
 if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
     from orchestrator.simulate.study import Outcome, Summary
+    from orchestrator.simulate.what_if import Question
 
 POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
 _BAR_WIDTH = 12
@@ -34,7 +50,7 @@ _BAR_WIDTH = 12
     "policies",
     multiple=True,
     type=click.Choice(POLICY_NAMES),
-    help="May be repeated. Default: all of them.",
+    help="May be repeated. Default: all of them; with --what-if auto.",
 )
 @click.option("--starts", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the starts.")
@@ -63,6 +79,14 @@ _BAR_WIDTH = 12
     show_default=True,
     help="Price times time, or the provider's rules as well.",
 )
+@click.option(
+    "--what-if",
+    "what_if",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="Ask for each value of deadline, work, restart, state, nodes, interval, regions, zones "
+    "or gpu; may be given twice.",
+)
 @set_option
 @json_option
 def simulate(
@@ -72,6 +96,7 @@ def simulate(
     starts: int,
     seed: int,
     nodes: int | None,
+    what_if: tuple[str, ...],
     overrides: tuple[str, ...],
     *,
     as_json: bool,
@@ -81,34 +106,47 @@ def simulate(
 
     Every policy gets the same starts. `optimal` knows all of the market beforehand.
     """
-    from rich.console import Console  # 60 ms
-    from rich.progress import track
-
-    from orchestrator.simulate.market import make_market
-    from orchestrator.simulate.study import draw_starts, study, summarize
     from orchestrator.simulate.traces import read_traces
+    from orchestrator.simulate.what_if import Question
     from orchestrator.spec_file import load_spec
 
     run = load_spec(spec, overrides)
-    terms = _terms(texts, run.limits.deadline)
-    market = make_market(read_traces(traces), nodes or run.nodes.count)
-    chosen = policies or POLICY_NAMES
-    at = draw_starts(market, terms, starts, seed)
-    outcomes = list(
-        track(
-            study(market, at, terms, chosen),
-            description="Simulating",
-            total=len(at),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
+    varied = read_varied(what_if)
+    choices = read_choices(varied, traces)
+    texts |= {key: texts[key] or first_text(varied, key) for key in ("work", "deadline")}
+    question = Question(
+        record=str(traces),
+        traces=tuple(read_traces(traces)),
+        num_nodes=nodes or run.nodes.count,
+        terms=_terms(texts, run.limits.deadline),
     )
-    summaries = [summarize(name, outcomes, market, terms) for name in chosen]
-    if as_json:
-        print_json(_document(summaries, outcomes, terms, traces))
+    if not varied:
+        _compare(question, policies or POLICY_NAMES, starts, seed, as_json=as_json)
         return
-    _print(summaries, outcomes)
+    answers = ask(question, choices, policies or ("auto",), starts, seed)
+    if as_json:
+        found = what_if_document(answers, varied)
+        print_json({"schema_version": 1, "traces": str(traces), "what_if": found})
+    else:
+        print_answers(answers, varied)
+
+
+def _compare(
+    question: Question, policies: Sequence[str], starts: int, seed: int, *, as_json: bool
+) -> None:
+    """Replay one question under each policy, and print what they come to."""
+    from orchestrator.simulate.market import make_market
+    from orchestrator.simulate.study import draw_starts, study, summarize
+
+    terms = question.terms
+    market = make_market(question.traces, question.num_nodes)
+    at = draw_starts(market, terms, starts, seed)
+    outcomes = list(show_progress(study(market, at, terms, policies), len(at), "Simulating"))
+    summaries = [summarize(name, outcomes, market, terms) for name in policies]
+    if as_json:
+        print_json(_document(summaries, outcomes, terms, question.record))
+    else:
+        _print(summaries, outcomes)
 
 
 def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
@@ -116,64 +154,33 @@ def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
 
     if texts["work"] is None:
         raise click.UsageError("Say how much there is to train: --work 48h.")
-    if texts["deadline"] is None and deadline is None:
+    if texts["deadline"] is not None:
+        until = read_hours("--deadline", texts["deadline"])
+    elif deadline is not None:
+        until = in_hours(deadline)
+    else:
         raise click.UsageError("The spec has no limits.deadline: give one with --deadline 60h.")
-    wanted = deadline if texts["deadline"] is None else _time("--deadline", texts["deadline"])
-    assert wanted is not None
     return Terms(
-        work=_hours(_time("--work", texts["work"])),
-        deadline=_hours(wanted),
-        restart=_hours(_time("--restart", texts["restart"])),
-        state_gb=_gigabytes(texts["state"]),
-        lost_work=_hours(_time("--lost-work", texts["lost_work"], least=0)),
-        failed_launch=_hours(_time("--failed-launch", texts["failed_launch"], least=0)),
+        work=read_hours("--work", texts["work"]),
+        deadline=until,
+        restart=read_hours("--restart", texts["restart"]),
+        state_gb=read_gigabytes("--state", texts["state"]),
+        lost_work=read_hours("--lost-work", texts["lost_work"], least=0),
+        failed_launch=read_hours("--failed-launch", texts["failed_launch"], least=0),
         observe=Observe(texts["observe"]),
         billing=Billing(texts["billing"]),
     )
 
 
-def _time(option: str, text: str, least: float = 1) -> timedelta:
-    """Parse a time; raises UsageError for one that is none, or shorter than `least` seconds."""
-    from orchestrator.spec import parse_duration
-
-    try:
-        found = timedelta() if re.fullmatch(r"0(s|min|h)?", text) else parse_duration(text)
-    except (ValueError, OverflowError) as error:
-        raise click.UsageError(f"{option} {text}: {error}.") from error
-    if found.total_seconds() < least:
-        raise click.UsageError(f"{option} {text} is too short.")
-    return found
-
-
-def _hours(time: timedelta) -> float:
-    return time / timedelta(hours=1)
-
-
-def _gigabytes(text: str) -> float:
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(GB|TB|MB)", text)
-    if found is None:
-        raise click.UsageError(f"--state {text} is no size: write 156GB, 1.5TB or 300MB.")
-    return float(found[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[found[2]]
-
-
 def _document(
-    summaries: list[Summary], outcomes: list[Outcome], terms: Terms, traces: Path
+    summaries: list[Summary], outcomes: list[Outcome], terms: Terms, traces: str
 ) -> dict[str, Any]:
     from statistics import mean
 
     return {
         "schema_version": 1,
-        "traces": str(traces),
-        "terms": {
-            "work_hours": terms.work,
-            "deadline_hours": terms.deadline,
-            "restart_hours": terms.restart,
-            "state_gb": terms.state_gb,
-            "lost_work_hours": terms.lost_work,
-            "failed_launch_hours": terms.failed_launch,
-            "observe": terms.observe.value,
-            "billing": terms.billing.value,
-        },
+        "traces": traces,
+        "terms": terms_document(terms),
         # The least that is possible by price times time, whatever the billing of the policies.
         "optimal": {
             "mean_usd": mean(outcome.optimal_usd for outcome in outcomes),
@@ -219,11 +226,11 @@ def _print(summaries: list[Summary], outcomes: list[Outcome]) -> None:
     table = Table(*columns, box=None)
     most = max(one.mean_usd for one in summaries)
     optimal = mean(outcome.optimal_usd for outcome in outcomes)
-    table.add_row("optimal", _bar(optimal, most), f"{optimal:,.2f}", "1.000")
+    table.add_row("optimal", bar(optimal, most, _BAR_WIDTH), f"{optimal:,.2f}", "1.000")
     for one in sorted(summaries, key=lambda one: one.mean_usd):
         table.add_row(
             one.name,
-            _bar(one.mean_usd, most),
+            bar(one.mean_usd, most, _BAR_WIDTH),
             f"{one.mean_usd:,.2f}",
             f"{one.cost_vs_optimal:.3f} ({one.interval[0]:.3f}-{one.interval[1]:.3f})",
             f"{one.num_missed}/{one.num_jobs}",
@@ -231,7 +238,3 @@ def _print(summaries: list[Summary], outcomes: list[Outcome]) -> None:
             f"{one.mean_waiting_hours:.1f} h",
         )
     Console().print(table)
-
-
-def _bar(usd: float, most: float) -> str:
-    return "\u2588" * max(1, round(_BAR_WIDTH * usd / most))
