@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import json_option, print_json, set_option
+from orchestrator.cli.common import (
+    check_page,
+    json_option,
+    print_json,
+    say,
+    set_option,
+    write_page,
+)
 from orchestrator.cli.simulating import (
     bar,
     in_hours,
@@ -29,8 +36,8 @@ from orchestrator.cli.what_if import (
 
 if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
-    from orchestrator.simulate.study import Outcome, Summary
-    from orchestrator.simulate.what_if import Question
+    from orchestrator.simulate.study import Summary
+    from orchestrator.simulate.what_if import Answer, Question
 
 POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
 _BAR_WIDTH = 12
@@ -87,6 +94,12 @@ _BAR_WIDTH = 12
     help="Ask for each value of deadline, work, restart, state, nodes, interval, regions, zones "
     "or gpu; may be given twice.",
 )
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write one self-contained HTML page with charts as well.",
+)
 @set_option
 @json_option
 def simulate(
@@ -97,6 +110,7 @@ def simulate(
     seed: int,
     nodes: int | None,
     what_if: tuple[str, ...],
+    plot: Path | None,
     overrides: tuple[str, ...],
     *,
     as_json: bool,
@@ -120,33 +134,43 @@ def simulate(
         num_nodes=nodes or run.nodes.count,
         terms=_terms(texts, run.limits.deadline),
     )
-    if not varied:
-        _compare(question, policies or POLICY_NAMES, starts, seed, as_json=as_json)
-        return
-    answers = ask(question, choices, policies or ("auto",), starts, seed)
-    if as_json:
-        found = what_if_document(answers, varied)
-        print_json({"schema_version": 1, "traces": str(traces), "what_if": found})
+    if plot is not None:
+        check_page(plot)
+    if varied:
+        answers = ask(question, choices, policies or ("auto",), starts, seed)
     else:
+        answers = _compare(question, policies or POLICY_NAMES, starts, seed)
+    if as_json:
+        found = {"what_if": what_if_document(answers, varied)} if varied else _document(answers)
+        print_json({"schema_version": 1, "traces": str(traces), **found})
+    elif varied:
         print_answers(answers, varied)
-
-
-def _compare(
-    question: Question, policies: Sequence[str], starts: int, seed: int, *, as_json: bool
-) -> None:
-    """Replay one question under each policy, and print what they come to."""
-    from orchestrator.simulate.market import make_market
-    from orchestrator.simulate.study import draw_starts, study, summarize
-
-    terms = question.terms
-    market = make_market(question.traces, question.num_nodes)
-    at = draw_starts(market, terms, starts, seed)
-    outcomes = list(show_progress(study(market, at, terms, policies), len(at), "Simulating"))
-    summaries = [summarize(name, outcomes, market, terms) for name in policies]
-    if as_json:
-        print_json(_document(summaries, outcomes, terms, question.record))
     else:
-        _print(summaries, outcomes)
+        _print(answers)
+    if plot is not None:
+        _plot(plot, run.name, question, answers)
+
+
+def _compare(question: Question, policies: Sequence[str], starts: int, seed: int) -> list[Answer]:
+    """Return what each policy makes of one question."""
+    from orchestrator.simulate.market import make_market
+    from orchestrator.simulate.study import draw_starts, study
+    from orchestrator.simulate.what_if import Case, answer
+
+    market = make_market(question.traces, question.num_nodes)
+    at = draw_starts(market, question.terms, starts, seed)
+    running = study(market, at, question.terms, policies)
+    outcomes = list(show_progress(running, len(at), "Simulating"))
+    case = Case(values=(), question=question, market=market, starts=tuple(at))
+    return answer(case, outcomes, policies)
+
+
+def _plot(path: Path, name: str, question: Question, answers: list[Answer]) -> None:
+    # jinja2 is an extra, and costs 70 ms.
+    from orchestrator.dashboard.simulation import render_simulation
+
+    write_page(path, render_simulation(name, question, answers))
+    say(f"Wrote the page to {path} ({path.stat().st_size // 1024} kB).")
 
 
 def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
@@ -172,18 +196,12 @@ def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
     )
 
 
-def _document(
-    summaries: list[Summary], outcomes: list[Outcome], terms: Terms, traces: str
-) -> dict[str, Any]:
-    from statistics import mean
-
+def _document(answers: list[Answer]) -> dict[str, Any]:
     return {
-        "schema_version": 1,
-        "traces": traces,
-        "terms": terms_document(terms),
+        "terms": terms_document(answers[0].case.question.terms),
         # The least that is possible by price times time, whatever the billing of the policies.
         "optimal": {
-            "mean_usd": mean(outcome.optimal_usd for outcome in outcomes),
+            "mean_usd": answers[0].optimal_usd,
             "billing": "plain",
         },
         "policies": [
@@ -203,7 +221,7 @@ def _document(
                 "mean_waiting_hours": one.mean_waiting_hours,
                 "mean_moves_usd": one.mean_moves_usd,
             }
-            for one in summaries
+            for one in _summaries(answers)
         ],
         "jobs": [
             {
@@ -211,21 +229,24 @@ def _document(
                 "optimal_usd": outcome.optimal_usd,
                 "usd": {name: ended.bill.usd for name, ended in outcome.ended.items()},
             }
-            for outcome in outcomes
+            for outcome in answers[0].outcomes
         ],
     }
 
 
-def _print(summaries: list[Summary], outcomes: list[Outcome]) -> None:
-    from statistics import mean
+def _summaries(answers: list[Answer]) -> list[Summary]:
+    return [one.summary for one in answers if one.summary is not None]
 
+
+def _print(answers: list[Answer]) -> None:
     from rich.console import Console  # 60 ms
     from rich.table import Table
 
     columns = ("policy", "mean cost", "USD", "x optimal (95 %)", "missed", "losses", "wait")
     table = Table(*columns, box=None)
+    summaries = _summaries(answers)
     most = max(one.mean_usd for one in summaries)
-    optimal = mean(outcome.optimal_usd for outcome in outcomes)
+    optimal = answers[0].optimal_usd or 0.0
     table.add_row("optimal", bar(optimal, most, _BAR_WIDTH), f"{optimal:,.2f}", "1.000")
     for one in sorted(summaries, key=lambda one: one.mean_usd):
         table.add_row(

@@ -16,7 +16,7 @@ from orchestrator.errors import InputError
 from orchestrator.policy.auto import Auto
 from orchestrator.policy.published import Greedy, OnDemand, UniformProgress
 from orchestrator.policy.sight import Policy
-from orchestrator.simulate.job import Ended, Terms, simulate
+from orchestrator.simulate.job import Ended, Job, Terms, simulate
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.optimum import least_usd
 
@@ -171,10 +171,13 @@ def spread(values: Sequence[float] | np.ndarray) -> Spread:
     return Spread(*(float(one) for one in np.percentile(values, [10, 50, 90])))
 
 
-def median_job(outcomes: Sequence[Outcome], name: str) -> Outcome:
-    """Return the outcome whose cost under a policy half of the others stay below."""
+def replay_median(
+    market: Market, outcomes: Sequence[Outcome], terms: Terms, name: str
+) -> tuple[int, Ended]:
+    """Return the start and the job that half of the others cost less than, with its memory."""
     ranked = sorted(outcomes, key=lambda one: one.ended[name].bill.usd)
-    return ranked[(len(ranked) - 1) // 2]
+    start = ranked[(len(ranked) - 1) // 2].start
+    return start, Job(market, start, terms, POLICIES[name](), remembers=True).run()
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float]:

@@ -183,3 +183,25 @@ def test_what_cannot_be_varied_is_said_in_two_lines(orchestrate, files, what_if,
     assert (code, out) == (2, "")
     assert words in err
     assert len(err.strip().splitlines()) == 2
+
+
+def test_plot_writes_a_page_beside_what_is_printed(orchestrate, files, tmp_path):
+    page = tmp_path / "page.html"
+    spec, traces = files
+    code, out, err = orchestrate(
+        *("simulate", spec, "--traces", traces, "--work", "2h", "--starts", 2, "--json"),
+        *("--policy", "greedy", "--plot", page),
+    )
+    assert code == 0
+    assert json.loads(out)["policies"][0]["name"] == "greedy"
+    assert str(page) in err
+    assert "greedy" in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(orchestrate, files, tmp_path):
+    spec, traces = files
+    code, out, err = orchestrate(
+        *("simulate", spec, "--traces", traces, "--work", "2h", "--plot", tmp_path / "no" / "page"),
+    )
+    assert (code, out) == (2, "")
+    assert "no such folder" in err
