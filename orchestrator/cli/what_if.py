@@ -56,8 +56,11 @@ def read_varied(options: Sequence[str]) -> list[Varied]:
             raise click.UsageError(f"--what-if {key} is there twice: give all values at once.")
     if len(keys) > _MOST_KEYS:
         raise click.UsageError(f"--what-if {', '.join(keys)}: at most {_MOST_KEYS} keys at once.")
-    if "work" in keys and any(_WORK in text for one in found for text in one.texts):
-        raise click.UsageError(f"--what-if work and {_WORK} both set the work: leave one out.")
+    sets_work = [
+        one.key for one in found if one.key == "work" or any(_WORK in text for text in one.texts)
+    ]
+    if len(sets_work) > 1:
+        raise click.UsageError(f"--what-if {' and '.join(sets_work)} both set the work.")
     return found
 
 

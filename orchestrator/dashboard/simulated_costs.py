@@ -103,10 +103,7 @@ def build_spreads(answers: Sequence[Answer], *, has_optimum: bool) -> Spreads | 
     able = [one for one in answers if one.summary is not None]
     if not able:
         return None
-    rows = [
-        (_name(one), one.policy, [o.ended[one.policy].bill.usd for o in one.outcomes])
-        for one in able
-    ]
+    rows = [(_name(one), one.policy, _usd(one)) for one in able]
     rows.sort(key=lambda row: sum(row[2]) / len(row[2]))
     if has_optimum:
         rows.insert(0, ("optimal", "", [job.optimal_usd for job in able[0].outcomes]))
@@ -124,10 +121,12 @@ def build_curves(answers: Sequence[Answer]) -> tuple[CostCurve, ...]:
     groups: dict[tuple[str, str], list[Answer]] = {}
     for one in answers:
         groups.setdefault((label_of(one.case.values[1:]), one.policy), []).append(one)
-    spreads = [one.summary.usd for one in answers if one.summary is not None]
-    low, high = padded_range([usd for found in spreads for usd in found] or [0.0, 1.0])
+    found = [one.summary for one in answers if one.summary is not None]
+    low, high = padded_range(
+        [usd for one in found for usd in (*one.usd, one.mean_usd)] or [0.0, 1.0]
+    )
     y = _usd_axis(max(0.0, low), high)
-    return tuple(_curve(rest, policy, found, y) for (rest, policy), found in groups.items())
+    return tuple(_curve(rest, policy, several, y) for (rest, policy), several in groups.items())
 
 
 def _name(one: Answer) -> str:

@@ -175,7 +175,8 @@ def test_another_gpu_brings_its_market_and_its_work(orchestrate, files):
         (["zones=bb"], "did you mean b?"),
         (["zones=1:work=2h"], "goes with gpu and nodes only"),
         (["gpu=trace"], "did you mean traces?"),
-        (["gpu=traces:work=1h", "work=2h"], "both set the work"),
+        (["gpu=traces:work=1h", "work=2h"], "gpu and work both set the work"),
+        (["gpu=traces:work=1h", "nodes=2:work=2h"], "gpu and nodes both set the work"),
     ],
 )
 def test_what_cannot_be_varied_is_said_in_two_lines(orchestrate, files, what_if, words):

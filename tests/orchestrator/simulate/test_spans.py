@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.simulate.job import Job, Observe, Terms
 from orchestrator.simulate.spans import Doing, progress, stretches
-from orchestrator.simulate.study import POLICIES
+from orchestrator.simulate.study import POLICIES, replay_median, study
 from tests.orchestrator.simulate.markets import TICK_S, market
 
 TICK = TICK_S / 3600
@@ -53,3 +53,15 @@ def test_every_hour_of_a_job_is_in_one_stretch(room, policy, observe):
         assert one.end == pytest.approx(after.start)
     waited = sum(one.end - one.start for one in found if one.doing is Doing.WAITING)
     assert waited == pytest.approx(ended.bill.waiting_hours)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_median_job_is_replayed_as_it_was(policy):
+    found = market("110" * 10, "011" * 10, "1" * 30)
+    terms = Terms(work=1.0, deadline=2.0, restart=TICK / 2)
+    outcomes = list(study(found, [0, 4, 9], terms, [policy]))
+    start, ended = replay_median(found, outcomes, terms, policy)
+    usd = sorted(one.ended[policy].bill.usd for one in outcomes)
+    assert ended.bill.usd == usd[1]
+    assert start in (0, 4, 9)
+    assert ended.spans
