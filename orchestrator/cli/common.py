@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from orchestrator.errors import UsageError
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.view import RunView
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,6 +54,31 @@ def set_option(command: Command) -> Command:
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document to stdout."""
     print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def check_page(path: Path) -> None:
+    """Say before long work that a page could not be made or written after it.
+
+    Raises:
+        UsageError: there is no such folder.
+        MissingDependency: jinja2 is not installed.
+    """
+    # jinja2 is an extra, and costs 70 ms.
+    from orchestrator.dashboard.page import environment
+
+    environment()
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"Cannot write {path}: there is no such folder.", "Choose another path.")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write an HTML page; raises UsageError if it cannot be written."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {path}: {error.strerror}.", "Choose another path."
+        ) from error
 
 
 def say(message: str) -> None:

@@ -13,10 +13,17 @@ import click
 from checkpoints.errors import CheckpointError
 from checkpoints.layout import LOGS, parse_log_key
 from checkpoints.store import ObjectStore
-from orchestrator.cli.common import json_option, print_json, say, show_duration, store_option
+from orchestrator.cli.common import (
+    json_option,
+    print_json,
+    say,
+    show_duration,
+    store_option,
+    write_page,
+)
 from orchestrator.cli.watch import describe_progress
 from orchestrator.clock import SystemClock
-from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
+from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.report import (
     RunStateName,
     cost_document,
@@ -121,13 +128,7 @@ def dashboard(run: str | None, path: Path, store: str | None) -> None:
     from orchestrator.dashboard.page import render_page
 
     view = _latest(list_runs(store)) if run is None else _look(find_run(run, store))
-    page = render_page(view)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write {path}: {error.strerror}.", "Choose another path."
-        ) from error
+    write_page(path, render_page(view))
     say(f"Wrote the page of {view.record.run} to {path} ({path.stat().st_size // 1024} kB).")
 
 

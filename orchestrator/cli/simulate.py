@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-import re
-import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import json_option, print_json, set_option
+from orchestrator.cli.common import (
+    check_page,
+    json_option,
+    print_json,
+    say,
+    set_option,
+    write_page,
+)
+from orchestrator.cli.simulated_market import (
+    SYNTHETIC,
+    inverted_option,
+    on_demand_price_option,
+    read_market,
+    spot_price_option,
+    traces_option,
+)
+from orchestrator.cli.simulating import (
+    bar,
+    in_hours,
+    read_gigabytes,
+    read_hours,
+    show_progress,
+    terms_document,
+)
+from orchestrator.cli.what_if import (
+    ask,
+    first_text,
+    print_answers,
+    read_choices,
+    read_varied,
+    what_if_document,
+)
 
 if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
-    from orchestrator.simulate.published import Told
-    from orchestrator.simulate.study import Outcome, Summary
-    from orchestrator.simulate.zone_trace import ZoneTrace
-    from orchestrator.spec import RunSpec
+    from orchestrator.simulate.study import Summary
+    from orchestrator.simulate.what_if import Answer, Question
 
 POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
 _BAR_WIDTH = 12
-# The cheapest ones: on six zones a job of `auto` takes 0.1 s.
-_MOST_MADE_UP_ZONES = 6
-_HOURS_OF_STARTS = 14 * 24
-_PRICE = click.FloatRange(min=0, max=1e6, min_open=True)
 
 
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--traces",
-    metavar="DIR",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="One JSON file per zone; a folder is one market. Default: a made-up market.",
-)
-@click.option(
-    "--inverted/--as-is",
-    "is_inverted",
-    default=None,
-    help="What 1 means in traces that do not say: a preemption, or a node to be had.",
-)
-@click.option("--spot-price", metavar="USD", type=_PRICE, help="Per node and hour, of traces.")
-@click.option("--on-demand-price", metavar="USD", type=_PRICE, help="As --spot-price.")
+@traces_option
+@inverted_option
+@spot_price_option
+@on_demand_price_option
 @click.option(
     "--policy",
     "policies",
     multiple=True,
     type=click.Choice(POLICY_NAMES),
-    help="May be repeated. Default: all of them.",
+    help="May be repeated. Default: all of them; with --what-if auto.",
 )
 @click.option("--starts", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
 @click.option(
@@ -79,6 +93,20 @@ _PRICE = click.FloatRange(min=0, max=1e6, min_open=True)
     show_default=True,
     help="Price times time, or the provider's rules as well.",
 )
+@click.option(
+    "--what-if",
+    "what_if",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="Ask for each value of deadline, work, restart, state, nodes, interval, regions, zones "
+    "or gpu; may be given twice.",
+)
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write one self-contained HTML page with charts as well.",
+)
 @set_option
 @json_option
 def simulate(
@@ -86,8 +114,9 @@ def simulate(
     traces: Path | None,
     policies: tuple[str, ...],
     starts: int,
-    seed: int,
     nodes: int | None,
+    what_if: tuple[str, ...],
+    plot: Path | None,
     overrides: tuple[str, ...],
     *,
     as_json: bool,
@@ -98,75 +127,60 @@ def simulate(
     Every policy gets the same starts. `optimal` knows all of the market beforehand. Without
     --traces the market is synthetic: the spec's offers and prices, with room that comes and goes.
     """
-    from rich.console import Console  # 60 ms
-    from rich.progress import track
-
-    from orchestrator.simulate.market import make_market
-    from orchestrator.simulate.study import draw_starts, study, summarize
-    from orchestrator.simulate.traces import read_traces, refuse_without_room
+    from orchestrator.simulate.what_if import Question
     from orchestrator.spec_file import load_spec
 
     run = load_spec(spec, overrides)
-    terms = _terms(texts, run.limits.deadline)
-    num_nodes = nodes or run.nodes.count
-    told = _told(texts, traces)
-    zones = _made_up(run, terms, seed, num_nodes) if traces is None else read_traces(traces, told)
-    refuse_without_room(zones, num_nodes)
-    market = make_market(zones, num_nodes)
-    chosen = policies or POLICY_NAMES
-    at = draw_starts(market, terms, starts, seed)
-    outcomes = list(
-        track(
-            study(market, at, terms, chosen),
-            description="Simulating",
-            total=len(at),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-    )
-    summaries = [summarize(name, outcomes, market, terms) for name in chosen]
+    varied = read_varied(what_if)
+    choices = read_choices(varied, traces)
+    texts |= {key: texts[key] or first_text(varied, key) for key in ("work", "deadline")}
+    terms, num_nodes = _terms(texts, run.limits.deadline), nodes or run.nodes.count
+    zones = read_market(run, traces, texts, terms, num_nodes)
+    record = SYNTHETIC if traces is None else str(traces)
+    question = Question(record=record, traces=zones, num_nodes=num_nodes, terms=terms)
+    if plot is not None:
+        check_page(plot)
+    if varied:
+        answers = ask(question, choices, policies or ("auto",), starts, texts["seed"])
+    else:
+        answers = _compare(question, policies or POLICY_NAMES, starts, texts["seed"])
     if as_json:
-        print_json(_document(summaries, outcomes, terms, traces))
-        return
-    _print(summaries, outcomes)
-    if traces is None:
+        found = {"what_if": what_if_document(answers, varied)} if varied else _document(answers)
+        source = {"traces": traces and str(traces), "synthetic": traces is None}
+        print_json({"schema_version": 1, **source, **found})
+    elif varied:
+        print_answers(answers, varied)
+    else:
+        _print(answers)
+    if traces is None and not as_json:
         click.echo(
             f"The market is synthetic: room in {len(zones)} zones at the spec's prices is made up "
-            f"(seed {seed}). Recorded ones: --traces."
+            f"(seed {texts['seed']}). Recorded ones: --traces."
         )
+    if plot is not None:
+        _plot(plot, run.name, question, answers)
 
 
-def _told(texts: dict[str, Any], traces: Path | None) -> Told:
-    from orchestrator.simulate.published import Told
+def _compare(question: Question, policies: Sequence[str], starts: int, seed: int) -> list[Answer]:
+    """Return what each policy makes of one question."""
+    from orchestrator.simulate.market import make_market
+    from orchestrator.simulate.study import draw_starts, study
+    from orchestrator.simulate.what_if import Case, answer
 
-    told = Told(
-        is_inverted=texts["is_inverted"],
-        spot_usd_per_hour=texts["spot_price"],
-        on_demand_usd_per_hour=texts["on_demand_price"],
-    )
-    if traces is None and told != Told():
-        raise click.UsageError(
-            "--spot-price, --on-demand-price, --inverted and --as-is say what --traces do not."
-        )
-    return told
+    market = make_market(question.traces, question.num_nodes)
+    at = draw_starts(market, question.terms, starts, seed)
+    running = study(market, at, question.terms, policies)
+    outcomes = list(show_progress(running, len(at), "Simulating"))
+    case = Case(values=(), question=question, market=market, starts=tuple(at))
+    return answer(case, outcomes, policies)
 
 
-def _made_up(run: RunSpec, terms: Terms, seed: int, num_nodes: int) -> list[ZoneTrace]:
-    """Return a market of the spec's own offers, long enough for two weeks of starts."""
-    from orchestrator.offers import MarketPreference, list_offers
-    from orchestrator.prices import price_table
-    from orchestrator.simulate.synthetic import spot_zones, synthesize
+def _plot(path: Path, name: str, question: Question, answers: list[Answer]) -> None:
+    # jinja2 is an extra, and costs 70 ms.
+    from orchestrator.dashboard.simulation import render_simulation
 
-    kind = run.nodes.accelerators
-    offers = list_offers(price_table(run, offline=True), kind, run.clouds, MarketPreference.SPOT)
-    return synthesize(
-        spot_zones(offers)[:_MOST_MADE_UP_ZONES],
-        hours=terms.deadline + _HOURS_OF_STARTS,
-        seed=seed,
-        num_gpus=int(kind.rpartition(":")[2]),
-        num_nodes=num_nodes,
-    )
+    write_page(path, render_simulation(name, question, answers))
+    say(f"Wrote the page to {path} ({path.stat().st_size // 1024} kB).")
 
 
 def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
@@ -174,68 +188,30 @@ def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
 
     if texts["work"] is None:
         raise click.UsageError("Say how much there is to train: --work 48h.")
-    if texts["deadline"] is None and deadline is None:
+    if texts["deadline"] is not None:
+        until = read_hours("--deadline", texts["deadline"])
+    elif deadline is not None:
+        until = in_hours(deadline)
+    else:
         raise click.UsageError("The spec has no limits.deadline: give one with --deadline 60h.")
-    wanted = deadline if texts["deadline"] is None else _time("--deadline", texts["deadline"])
-    assert wanted is not None
     return Terms(
-        work=_hours(_time("--work", texts["work"])),
-        deadline=_hours(wanted),
-        restart=_hours(_time("--restart", texts["restart"])),
-        state_gb=_gigabytes(texts["state"]),
-        lost_work=_hours(_time("--lost-work", texts["lost_work"], least=0)),
-        failed_launch=_hours(_time("--failed-launch", texts["failed_launch"], least=0)),
+        work=read_hours("--work", texts["work"]),
+        deadline=until,
+        restart=read_hours("--restart", texts["restart"]),
+        state_gb=read_gigabytes("--state", texts["state"]),
+        lost_work=read_hours("--lost-work", texts["lost_work"], least=0),
+        failed_launch=read_hours("--failed-launch", texts["failed_launch"], least=0),
         observe=Observe(texts["observe"]),
         billing=Billing(texts["billing"]),
     )
 
 
-def _time(option: str, text: str, least: float = 1) -> timedelta:
-    """Parse a time; raises UsageError for one that is none, or shorter than `least` seconds."""
-    from orchestrator.spec import parse_duration
-
-    try:
-        found = timedelta() if re.fullmatch(r"0(s|min|h)?", text) else parse_duration(text)
-    except (ValueError, OverflowError) as error:
-        raise click.UsageError(f"{option} {text}: {error}.") from error
-    if found.total_seconds() < least:
-        raise click.UsageError(f"{option} {text} is too short.")
-    return found
-
-
-def _hours(time: timedelta) -> float:
-    return time / timedelta(hours=1)
-
-
-def _gigabytes(text: str) -> float:
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(GB|TB|MB)", text)
-    if found is None:
-        raise click.UsageError(f"--state {text} is no size: write 156GB, 1.5TB or 300MB.")
-    return float(found[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[found[2]]
-
-
-def _document(
-    summaries: list[Summary], outcomes: list[Outcome], terms: Terms, traces: Path | None
-) -> dict[str, Any]:
-    from statistics import mean
-
+def _document(answers: list[Answer]) -> dict[str, Any]:
     return {
-        "schema_version": 1,
-        "traces": None if traces is None else str(traces),
-        "synthetic": traces is None,
-        "terms": {
-            "work_hours": terms.work,
-            "deadline_hours": terms.deadline,
-            "restart_hours": terms.restart,
-            "state_gb": terms.state_gb,
-            "lost_work_hours": terms.lost_work,
-            "failed_launch_hours": terms.failed_launch,
-            "observe": terms.observe.value,
-            "billing": terms.billing.value,
-        },
+        "terms": terms_document(answers[0].case.question.terms),
         # The least that is possible by price times time, whatever the billing of the policies.
         "optimal": {
-            "mean_usd": mean(outcome.optimal_usd for outcome in outcomes),
+            "mean_usd": answers[0].optimal_usd,
             "billing": "plain",
         },
         "policies": [
@@ -244,6 +220,8 @@ def _document(
                 "jobs": one.num_jobs,
                 "missed_deadlines": one.num_missed,
                 "mean_usd": one.mean_usd,
+                "usd": one.usd._asdict(),
+                "hours": one.hours._asdict(),
                 "mean_cost_vs_optimal": one.cost_vs_optimal,
                 "mean_cost_vs_on_demand": one.cost_vs_on_demand,
                 "ci95": list(one.interval),
@@ -253,7 +231,7 @@ def _document(
                 "mean_waiting_hours": one.mean_waiting_hours,
                 "mean_moves_usd": one.mean_moves_usd,
             }
-            for one in summaries
+            for one in _summaries(answers)
         ],
         "jobs": [
             {
@@ -261,26 +239,29 @@ def _document(
                 "optimal_usd": outcome.optimal_usd,
                 "usd": {name: ended.bill.usd for name, ended in outcome.ended.items()},
             }
-            for outcome in outcomes
+            for outcome in answers[0].outcomes
         ],
     }
 
 
-def _print(summaries: list[Summary], outcomes: list[Outcome]) -> None:
-    from statistics import mean
+def _summaries(answers: list[Answer]) -> list[Summary]:
+    return [one.summary for one in answers if one.summary is not None]
 
+
+def _print(answers: list[Answer]) -> None:
     from rich.console import Console  # 60 ms
     from rich.table import Table
 
     columns = ("policy", "mean cost", "USD", "x optimal (95 %)", "missed", "losses", "wait")
     table = Table(*columns, box=None)
+    summaries = _summaries(answers)
     most = max(one.mean_usd for one in summaries)
-    optimal = mean(outcome.optimal_usd for outcome in outcomes)
-    table.add_row("optimal", _bar(optimal, most), f"{optimal:,.2f}", "1.000")
+    optimal = answers[0].optimal_usd or 0.0
+    table.add_row("optimal", bar(optimal, most, _BAR_WIDTH), f"{optimal:,.2f}", "1.000")
     for one in sorted(summaries, key=lambda one: one.mean_usd):
         table.add_row(
             one.name,
-            _bar(one.mean_usd, most),
+            bar(one.mean_usd, most, _BAR_WIDTH),
             f"{one.mean_usd:,.2f}",
             f"{one.cost_vs_optimal:.3f} ({one.interval[0]:.3f}-{one.interval[1]:.3f})",
             f"{one.num_missed}/{one.num_jobs}",
@@ -288,7 +269,3 @@ def _print(summaries: list[Summary], outcomes: list[Outcome]) -> None:
             f"{one.mean_waiting_hours:.1f} h",
         )
     Console().print(table)
-
-
-def _bar(usd: float, most: float) -> str:
-    return "\u2588" * max(1, round(_BAR_WIDTH * usd / most))

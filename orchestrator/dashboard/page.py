@@ -18,10 +18,11 @@ def render_page(view: RunView) -> str:
     Raises:
         MissingDependency: jinja2 is not installed.
     """
-    return _environment().get_template("page.html.jinja").render(page=build_page(view))
+    return environment().get_template("page.html.jinja").render(page=build_page(view))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what fills templates; raises MissingDependency without jinja2."""
     try:
         # An extra: everything else that the orchestrator does works without it.
         from jinja2 import Environment, PackageLoader, StrictUndefined

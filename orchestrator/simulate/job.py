@@ -10,6 +10,7 @@ from enum import Enum
 from orchestrator.policy.decide import RETRY_ZONE_AFTER
 from orchestrator.policy.sight import NOWHERE, Choice, Mode, Policy, Sight, Sighting, Zone
 from orchestrator.simulate.market import Market, move_usd
+from orchestrator.simulate.spans import Span
 
 _MINUTES_PER_HOUR = 60
 # What a launch has shown of a zone is taken for true so long, as in `decide`.
@@ -80,6 +81,7 @@ class Ended:
     is_late: bool
     bill: Bill
     decisions: tuple[tuple[float, Choice], ...] = field(default=(), repr=False)
+    spans: tuple[Span, ...] = field(default=(), repr=False)
 
 
 class TooShort(Exception):
@@ -92,12 +94,13 @@ class Job:
     def __init__(
         self, market: Market, start: int, terms: Terms, policy: Policy, *, remembers: bool = False
     ) -> None:
-        """Begin at a tick of the market; `remembers` keeps the decisions."""
+        """Begin at a tick of the market; `remembers` keeps decisions and spans."""
         self._market, self._terms, self._policy = market, terms, policy
         self._start = start
         self._tick = float(start)
         self._bill = Bill()
         self._decisions: list[tuple[float, Choice]] | None = [] if remembers else None
+        self._spans: list[Span] | None = [] if remembers else None
         self._launched_at = self._ready_at = self._tick
         self._num_seen_until = start - 1
         self._restart = terms.restart / market.tick_hours
@@ -140,7 +143,11 @@ class Job:
         hours = self._hours(self._tick)
         is_late = sight.work_left > _EPSILON or hours > self._terms.deadline + _EPSILON
         return Ended(
-            hours=hours, is_late=is_late, bill=self._bill, decisions=tuple(self._decisions or ())
+            hours=hours,
+            is_late=is_late,
+            bill=self._bill,
+            decisions=tuple(self._decisions or ()),
+            spans=tuple(self._spans or ()),
         )
 
     def _hours(self, tick: float) -> float:
@@ -286,11 +293,15 @@ class Job:
                 bill.on_demand_hours += hours
             case Mode.IDLE:
                 bill.waiting_hours += hours
+        done = sight.work - sight.work_left
         if sight.mode is not Mode.IDLE:
             trained = max(0.0, until - max(self._tick, self._ready_at)) * market.tick_hours
             sight.work_left = max(0.0, sight.work_left - trained)
         self._tick = until
-        sight.now = self._hours(until)
+        began, sight.now = sight.now, self._hours(until)
+        if self._spans is not None:
+            what, now_done = (sight.mode, sight.zone), sight.work - sight.work_left
+            self._spans.append(Span(began, sight.now, *what, sight.ready_at, done, now_done))
 
 
 def simulate(market: Market, start: int, terms: Terms, policy: Policy) -> Ended:

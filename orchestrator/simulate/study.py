@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from orchestrator.errors import InputError
 from orchestrator.policy.auto import Auto
 from orchestrator.policy.published import Greedy, OnDemand, UniformProgress
 from orchestrator.policy.sight import Policy
-from orchestrator.simulate.job import Ended, Terms, simulate
+from orchestrator.simulate.job import Ended, Job, Terms, simulate
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.optimum import least_usd
 
@@ -39,6 +40,14 @@ class Outcome:
     ended: dict[str, Ended]
 
 
+class Spread(NamedTuple):
+    """What one job in ten, one in two and nine in ten stay within."""
+
+    p10: float
+    p50: float
+    p90: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """A policy over all starts; ratios are means of the jobs' own."""
@@ -47,6 +56,9 @@ class Summary:
     num_jobs: int
     num_missed: int
     mean_usd: float
+    usd: Spread
+    hours: Spread
+    """To the end."""
     cost_vs_optimal: float
     cost_vs_on_demand: float
     interval: tuple[float, float]
@@ -59,7 +71,18 @@ class Summary:
 
 
 def draw_starts(market: Market, terms: Terms, count: int, seed: int) -> list[int]:
-    """Return so many ticks to start at, from which the deadline is within the record.
+    """Return so many ticks to start at, as `last_start` has it."""
+    return draw_until(last_start(market, terms), count, seed)
+
+
+def draw_until(last: int, count: int, seed: int) -> list[int]:
+    """Return so many ticks up to the last one, in order."""
+    dice = random.Random(seed)
+    return sorted(dice.randint(0, last) for _ in range(count))
+
+
+def last_start(market: Market, terms: Terms) -> int:
+    """Return the last tick from which the deadline is within the record.
 
     Raises InputError if the record is too short, or the deadline cannot be met for sure.
     """
@@ -82,8 +105,7 @@ def draw_starts(market: Market, terms: Terms, count: int, seed: int) -> list[int
             f"The traces are {hours:.1f} h long, the deadline is {terms.deadline:g} h.",
             "Give longer traces, or a shorter --work and --deadline.",
         )
-    dice = random.Random(seed)
-    return sorted(dice.randint(0, last) for _ in range(count))
+    return last
 
 
 def study(
@@ -131,6 +153,8 @@ def summarize(name: str, outcomes: Sequence[Outcome], market: Market, terms: Ter
         num_jobs=len(ended),
         num_missed=sum(one.is_late for one in ended),
         mean_usd=mean(usd),
+        usd=spread(usd),
+        hours=spread([one.hours for one in ended]),
         cost_vs_optimal=mean(ratios),
         cost_vs_on_demand=mean(usd / on_demand),
         interval=bootstrap(ratios),
@@ -140,6 +164,20 @@ def summarize(name: str, outcomes: Sequence[Outcome], market: Market, terms: Ter
         mean_waiting_hours=mean([one.bill.waiting_hours for one in ended]),
         mean_moves_usd=mean([one.bill.moves for one in ended]),
     )
+
+
+def spread(values: Sequence[float] | np.ndarray) -> Spread:
+    """Return the percentiles of values, between two of them in proportion."""
+    return Spread(*(float(one) for one in np.percentile(values, [10, 50, 90])))
+
+
+def replay_median(
+    market: Market, outcomes: Sequence[Outcome], terms: Terms, name: str
+) -> tuple[int, Ended]:
+    """Return the start and the job that half of the others cost less than, with its memory."""
+    ranked = sorted(outcomes, key=lambda one: one.ended[name].bill.usd)
+    start = ranked[(len(ranked) - 1) // 2].start
+    return start, Job(market, start, terms, POLICIES[name](), remembers=True).run()
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float]:

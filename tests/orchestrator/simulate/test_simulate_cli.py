@@ -59,6 +59,8 @@ def test_the_document_holds_the_contract(orchestrate, files):
         assert low <= policy["mean_cost_vs_optimal"] <= high
         usd = [job["usd"][policy["name"]] for job in document["jobs"]]
         assert policy["mean_usd"] == pytest.approx(sum(usd) / 4)
+        assert min(usd) <= policy["usd"]["p10"] <= policy["usd"]["p50"] <= policy["usd"]["p90"]
+        assert 4 < policy["hours"]["p50"] <= policy["hours"]["p90"] <= 8
     assert document["terms"]["deadline_hours"] == 8
     assert (document["traces"], document["synthetic"]) == (str(traces), False)
 
@@ -142,3 +144,111 @@ def test_what_it_cannot_do_is_said_in_two_lines(orchestrate, files, changes, wor
     assert words in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 2
+
+
+def ask(orchestrate, files, *what_if):
+    spec, traces = files
+    keys = [part for one in what_if for part in ("--what-if", one)]
+    return orchestrate("simulate", spec, "--traces", traces, "--work", "2h", "--starts", 2, *keys)
+
+
+def test_what_if_has_a_row_for_each_combination(orchestrate, files):
+    spec, traces = files
+    code, out, _ = orchestrate(
+        *("simulate", spec, "--traces", traces, "--work", "2h", "--starts", 2, "--json"),
+        *("--what-if", "deadline=2h,3h,6h", "--what-if", "regions=1,a+b"),
+    )
+    assert code == 0
+    document = json.loads(out)
+    assert next(iter(document)) == "schema_version"
+    assert document["what_if"]["keys"] == ["deadline", "regions"]
+    rows = document["what_if"]["rows"]
+    assert [row["values"]["deadline"] for row in rows] == ["2h", "2h", "3h", "3h", "6h", "6h"]
+    assert {row["policy"] for row in rows} == {"auto"}
+    for row in rows[:2]:
+        assert "the deadline is 2 h" in row["infeasible"]
+        assert row["mean_usd"] is row["usd"] is row["missed_share"] is None
+    for row in rows[2:]:
+        assert row["infeasible"] is None
+        assert row["starts"] == rows[2]["starts"]
+        assert row["missed_share"] == 0
+        assert row["usd"]["p10"] <= row["usd"]["p50"] <= row["usd"]["p90"]
+        assert row["mean_usd"] >= row["optimal_mean_usd"] - 1e-9
+    assert rows[2]["zones"] == ["a"]
+    assert rows[3]["zones"] == ["a", "b"]
+    assert [row["is_cheapest"] for row in rows].count(True) == 1
+
+
+def test_what_if_prints_a_row_for_each_value_and_says_what_cannot_be(orchestrate, files):
+    code, out, _ = ask(orchestrate, files, "deadline=2h,3h,6h")
+    assert code == 0
+    rows = [line.split()[0] for line in out.splitlines()[:4]]
+    assert rows == ["deadline", "2h", "3h", "6h"]
+    assert "Least mean cost: deadline=" in out
+    assert "deadline=2h is not possible: 2 h of work" in out
+
+
+def test_another_gpu_brings_its_market_and_its_work(orchestrate, files):
+    spec, traces = files
+    fast = traces.parent / "fast"
+    fast.mkdir()
+    (fast / "c.json").write_text(zone("c", "1" * 120, spot=2.0).model_dump_json())
+    code, out, _ = orchestrate(
+        *("simulate", spec, "--traces", traces, "--starts", 2, "--json"),
+        *("--what-if", f"gpu=traces:work=4h,{fast}:work=1h"),
+    )
+    assert code == 0
+    slow, quick = json.loads(out)["what_if"]["rows"]
+    assert (slow["terms"]["work_hours"], quick["terms"]["work_hours"]) == (4, 1)
+    assert quick["zones"] == ["c"]
+    assert quick["is_cheapest"]
+
+
+@pytest.mark.parametrize(
+    ("what_if", "words"),
+    [
+        (["dedline=3h"], "did you mean deadline?"),
+        (["frobnicate=3h"], "it may be deadline"),
+        (["deadline"], "write deadline=VALUE"),
+        (["deadline=3h,"], "no value empty"),
+        (["deadline=3h,3h"], "a value twice"),
+        (["deadline=3h", "deadline=4h"], "is there twice"),
+        (["deadline=3h", "work=1h", "nodes=1"], "at most 2 keys"),
+        (["deadline=soon"], "--what-if deadline soon"),
+        (["nodes=0"], "nodes=0"),
+        (["state=much"], "state much"),
+        (["regions=3"], "has 2 regions, not 3"),
+        (["zones=bb"], "did you mean b?"),
+        (["zones=1:work=2h"], "goes with gpu and nodes only"),
+        (["gpu=trace"], "did you mean traces?"),
+        (["gpu=traces:work=1h", "work=2h"], "gpu and work both set the work"),
+        (["gpu=traces:work=1h", "nodes=2:work=2h"], "gpu and nodes both set the work"),
+    ],
+)
+def test_what_cannot_be_varied_is_said_in_two_lines(orchestrate, files, what_if, words):
+    code, out, err = ask(orchestrate, files, *what_if)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.strip().splitlines()) == 2
+
+
+def test_plot_writes_a_page_beside_what_is_printed(orchestrate, files, tmp_path):
+    page = tmp_path / "page.html"
+    spec, traces = files
+    code, out, err = orchestrate(
+        *("simulate", spec, "--traces", traces, "--work", "2h", "--starts", 2, "--json"),
+        *("--policy", "greedy", "--plot", page),
+    )
+    assert code == 0
+    assert json.loads(out)["policies"][0]["name"] == "greedy"
+    assert str(page) in err
+    assert "greedy" in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(orchestrate, files, tmp_path):
+    spec, traces = files
+    code, out, err = orchestrate(
+        *("simulate", spec, "--traces", traces, "--work", "2h", "--plot", tmp_path / "no" / "page"),
+    )
+    assert (code, out) == (2, "")
+    assert "no such folder" in err
