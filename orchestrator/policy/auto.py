@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from orchestrator.policy.hazards import phase_of
@@ -32,8 +32,12 @@ _LEARN_EVERY = 8.0
 # Of the table, in hours; and as many steps at most. Half of it takes three times as long, and was
 # hardly better on the public traces.
 _STEP, _MOST_STEPS = 0.5, 240
+# More slack than so many hours, and this share of the work, makes no difference.
+_MOST_SLACK, _MOST_SLACK_SHARE = 48.0, 2.0
 # After so many hours in the mean, a market is as usual again.
 _MOOD_HOURS = 12.0
+# What is up is left for spot elsewhere if that saves this many times its price above that price.
+_HYSTERESIS = 1.0
 # Prices that differ by less are the same to the table, and to that of a usual market.
 _PRICE_STEP, _USUAL_PRICE_STEP = 0.02, 0.1
 
@@ -46,9 +50,8 @@ class Auto:
     def __init__(self) -> None:
         self._seen: Seen | None = None
         self._known: tuple[float, Seen] | None = None
-        # The last one each, by prices: they have some megabytes.
+        # The last one, by prices.
         self._tables: dict[tuple[float, ...], Table] = {}
-        self._usual: dict[tuple[float, ...], Table] = {}
 
     def choose(self, sight: Sight) -> Choice:
         """Return what is expected to cost least from here."""
@@ -72,17 +75,13 @@ class Auto:
             self._known = (at, copy.deepcopy(seen))
             self._tables = {}
         seen.see(sight, before=math.inf)
-        spot, rough = _rounded(sight.spot, _PRICE_STEP), _rounded(sight.spot, _USUAL_PRICE_STEP)
-        if rough not in self._usual:
-            table = solve(usual_outlook(sight, rough), _grid(sight, sight.deadline))
-            self._usual = {rough: table}
+        spot = _rounded(sight.spot, _PRICE_STEP)
         if spot not in self._tables:
-            table = solve(
-                self._known[1].outlook(sight, at, spot),
-                _grid(sight, sight.deadline - at),
-                usual=self._usual[rough],
-                turns_per_hour=1 / _MOOD_HOURS,
-            )
+            grid = _grid(sight)
+            usual = solve(usual_outlook(sight, _rounded(sight.spot, _USUAL_PRICE_STEP)), grid)
+            outlook = self._known[1].outlook(sight, at, spot)
+            hours = min(grid.hours, sight.deadline - at)
+            table = solve(outlook, replace(grid, hours=hours), usual, 1 / _MOOD_HOURS)
             self._tables = {spot: table}
         return self._tables[spot]
 
@@ -110,51 +109,67 @@ class _Question:
             return
         if sight.mode is Mode.ON_DEMAND:
             yield _Option(self._on_demand(sight.zone, cold), Mode.ON_DEMAND, sight.zone)
-        places = [sight.checkpoint_place]
-        if sight.checkpoint_place == NOWHERE:
-            places = list(range(len(self.seen.places)))
+        here = sight.checkpoint_place
         usd = min(
-            self.table.if_waiting(place, sight.left, sight.work_left, self._state(place))
-            for place in places
+            self.table.if_waiting(zone, sight.work_left, sight.slack, self._state(zone))
+            for zone, one in enumerate(sight.zones)
+            if here in (NOWHERE, one.place)
         )
         yield _Option(usd, Mode.IDLE, NOWHERE)
 
     def go(self) -> Iterator[_Option]:
         """Yield the options of starting a node."""
         sight = self.sight
+        away = list(self._go_on_demand())
+        # What is left to do where a zone of which nothing is known turns out to have no room.
+        failing = min(option.usd for option in (*self.stay(), *away))
+        if sight.mode is Mode.ON_DEMAND:  # it has been left by then
+            failing = min(option.usd for option in self._go_on_demand())
         for zone, is_up in enumerate(sight.is_up):
-            if sight.mode is Mode.SPOT:
-                is_here = sight.zones[zone].place == sight.zones[sight.zone].place
-                # A node that trains is not left for a zone that may have no room.
-                if is_here or not is_up:
-                    continue
-            if is_up is not False:
-                usd = self._spot(zone, sight.restart) + sight.move(zone)
-                yield _Option(usd, Mode.SPOT, zone)
+            # A node that trains is not left for a zone that may have no room.
+            if is_up is False or (sight.mode is Mode.SPOT and (zone == sight.zone or not is_up)):
+                continue
+            usd = self._spot(zone, sight.restart) + sight.move(zone)
+            if sight.mode is not Mode.IDLE:
+                usd += _HYSTERESIS * self._price_of_changing(zone)
+            if is_up is None:
+                chance = self.seen.zones[zone].chance_up(sight.now)
+                usd = chance * usd + (1 - chance) * failing
+            yield _Option(usd, Mode.SPOT, zone)
         if sight.mode is Mode.IDLE:
-            zone = cheapest_on_demand(sight)
-            usd = self._on_demand(zone, sight.restart) + sight.move(zone)
-            yield _Option(usd, Mode.ON_DEMAND, zone)
+            yield from away
+
+    def _price_of_changing(self, zone: int) -> float:
+        """Return what it takes to leave what is up for spot in a zone: from on demand, and back."""
+        sight = self.sight
+        usd = sight.restart * sight.spot[zone] + sight.move(zone)
+        if sight.mode is Mode.ON_DEMAND:
+            usd += sight.restart * sight.zones[sight.zone].on_demand
+        return usd
+
+    def _go_on_demand(self) -> Iterator[_Option]:
+        sight = self.sight
+        zone = cheapest_on_demand(sight)
+        usd = self._on_demand(zone, sight.restart) + sight.move(zone)
+        yield _Option(usd, Mode.ON_DEMAND, zone)
 
     def _spot(self, zone: int, cold: float) -> float:
         sight, spells = self.sight, self.seen.zones[zone]
-        place = sight.zones[zone].place
         age = spells.age(sight.now) if spells.is_up else 0.0
-        state = state_of(phase_of(age), is_up=True, others_up=self.seen.is_up_beside(place))
+        state = state_of(phase_of(age), is_up=True, others_up=self.seen.is_up_beside(zone))
         price = sight.spot[zone]
-        return self.table.if_spot(place, sight.left, sight.work_left, state, cold, price)
+        return self.table.if_spot(zone, sight.work_left, sight.slack, state, cold, price)
 
     def _on_demand(self, zone: int, cold: float) -> float:
-        sight = self.sight
-        place = sight.zones[zone].place
-        return self.table.if_on_demand(place, sight.left, sight.work_left, self._state(place), cold)
+        sight, state = self.sight, self._state(zone)
+        return self.table.if_on_demand(zone, sight.work_left, sight.slack, state, cold)
 
-    def _state(self, place: int) -> int:
-        spells = self.seen.places[place]
+    def _state(self, zone: int) -> int:
+        spells = self.seen.zones[zone]
         return state_of(
             phase_of(spells.age(self.sight.now)),
             is_up=bool(spells.is_up),
-            others_up=self.seen.is_up_beside(place),
+            others_up=self.seen.is_up_beside(zone),
         )
 
 
@@ -162,15 +177,11 @@ def _rounded(prices: Sequence[float], step: float) -> tuple[float, ...]:
     return tuple(math.exp(step * round(math.log(price) / step)) for price in prices)
 
 
-def _grid(sight: Sight, hours: float) -> Grid:
-    step = max(_STEP, sight.deadline / _MOST_STEPS)
-    return Grid(
-        hours=hours,
-        work=min(sight.work, hours),
-        step=step,
-        restart=min(sight.restart, step),
-        reserve=sight.reserve,
-    )
+def _grid(sight: Sight) -> Grid:
+    slack = min(sight.deadline - sight.work, max(_MOST_SLACK, _MOST_SLACK_SHARE * sight.work))
+    hours = sight.work + slack
+    step = max(_STEP, hours / _MOST_STEPS, sight.restart)
+    return Grid(hours=hours, slack=slack, step=step, restart=sight.restart, reserve=sight.reserve)
 
 
 def _last_learning(now: float) -> float:

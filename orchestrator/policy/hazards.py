@@ -24,6 +24,8 @@ USUAL_RETURNS: Rates = np.array([1.2, 0.5, 0.25, 0.12, 0.06])
 # Hours of seeing that weigh as much as what is usual, and after which what was seen weighs half.
 _USUAL_WEIGHT = 2.0
 _HALF_LIFE = 6.0
+# Hours after which most of what was seen last of a zone says nothing of it any more.
+_MEMORY = 1.0
 # Of room, before anything is seen.
 USUAL_SHARE, _SHARE_WEIGHT = 0.5, 6.0
 
@@ -57,13 +59,16 @@ class Spells:
         self.is_up: bool | None = None
         self.since = 0.0
         self._seen_until = 0.0
+        self._last_seen: tuple[float, bool] | None = None
         self._ends = {True: np.zeros(NUM_PHASES), False: np.zeros(NUM_PHASES)}
         self._hours = {True: np.zeros(NUM_PHASES), False: np.zeros(NUM_PHASES)}
 
-    def see(self, hour: float, *, is_up: bool) -> None:
-        """Take what is seen at `hour`; before, it was as it was seen last."""
+    def see(self, hour: float, *, is_up: bool | None) -> None:
+        """Take what is seen at `hour`; before, it was as it was seen last. None: out of sight."""
         self._pass_to(hour)
-        if self.is_up is not None and is_up != self.is_up:
+        if self.is_up is not None:
+            self._last_seen = (hour, self.is_up)
+        if self.is_up is not None and is_up is not None and is_up != self.is_up:
             self._ends[self.is_up][phase_of(hour - self.since)] += 1
         if is_up != self.is_up:
             self.since = hour
@@ -76,6 +81,7 @@ class Spells:
         """
         later = Spells()
         later.is_up, later.since, later._seen_until = self.is_up, self.since, self._seen_until
+        later._last_seen = self._last_seen
         later._ends = {up: counts.copy() for up, counts in self._ends.items()}
         later._hours = {up: counts.copy() for up, counts in self._hours.items()}
         later._pass_to(hour)
@@ -96,9 +102,9 @@ class Spells:
         """Return how long the present spell has lasted, as far as is known."""
         return hour - self.since
 
-    def losses(self) -> Rates:
-        """Return how often room is lost."""
-        return self._rates(True, USUAL_LOSSES)
+    def losses(self, pace: float) -> Rates:
+        """Return how often room is lost; `pace` times what is usual of single GPUs, if unseen."""
+        return self._rates(True, pace * USUAL_LOSSES)
 
     def returns(self) -> Rates:
         """Return how often room comes back."""
@@ -114,6 +120,14 @@ class Spells:
         """Return the share of time with room."""
         up, down = self._hours[True].sum(), self._hours[False].sum()
         return float((up + USUAL_SHARE * _SHARE_WEIGHT) / (up + down + _SHARE_WEIGHT))
+
+    def chance_up(self, hour: float) -> float:
+        """Return the chance of room in a zone that is out of sight."""
+        share = self.share_up()
+        if self._last_seen is None:
+            return share
+        seen_at, was_up = self._last_seen
+        return share + (float(was_up) - share) * math.exp(-(hour - seen_at) / _MEMORY)
 
     def _rates(self, is_up: bool, usual: Rates) -> Rates:  # the key of both tables
         ends, hours = self._ends[is_up], self._hours[is_up]

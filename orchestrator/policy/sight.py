@@ -25,14 +25,17 @@ class Mode(Enum):
 
 
 class Sighting(NamedTuple):
-    """Whether a zone had room for all nodes at some hour; it stays so until it is seen anew."""
+    """Whether a zone had room for all nodes at some hour; it stays so until it is seen anew.
+
+    None: nobody looks at it from then on.
+    """
 
     hour: float
     zone: int
-    is_up: bool
+    is_up: bool | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Zone:
     """What of a zone does not change while a run goes on."""
 
@@ -63,6 +66,8 @@ class Sight:
     """How soon the policy can act again after a decision."""
     lost_work: float = 0.0
     """Most that a preemption takes back."""
+    pace: float = 1.0
+    """How often nodes like these are lost, in the usual losses of single-GPU nodes."""
     now: float = 0.0
     work_left: float = 0.0
     mode: Mode = Mode.IDLE

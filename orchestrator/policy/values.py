@@ -1,17 +1,19 @@
-"""What the rest of a run is expected to cost, by hours left, work left and what is up.
+"""What the rest of a run is expected to cost, by work left, slack and what is up.
 
 Backward dynamic programming (value iteration over a finite horizon) on a model of the market: each
-place has room or has none, with rates by age; the other places together have some or none; sooner
-or later all of it is as usual again. Costs are USD, for the present prices.
+zone has room or has none, with rates by age; the other zones together have some or none; sooner or
+later all of it is as usual again. Costs are USD, for the present prices.
 
-Shapes: P places, W steps of work left, K phases of age, and two states of the others. A state of
-a place is one of 2K: with room since phase k, or without.
+A table is over steps left and slack, not work: slack never grows, so that rows are short where a
+deadline is tight. Shapes: Z zones, S steps of slack, K phases of age, and two states of the others.
+A state of a zone is one of 2K: with room since phase k, or without.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +21,36 @@ from numpy.typing import NDArray
 from orchestrator.policy.hazards import NUM_PHASES, PHASE_STARTS
 
 Array = NDArray[np.float64]
+_Costs = NDArray[np.float32]
 
 _K = NUM_PHASES
 # Of the tables while they are computed: a fifth less time than doubles, and the same choices.
 _Small = np.float32
-# What cannot be paid: the deadline is missed.
-_FACTOR_OF_MISSING = 20.0
+# Some megabytes each; a run needs two at a time.
+_NUM_KEPT = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outlook:
-    """What is believed of P places; rates are per hour."""
+    """What is believed of Z zones; rates are per hour. Equal if every number is."""
 
-    spot: Array  # [P], USD per hour
-    on_demand: Array  # [P], USD per hour
-    losses: Array  # [P, K], of a node on spot
-    place_losses: Array  # [P, K], of all room in the place
-    place_returns: Array  # [P, K]
-    second: Array  # [P], chance that the place has room when a node is lost
-    others: Array  # [P, 2], how often the other places lose all room, and have some again
-    moves: Array  # [P, P], USD
-    odds: Array  # [P, P], of going from place to place, where the others have room
+    spot: Array  # [Z], USD per hour
+    on_demand: Array  # [Z], USD per hour
+    losses: Array  # [Z, K], of room
+    returns: Array  # [Z, K]
+    others: Array  # [Z, 2], how often the other zones lose all room, and have some again
+    moves: Array  # [Z, Z], USD
+    odds: Array  # [Z, Z], of going from zone to zone, where the others have room
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outlook) and self._numbers() == other._numbers()
+
+    def __hash__(self) -> int:
+        return hash(self._numbers())
+
+    def _numbers(self) -> bytes:
+        every = (self.spot, self.on_demand, self.losses, self.returns, self.others)
+        return b"".join(one.tobytes() for one in (*every, self.moves, self.odds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,150 +58,130 @@ class Grid:
     """What a table reaches over, in hours; with no more slack than `reserve` it is on demand."""
 
     hours: float
-    work: float
+    slack: float
     step: float
     restart: float
     """At most a step."""
     reserve: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Table:
-    """Expected USD by [steps left, place, work left, state]; states of the others vary fastest."""
+    """Expected USD by [steps left, zone, steps of slack, state]; the others vary fastest."""
 
     step: float
     """Hours of a step."""
-    waiting: NDArray[np.float32]  # 4K states
-    on_demand: NDArray[np.float32]  # 4K
-    spot: NDArray[np.float32]  # 2K: only those with room
+    waiting: _Costs  # 4K states
+    on_demand: _Costs  # 4K
+    spot: _Costs  # 2K: only those with room
     outlook: Outlook
-    chain: Array  # [P, 4K, 4K], of a place and the others, from column to row
-    alive: Array  # [P, 2K, 2K], of a node and the others
-    lost: Array  # [P, 2, 2K], to the state of the others
+    chain: Array  # [Z, 4K, 4K], of a zone and the others, from column to row
+    alive: Array  # [Z, 2K, 2K], of a node and the others
+    lost: Array  # [Z, 2, 2K], to the state of the others
 
-    def if_waiting(self, place: int, left: float, work: float, state: int) -> float:
+    def if_waiting(self, zone: int, work: float, slack: float, state: int) -> float:
         """Return the cost of doing nothing for a step."""
-        return self._mean(self.waiting, place, left - self.step, work, self.chain[place, :, state])
+        after = self._at(self.waiting, zone, work, slack - self.step)
+        return float(after @ self.chain[zone, :, state])
 
-    def if_on_demand(self, place: int, left: float, work: float, state: int, cold: float) -> float:
+    def if_on_demand(self, zone: int, work: float, slack: float, state: int, cold: float) -> float:
         """Return the cost of a step on demand, `cold` hours of which train nothing."""
-        usd = float(self.outlook.on_demand[place]) * min(self.step, work + cold)
-        after = work + cold - self.step
-        return usd + self._mean(
-            self.on_demand, place, left - self.step, after, self.chain[place, :, state]
-        )
+        usd = float(self.outlook.on_demand[zone]) * min(self.step, work + cold)
+        after = self._at(self.on_demand, zone, work + cold - self.step, slack - cold)
+        return usd + float(after @ self.chain[zone, :, state])
 
     def if_spot(
-        self, place: int, left: float, work: float, state: int, cold: float, usd_per_hour: float
+        self, zone: int, work: float, slack: float, state: int, cold: float, usd_per_hour: float
     ) -> float:
-        """Return the cost of a step on spot; `state` is that of a node with room."""
-        left, after = left - self.step, work + cold - self.step
+        """Return the cost of a step on spot; `state` is that of a zone with room."""
         usd = usd_per_hour * min(self.step, work + cold)
-        usd += self._mean(self.spot, place, left, after, self.alive[place, :, state])
-        waiting = self._at(self.waiting, place, left, after)
-        second = float(self.outlook.second[place])
-        young, none = waiting[0:2], waiting[2 * _K : 2 * _K + 2]
-        return usd + float(self.lost[place, :, state] @ (second * young + (1 - second) * none))
+        work, slack = work + cold - self.step, slack - cold
+        usd += float(self._at(self.spot, zone, work, slack) @ self.alive[zone, :, state])
+        none = self._at(self.waiting, zone, work, slack)[2 * _K : 2 * _K + 2]
+        return usd + float(none @ self.lost[zone, :, state])
 
-    def _mean(
-        self, table: NDArray[np.float32], place: int, left: float, work: float, odds: Array
-    ) -> float:
-        return float(self._at(table, place, left, work) @ odds)
-
-    def _at(
-        self, table: NDArray[np.float32], place: int, left: float, work: float
-    ) -> NDArray[np.float32]:
-        """Interpolate between the grid's points."""
-        row, column = max(left, 0.0) / self.step, max(work, 0.0) / self.step
+    def _at(self, table: _Costs, zone: int, work: float, slack: float) -> _Costs:
+        """Interpolate between the grid's points; all of it costs nothing once the work is done."""
+        if work <= 0:
+            return np.zeros(table.shape[3], _Small)
+        column = min(max(slack, 0.0) / self.step, table.shape[2] - 1)
+        row = min(work / self.step + column, table.shape[0] - 1)
         i, k = min(int(row), table.shape[0] - 2), min(int(column), table.shape[2] - 2)
-        a, b = min(row - i, 1.0), min(column - k, 1.0)
-        near = table[i : i + 2, place, k : k + 2]
+        a, b = row - i, column - k
+        near = table[i : i + 2, zone, k : k + 2]
         rows = (1 - b) * near[:, 0] + b * near[:, 1]
-        mixed: NDArray[np.float32] = (1 - a) * rows[0] + a * rows[1]
+        mixed: _Costs = (1 - a) * rows[0] + a * rows[1]
         return mixed
 
 
 def state_of(phase: int, *, is_up: bool, others_up: bool) -> int:
-    """Return the number of a place's state."""
+    """Return the number of a zone's state."""
     return 2 * (phase + (0 if is_up else _K)) + others_up
 
 
+@lru_cache(maxsize=_NUM_KEPT)
 def solve(
     outlook: Outlook, grid: Grid, usual: Table | None = None, turns_per_hour: float = 0.0
 ) -> Table:
-    """Return the table for up to so many hours and so much work.
+    """Return the table for up to so many hours and so much slack; the last ones are kept.
 
-    `usual` is what the market turns to, `turns_per_hour` times an hour; one of the same step, and
-    at least as large.
+    `usual` is what the market turns to, `turns_per_hour` times an hour; one of the same step and
+    slack, and at least as many hours.
     """
-    hours, work, step, restart = grid.hours, grid.work, grid.step, grid.restart
-    num_steps, num_work = math.ceil(hours / step) + 1, math.ceil(work / step) + 1
-    num_places = len(outlook.spot)
+    step, restart = grid.step, grid.restart
+    num_steps, num_slack = math.ceil(grid.hours / step) + 1, math.ceil(grid.slack / step) + 1
+    num_zones = len(outlook.spot)
     chain, alive, lost = _transitions(outlook, step)
     by_chain, by_alive, by_lost = (one.astype(_Small) for one in (chain, alive, lost))
-    waiting = np.empty((num_steps + 1, num_places, num_work + 1, 4 * _K), _Small)
-    on_demand = np.empty_like(waiting)
-    spot = np.empty((num_steps + 1, num_places, num_work + 1, 2 * _K), _Small)
-    work_left = np.arange(num_work + 1) * step
-    # From here to the end on demand, in the place or the cheapest other one.
-    cheapest = np.argmin(outlook.on_demand * work + outlook.moves, axis=1)
-    way = outlook.moves[np.arange(num_places), cheapest]
-    safe = (outlook.on_demand[cheapest, None] * (work_left + restart) + way[:, None]).astype(_Small)
-    stay = (outlook.on_demand[:, None] * work_left).astype(_Small)
-    missing = _FACTOR_OF_MISSING * float(outlook.on_demand.max()) * (work + restart)
-    idle = np.full((num_places, num_work + 1, 4 * _K), missing, _Small)
-    paid = idle.copy()
-    running = np.full((num_places, num_work + 1, 2 * _K), missing, _Small)
-    for table in (idle, paid, running):
-        table[:, 0] = 0
-    waiting[0], on_demand[0], spot[0] = idle, paid, running
+    waiting = np.zeros((num_steps + 1, num_zones, num_slack + 1, 4 * _K), _Small)
+    on_demand = np.zeros_like(waiting)
+    spot = np.zeros((num_steps + 1, num_zones, num_slack + 1, 2 * _K), _Small)
+    # Less slack than the reserve is on demand to the end, here or where it is cheapest.
+    first_free = min(math.ceil(grid.reserve / step - 1e-9), num_slack + 1)
+    most_work = max(grid.hours - grid.slack, step)
+    cheapest = np.argmin(outlook.on_demand * most_work + outlook.moves, axis=1)
+    way = outlook.moves[np.arange(num_zones), cheapest] + outlook.on_demand[cheapest] * restart
 
-    trained = (np.minimum(1.0, work_left / step)[None, :, None]).astype(_Small)
-    spot_usd = ((outlook.spot * step)[:, None, None]).astype(_Small)
-    on_demand_usd = ((outlook.on_demand * step)[:, None, None]).astype(_Small)
-    spot_run, on_demand_run = spot_usd * trained, on_demand_usd * trained
-    cold = restart / step
+    spot_usd = (outlook.spot * step)[:, None, None].astype(_Small)
+    on_demand_usd = (outlook.on_demand * step)[:, None, None].astype(_Small)
+    cold = _Small(restart / step)
     move = ((outlook.odds * outlook.moves).sum(axis=1)[:, None]).astype(_Small)
-    second = (outlook.second[:, None, None]).astype(_Small)
-    # Of the others of the place that one goes to: nothing is known of them.
+    # Of the others of the zone that one goes to: nothing is known of them.
     some = (outlook.others[:, 1] / np.maximum(outlook.others.sum(axis=1), 1e-12)).astype(_Small)
     odds = outlook.odds.astype(_Small)
-    has_others = num_places > 1
-    turn = 0.0 if usual is None else turns_per_hour * step
+    turn = _Small(0.0 if usual is None else turns_per_hour * step)
     for count in range(1, num_steps + 1):
-        after_idle, after_paid = idle @ by_chain, paid @ by_chain
-        split = idle.reshape(num_places, num_work + 1, 2 * _K, 2)
-        after_lost = second * split[:, :, 0] + (1 - second) * split[:, :, _K]
-        after_spot = running @ by_alive + after_lost @ by_lost
+        # Columns with work left; those with as much slack as time have none.
+        size = min(count, num_slack + 1)
+        idle, paid, running = (table[count, :, :size] for table in (waiting, on_demand, spot))
+        after_idle = waiting[count - 1, :, :size] @ by_chain
+        after_paid = on_demand[count - 1, :, :size] @ by_chain
+        gone = waiting[count - 1, :, :size, 2 * _K : 2 * _K + 2]
+        after_spot = spot[count - 1, :, :size] @ by_alive + gone @ by_lost
         if usual is not None:
-            size = slice(num_work + 1)
-            after_idle += turn * (usual.waiting[count - 1, :, size] - after_idle)
-            after_paid += turn * (usual.on_demand[count - 1, :, size] - after_paid)
-            after_spot += turn * (usual.spot[count - 1, :, size] - after_spot)
-        shifted_spot, shifted_paid = _less_work(after_spot), _less_work(after_paid)
-        start = spot_usd + cold * after_spot[:, :, :2] + (1 - cold) * shifted_spot[:, :, :2]
-        start_paid = on_demand_usd + cold * after_paid + (1 - cold) * shifted_paid
-        idle = np.minimum(after_idle, start_paid)
-        states = idle.reshape(num_places, num_work + 1, 2 * _K, 2)
-        np.minimum(states[:, :, :_K], start[:, :, None], out=states[:, :, :_K])
-        if has_others:
-            there = start[:, :, 0] * (1 - some)[:, None] + start[:, :, 1] * some[:, None]
-            elsewhere = odds @ there + move
-            np.minimum(states[..., 1], elsewhere[:, :, None], out=states[..., 1])
-        left = count * step
-        num_safe = _num_within(left - grid.reserve, step, num_work)
-        num_possible = _num_within(left - restart, step, num_work)
-        np.minimum(idle, safe[:, :, None], out=idle)
-        idle[:, num_safe:num_possible] = safe[:, num_safe:num_possible, None]
-        idle[:, num_possible:] = missing
-        idle[:, 0] = 0
-        paid = np.minimum(on_demand_run + shifted_paid, idle)
-        num_staying = _num_within(left, step, num_work)
-        np.minimum(paid[:, :num_staying], stay[:, :num_staying, None], out=paid[:, :num_staying])
-        paid[:, 0] = 0
-        running = np.minimum(spot_run + shifted_spot, idle[:, :, : 2 * _K])
-        running[:, 0] = 0
-        waiting[count], on_demand[count], spot[count] = idle, paid, running
+            after_idle += turn * (usual.waiting[count - 1, :, :size] - after_idle)
+            after_paid += turn * (usual.on_demand[count - 1, :, :size] - after_paid)
+            after_spot += turn * (usual.spot[count - 1, :, :size] - after_spot)
+        work = (step * np.arange(count, count - size, -1)).astype(_Small)
+        safe = (outlook.on_demand[cheapest, None] * work + way[:, None]).astype(_Small)
+        free = slice(first_free, None)
+        if first_free < size:
+            # Waiting takes a step of slack, a start its own time; training takes none.
+            less = slice(first_free - 1, -1)
+            start = spot_usd + cold * after_spot[:, less, :2] + (1 - cold) * after_spot[:, free, :2]
+            best = on_demand_usd + cold * after_paid[:, less] + (1 - cold) * after_paid[:, free]
+            np.minimum(best, after_idle[:, less], out=best)
+            states = best.reshape(num_zones, size - first_free, 2 * _K, 2)
+            np.minimum(states[:, :, :_K], start[:, :, None], out=states[:, :, :_K])
+            if num_zones > 1:
+                there = start[:, :, 0] * (1 - some)[:, None] + start[:, :, 1] * some[:, None]
+                elsewhere = odds @ there + move
+                np.minimum(states[..., 1], elsewhere[:, :, None], out=states[..., 1])
+            np.minimum(best, safe[:, free, None], out=idle[:, free])
+        idle[:, :first_free] = safe[:, :first_free, None]
+        np.minimum(on_demand_usd + after_paid, idle, out=paid)
+        np.minimum(paid, outlook.on_demand.astype(_Small)[:, None, None] * work[:, None], out=paid)
+        np.minimum(spot_usd + after_spot, idle[:, :, : 2 * _K], out=running)
     return Table(
         step=step,
         waiting=waiting,
@@ -203,29 +194,16 @@ def solve(
     )
 
 
-def _num_within(hours: float, step: float, most: int) -> int:
-    """Return how many multiples of a step, from 0 to the `most`th, are not more than `hours`."""
-    return min(max(math.floor(hours / step + 1e-9), -1), most) + 1
-
-
-def _less_work(values: Array) -> Array:
-    """Return the values after a whole step of work: those of one step less of it."""
-    shifted = np.empty_like(values)
-    shifted[:, 1:] = values[:, :-1]
-    shifted[:, 0] = 0
-    return shifted
-
-
 def _transitions(outlook: Outlook, step: float) -> tuple[Array, Array, Array]:
     """Return the odds of a step, for products from the right: column to row."""
     chains, alives, losses = [], [], []
-    for place in range(len(outlook.spot)):
-        down, up = np.minimum(outlook.others[place] * step, 1.0)
+    for zone in range(len(outlook.spot)):
+        down, up = np.minimum(outlook.others[zone] * step, 1.0)
         others = np.array([[1 - up, up], [down, 1 - down]])
-        own = _own_chain(outlook.place_losses[place], outlook.place_returns[place], step)
+        own = _own_chain(outlook.losses[zone], outlook.returns[zone], step)
         chains.append(np.kron(own, others).T)
         # At most once a step, and at its end: so that lives are as long in the mean as they are.
-        lost = np.minimum(outlook.losses[place] * step, 1.0)
+        lost = np.minimum(outlook.losses[zone] * step, 1.0)
         alive = np.diag(1 - lost)
         for phase in range(_K - 1):
             aged = min(step / (PHASE_STARTS[phase + 1] - PHASE_STARTS[phase]), alive[phase, phase])
@@ -237,7 +215,7 @@ def _transitions(outlook: Outlook, step: float) -> tuple[Array, Array, Array]:
 
 
 def _own_chain(losses: Array, returns: Array, step: float) -> Array:
-    """Return the odds of a place's 2K states after a step, from row to column."""
+    """Return the odds of a zone's 2K states after a step, from row to column."""
     rates = np.zeros((2 * _K, 2 * _K))
     for phase in range(_K):
         rates[phase, _K] += losses[phase]

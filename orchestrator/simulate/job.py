@@ -14,7 +14,7 @@ from orchestrator.simulate.spans import Span
 
 _MINUTES_PER_HOUR = 60
 # What a launch has shown of a zone is taken for true so long, as in `decide`.
-_BELIEVED_HOURS = RETRY_ZONE_AFTER / timedelta(hours=1)
+BELIEVED_HOURS = RETRY_ZONE_AFTER / timedelta(hours=1)
 # Ticks; sums of floats that are meant to be equal.
 _EPSILON = 1e-6
 
@@ -47,6 +47,8 @@ class Terms:
     """Most that a preemption loses: the interval between checkpoints."""
     failed_launch: float = 0.0
     """What a launch takes that finds no room; not billed."""
+    pace: float = 1.0
+    """How often nodes like these are known to be lost, in losses of single-GPU nodes."""
     observe: Observe = Observe.FREE
     billing: Billing = Billing.PLAIN
 
@@ -122,6 +124,7 @@ class Job:
             failed_launch=terms.failed_launch if terms.observe is Observe.LAUNCHES else 0.0,
             patience=market.tick_hours,  # decisions fall on ticks
             lost_work=terms.lost_work,
+            pace=terms.pace,
         )
         self._sight.is_up = [None] * len(market.names)
         self._seen_at = [-math.inf] * len(market.names)
@@ -160,6 +163,8 @@ class Job:
         sight.now = self._hours(self._tick)
         sight.spot = market.spot_at[tick]
         up = market.up_at[tick]
+        if self._terms.observe is Observe.LAUNCHES:
+            self._forget()
         is_lost = sight.mode is Mode.SPOT and not up[sight.zone]
         if self._terms.observe is Observe.FREE:
             for zone, is_up in enumerate(up):
@@ -170,8 +175,6 @@ class Job:
             self._see(sight.zone, is_up=False)
         if is_lost:
             self._lose()
-        if self._terms.observe is Observe.LAUNCHES:
-            self._forget()
 
     def _see(self, zone: int, *, is_up: bool) -> None:
         """Note what a launch, or its end, has shown of a zone."""
@@ -186,10 +189,17 @@ class Job:
         """Take what was seen a while ago for unknown, but for the zone that a node is in."""
         sight = self._sight
         on_spot = sight.zone if sight.mode is Mode.SPOT else NOWHERE
-        sight.is_up = [
-            is_up if zone == on_spot or sight.now < seen_at + _BELIEVED_HOURS - _EPSILON else None
+        old = sorted(
+            (seen_at + BELIEVED_HOURS, zone)
             for zone, (is_up, seen_at) in enumerate(zip(sight.is_up, self._seen_at, strict=True))
-        ]
+            if is_up is not None and zone != on_spot
+            if sight.now >= seen_at + BELIEVED_HOURS - _EPSILON
+        )
+        known = list(sight.is_up)
+        for hour, zone in old:
+            known[zone] = None
+            sight.sightings.append(Sighting(hour, zone, None))
+        sight.is_up = known
 
     def _lose(self) -> None:
         sight, bill = self._sight, self._bill
@@ -240,6 +250,8 @@ class Job:
         """End what is up: it has saved before."""
         sight = self._sight
         self._saved = sight.work - sight.work_left
+        if sight.mode is Mode.SPOT and self._terms.observe is Observe.LAUNCHES:
+            self._seen_at[sight.zone] = sight.now  # it has room until now
         sight.mode, sight.zone = Mode.IDLE, NOWHERE
 
     def _next_look(self, choice: Choice) -> float:
@@ -267,7 +279,7 @@ class Job:
         """Return when a zone that had no room is worth another try, in ticks."""
         sight = self._sight
         hours = (
-            seen_at + _BELIEVED_HOURS
+            seen_at + BELIEVED_HOURS
             for is_up, seen_at in zip(sight.is_up, self._seen_at, strict=True)
             if is_up is False
         )
