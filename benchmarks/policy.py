@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.forecast import SMALLER_NODES, weather_for
+from orchestrator.policy.sight import usual_pace
 from orchestrator.simulate.job import Billing, Observe, Terms
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_jobs, study, summarize
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     observe=options.observe,
                     failed_launch=1 / 30,
                     billing=options.billing,
-                    pace=_pace(case),
+                    pace=usual_pace(8 if "x8" in case.market else 1),
                 )
                 found = rows_of(case, market, terms, deadline, options.jobs)
                 rows += found
@@ -166,12 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _conclude(rows)
     return 0
-
-
-def _pace(case: Case) -> float:
-    """Return how often whole machines of 8 GPUs are lost, in losses of single GPUs."""
-    num_gpus = 8 if "x8" in case.market else 1
-    return weather_for(num_gpus, 1).losses_per_hour / SMALLER_NODES.losses_per_hour
 
 
 def _time_jobs(folder: Path, only: str) -> int:

@@ -6,6 +6,7 @@ Amounts are Decimal USD, each part rounded to a millionth, so that parts add up 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -184,6 +185,12 @@ def egress_usd(num_bytes: int, place: tuple[str, str], other: tuple[str, str]) -
     is_same_cloud = place[0] == other[0]
     rate = SAME_CLOUD_EGRESS_USD_PER_GB if is_same_cloud else CROSS_CLOUD_EGRESS_USD_PER_GB
     return Decimal(num_bytes) / _GB * rate
+
+
+def move_usd(places: Sequence[tuple[str, str]], gigabytes: float) -> list[list[float]]:
+    """Return the price of moving so much from each of the places to each other one."""
+    num_bytes = round(gigabytes * 1e9)
+    return [[float(egress_usd(num_bytes, one, other)) for other in places] for one in places]
 
 
 def _round(amount: Decimal) -> Decimal:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from orchestrator.cost import hours
 from orchestrator.offers import Market, Offer
 from orchestrator.play import ORIGIN, Outcome, Play, Weather, Work
-from orchestrator.policy.decide import Limits
+from orchestrator.policy.history import Limits
 
 _SEED = 0
 # Half a second of decisions; p90 of 200 plays is good to about 4 % of them.

@@ -15,7 +15,7 @@ from orchestrator.memory import MemoryEstimate, parameters_from_name, require_me
 from orchestrator.offers import Offer, PriceTable, list_offers
 from orchestrator.places import home_place, split_place
 from orchestrator.play import Weather, Work
-from orchestrator.policy.decide import Limits
+from orchestrator.policy.history import Limits
 from orchestrator.policy.situation import RESTART, STOP_MARGIN
 from orchestrator.prices import price_table
 from orchestrator.spec import RunSpec

@@ -15,21 +15,10 @@ from decimal import Decimal
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.cost import HOURS_PER_MONTH, STORAGE_USD_PER_GB_MONTH, egress_usd, hours
 from orchestrator.offers import Market, Offer
-from orchestrator.policy.decide import (
-    MAX_PREEMPTIONS,
-    MIN_STAY,
-    RETRY_ZONE_AFTER,
-    Decision,
-    Drain,
-    History,
-    Keep,
-    Launch,
-    LaunchRecord,
-    Limits,
-    Stop,
-    Wait,
-    decide,
-)
+from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
+from orchestrator.policy.by_price import MIN_STAY
+from orchestrator.policy.decide import MAX_PREEMPTIONS, decide
+from orchestrator.policy.history import RETRY_ZONE_AFTER, History, LaunchRecord, Limits
 
 ORIGIN = datetime(2000, 1, 1, tzinfo=timezone.utc)  # only differences matter
 # Older launches change no decision.
@@ -133,6 +122,7 @@ class Play:
             is_complete=self.done >= self.work.productive,
             stop_requested=False,
             num_nodes=self.work.num_nodes,
+            began_at=ORIGIN,
         )
         return decide(history, self.offers, self.limits, self.now)
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from pydantic import (
 from checkpoints.store import CLOUD_SCHEMES
 from orchestrator.errors import SpecError
 from orchestrator.offers import MarketPreference
+from orchestrator.policy.sight import PolicyName
 from train.config import CheckpointOptions, DataOptions, ModelOptions, TrainOptions
 
 SCHEMA_VERSION = 1
@@ -72,12 +72,10 @@ class NodesSpec(_Section):
     accelerators: str = Field(default="A100-80GB:8", pattern=r"^[A-Za-z0-9-]+:[1-9][0-9]?$")
     """Accelerators per node, as SkyPilot names them."""
 
-
-class PolicyName(str, Enum):
-    """How to decide where and when to run."""
-
-    AUTO = "auto"
-    GREEDY = "greedy"
+    @property
+    def num_gpus(self) -> int:
+        """Accelerators of one node."""
+        return int(self.accelerators.partition(":")[2])
 
 
 class LimitsSpec(_Section):
@@ -90,7 +88,7 @@ class LimitsSpec(_Section):
     market: MarketPreference = MarketPreference.SPOT_WITH_FALLBACK
     """Which capacity may be bought."""
     policy: PolicyName = PolicyName.AUTO
-    """How offers are chosen; auto is greedy in this version."""
+    """How to decide where and when to run, if there is a deadline."""
 
 
 class WandbSpec(_Section):

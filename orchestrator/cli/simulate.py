@@ -41,13 +41,14 @@ from orchestrator.cli.what_if import (
     read_varied,
     what_if_document,
 )
+from orchestrator.policy.sight import PolicyName
 
 if TYPE_CHECKING:
     from orchestrator.simulate.job import Terms
     from orchestrator.simulate.study import Summary
     from orchestrator.simulate.what_if import Answer, Question
 
-POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
+POLICY_NAMES = tuple(name.value for name in PolicyName)
 _BAR_WIDTH = 12
 
 

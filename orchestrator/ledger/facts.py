@@ -106,14 +106,30 @@ class RunAmended(_Fact):
     sections: dict[str, Any]
 
 
+class Asked(_Fact):
+    """The question behind a decision, as far as the facts do not tell it."""
+
+    at: Instant
+    seconds_per_step: float | None
+    """Wall seconds; None before any step was measured."""
+    read: dict[str, int]
+    """How many facts of each writer were known, where that is not what the same author's decision
+    before this one says."""
+    offers: tuple[QuotedOffer, ...] | None = None
+    """None: those of the same author's decision before, at first those of the run's record."""
+
+
 class DecisionMade(_Fact):
     """The policy decided something other than to go on."""
 
     fact: Literal["decision_made"] = "decision_made"
-    action: Literal["launch", "wait", "drain", "stop"]
+    action: Literal["keep", "launch", "wait", "drain", "stop"]
+    """`keep` is never recorded: it is what a replay may find in place of another."""
     why: str
     offer: QuotedOffer | None = None
     until: Instant | None = None
+    asked: Asked | None = None
+    """None in runs of earlier versions."""
 
 
 class LaunchStarted(_Fact):

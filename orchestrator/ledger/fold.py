@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -91,6 +92,8 @@ class RunState:
     file_spec: RunSpec
     """The spec as the file of the last launch had it."""
     num_entries: int
+    num_by_writer: Mapping[str, int]
+    """How many facts of each writer these are."""
     launched_at: datetime
     """When the run was launched last; retry budgets count from here."""
     launches: tuple[LaunchView, ...]
@@ -170,6 +173,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         spec=_amend(record.spec, draft.spec_changes),
         file_spec=_amend(record.spec, draft.file_changes),
         num_entries=len(unique),
+        num_by_writer=Counter(writer for writer, _ in unique),
         launched_at=launched_at,
         launches=tuple(
             sorted(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 
-from orchestrator.policy.decide import RETRY_ZONE_AFTER
+from orchestrator.cost import move_usd
+from orchestrator.policy.history import RETRY_ZONE_AFTER
 from orchestrator.policy.sight import NOWHERE, Choice, Mode, Policy, Sight, Sighting, Zone
-from orchestrator.simulate.market import Market, move_usd
+from orchestrator.simulate.market import Market
 from orchestrator.simulate.spans import Span
 
 _MINUTES_PER_HOUR = 60

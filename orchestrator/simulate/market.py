@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
 from orchestrator.errors import InputError
 from orchestrator.simulate.zone_trace import ZoneTrace
 
@@ -90,18 +89,6 @@ def make_market(traces: Sequence[ZoneTrace], num_nodes: int) -> Market:
         next_up=[_next(row) for row in up],
         next_change=[1 + tick for tick in _next(changed)],
     )
-
-
-def move_usd(places: Sequence[tuple[str, str]], gigabytes: float) -> list[list[float]]:
-    """Return what it costs to take so much from each of the places to each other one."""
-
-    def rate(one: tuple[str, str], other: tuple[str, str]) -> float:
-        if one == other:
-            return 0.0
-        same = one[0] == other[0]
-        return float(SAME_CLOUD_EGRESS_USD_PER_GB if same else CROSS_CLOUD_EGRESS_USD_PER_GB)
-
-    return [[rate(one, other) * gigabytes for other in places] for one in places]
 
 
 def _ticks(trace: ZoneTrace, gap: float, num_ticks: int) -> NDArray[np.int64]:

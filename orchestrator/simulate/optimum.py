@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.cost import move_usd
 from orchestrator.simulate.job import Terms
-from orchestrator.simulate.market import Market, move_usd
+from orchestrator.simulate.market import Market
 
 _Usd = NDArray[np.float64]  # by units of work left
 _IMPOSSIBLE = 1e15

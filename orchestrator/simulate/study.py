@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,19 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.errors import InputError
-from orchestrator.policy.auto import Auto
-from orchestrator.policy.published import Greedy, OnDemand, UniformProgress
-from orchestrator.policy.sight import Policy
+from orchestrator.policy.named import make_policy
 from orchestrator.simulate.job import Ended, Job, Terms, simulate
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.optimum import least_usd
 
-POLICIES: dict[str, Callable[[], Policy]] = {
-    "on_demand": OnDemand,
-    "greedy": Greedy,
-    "uniform_progress": UniformProgress,
-    "auto": Auto,
-}
 _NUM_RESAMPLES = 2_000
 # Of starts: enough to keep a process busy, few enough to show progress.
 _CHUNK = 2
@@ -177,7 +169,7 @@ def replay_median(
     """Return the start and the job that half of the others cost less than, with its memory."""
     ranked = sorted(outcomes, key=lambda one: one.ended[name].bill.usd)
     start = ranked[(len(ranked) - 1) // 2].start
-    return start, Job(market, start, terms, POLICIES[name](), remembers=True).run()
+    return start, Job(market, start, terms, make_policy(name), remembers=True).run()
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -192,7 +184,7 @@ def _outcome(market: Market, start: int, terms: Terms, policies: Sequence[str]) 
     return Outcome(
         start=start,
         optimal_usd=least_usd(market, start, terms),
-        ended={name: simulate(market, start, terms, POLICIES[name]()) for name in policies},
+        ended={name: simulate(market, start, terms, make_policy(name)) for name in policies},
     )
 
 
@@ -205,7 +197,7 @@ def _begin(market: Market) -> None:
 
 
 def _job_in_worker(start: int, terms: Terms, policy: str) -> Ended:
-    return simulate(_market[0], start, terms, POLICIES[policy]())
+    return simulate(_market[0], start, terms, make_policy(policy))
 
 
 def _outcome_in_worker(start: int, terms: Terms, policies: Sequence[str]) -> Outcome:

@@ -107,7 +107,15 @@ class Laptop:
 
         status = self.wait_for(has_ended)
         assert status["state"] == state, f"{status}\n{self.log()}"
+        decisions = self.replay_decisions()
+        assert all(is_equal for _, _, is_equal in decisions), decisions
         return status
+
+    def replay_decisions(self) -> list[tuple[str, str, bool]]:
+        """Return what was decided, and whether the ledger alone gives the same again."""
+        script = Path(__file__).with_name("decisions.py")
+        done = self.cell.run(["python", script, f"s3://runs/{self.name}"], check=True)
+        return [tuple(one) for one in json.loads(done.stdout)]
 
     def living(self) -> list[Instance]:
         return [one for one in self.cell.instances(self.name) if one.is_alive]

@@ -52,6 +52,7 @@ def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, de
     assert (first["region"], second["region"]) == ("us-east-1", "us-west-2")
     assert second["usd_per_hour"] == 5.25  # cheaper since the run was launched
     assert second["resumed_step"] >= 10
+    assert [action for action, _, _ in laptop.replay_decisions()] == ["launch", "launch", "stop"]
     seen = laptop.cell.instances(laptop.name)
     assert [one.zone for one in seen] == [first["zone"], second["zone"]]
     assert not laptop.living()

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from tests.end_to_end.decisions import replay
 from tests.end_to_end.wandb_runs import scan
 
 PREEMPTIONS = [{"after_step": 6}, {"during": "checkpoint"}]
@@ -41,6 +42,9 @@ def test_preempted_run_equals_the_undisturbed_one_bit_for_bit(workplace):
     assert regions[1] == ("aws", "us-east-1")
     assert list((east / "rough").rglob("*.json")) == []
     assert workplace.run("checkpoints", "verify", "rough", "--all").returncode == 0
+    decisions = replay((workplace.folder / "store" / "rough").as_uri())
+    assert len(decisions) >= 4  # three launches and a stop
+    assert all(is_equal for _, _, is_equal in decisions), decisions
 
     verdict = workplace.document("checkpoints", "verify", "rough", "--against", "calm")
     assert verdict["problems"] == verdict["against"]["differing"] == []

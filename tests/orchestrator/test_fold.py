@@ -23,8 +23,8 @@ from orchestrator.ledger.facts import (
     parse_entries,
 )
 from orchestrator.ledger.fold import fold
-from orchestrator.policy.decide import Keep, Stop
-from orchestrator.policy.situation import situation
+from orchestrator.policy.answers import Keep, Stop
+from orchestrator.policy.situation import seconds_per_step, situation
 from tests.orchestrator.histories import Ledger, at, make_record, measured_step
 
 RECORD = make_record()
@@ -128,7 +128,7 @@ def test_launch_that_is_up_stays_in_sight_when_the_run_is_launched_again():
     ledger.launched(0)
     ledger.launch("one", 1, attempt=1)
     ledger.launched(5)
-    assert isinstance(situation(fold(RECORD, ledger.entries), [], at(6)).decide(), Keep)
+    assert isinstance(situation(fold(RECORD, ledger.entries), None, at(6)).decide(), Keep)
 
 
 def test_run_whose_last_step_is_committed_is_done_although_its_node_was_lost():
@@ -136,7 +136,7 @@ def test_run_whose_last_step_is_committed_is_done_although_its_node_was_lost():
     ledger.launched(0)
     ledger.launch("one", 1, until=20, attempt=1)
     ledger.commit(19, attempt=1, step=RECORD.num_steps)
-    decision = situation(fold(RECORD, ledger.entries), [], at(21)).decide()
+    decision = situation(fold(RECORD, ledger.entries), None, at(21)).decide()
     assert isinstance(decision, Stop)
     assert decision.reason is StopReason.DONE
 
@@ -150,7 +150,7 @@ def test_work_left_counts_what_saves_cost_between_steps():
     # Steps of a second, and a second and a half after the second of them.
     starts = (2.0, 3.0, 5.5, 6.5)
     measured = [measured_step(1, step, start) for step, start in enumerate(starts, start=1)]
-    asked = situation(state, measured, at(10))
+    asked = situation(state, seconds_per_step(measured), at(10))
     assert asked.history.work_left == timedelta(seconds=1.5 * 6 * RECORD.spec.time_scale)
 
 

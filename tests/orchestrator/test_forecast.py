@@ -12,7 +12,7 @@ import pytest
 from orchestrator.forecast import forecast, weather_for
 from orchestrator.offers import Market, MarketPreference
 from orchestrator.play import Weather, Work
-from orchestrator.policy.decide import Limits
+from orchestrator.policy.history import Limits
 from tests.orchestrator.histories import make_offer
 
 HOUR = timedelta(hours=1)

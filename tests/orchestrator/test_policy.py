@@ -13,22 +13,10 @@ from hypothesis import strategies as st
 
 from orchestrator.attempts import EndReason, RetryBudget, StopReason, charged_to
 from orchestrator.offers import Market, MarketPreference, Offer
-from orchestrator.policy.decide import (
-    MAX_FAILURES,
-    MAX_PREEMPTIONS,
-    MAX_WAIT,
-    MIN_STAY,
-    RETRY_ZONE_AFTER,
-    Drain,
-    History,
-    Keep,
-    Launch,
-    LaunchRecord,
-    Limits,
-    Stop,
-    Wait,
-    decide,
-)
+from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
+from orchestrator.policy.by_price import MAX_WAIT, MIN_STAY
+from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS, decide
+from orchestrator.policy.history import RETRY_ZONE_AFTER, History, LaunchRecord, Limits
 from tests.orchestrator.histories import START, make_offer
 
 EAST = make_offer("us-east-1", usd="8")
@@ -43,6 +31,7 @@ NOTHING_YET = History(
     work_left=None,
     is_complete=False,
     stop_requested=False,
+    began_at=START,
 )
 LIMITS = Limits(
     budget_usd=Decimal(100),
@@ -193,9 +182,9 @@ def test_on_demand_is_kept_where_spot_was_refused_a_moment_ago():
     assert isinstance(decision, Keep)
 
 
-def test_close_deadline_avoids_the_region_just_lost():
+def test_close_deadline_avoids_the_region_that_had_no_room_on_demand():
     elsewhere = make_offer("us-west-2", Market.ON_DEMAND, usd="31")
-    history = replace(after(ended(EAST, EndReason.NODE_LOST)), work_left=HOUR)
+    history = replace(after(ended(ON_DEMAND, EndReason.NO_CAPACITY)), work_left=HOUR)
     limits = replace(LIMITS, deadline_at=START + HOUR)
     decision = decide(history, [EAST, ON_DEMAND, elsewhere], limits, START)
     assert isinstance(decision, Launch)

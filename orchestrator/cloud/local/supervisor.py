@@ -28,8 +28,8 @@ from orchestrator.cloud.local.preemptions import (
     ScriptedPreemptions,
     find_unfinished_checkpoint,
 )
+from orchestrator.deciding import Decider
 from orchestrator.ledger.facts import (
-    DecisionMade,
     FinalState,
     LaunchEnded,
     LaunchReady,
@@ -45,15 +45,8 @@ from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
 from orchestrator.places import open_places
-from orchestrator.policy.decide import (
-    Decision,
-    Drain,
-    Keep,
-    Launch,
-    Stop,
-    Wait,
-)
-from orchestrator.policy.situation import market_time, situation
+from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
+from orchestrator.policy.situation import market_time
 from train.spool import Notice
 
 _log = logging.getLogger(__name__)
@@ -88,6 +81,7 @@ class Supervisor:
         self._nodes = nodes
         self._clock = clock
         self._journal = Journal(store, "supervisor", clock)
+        self._decider = Decider(record)
         self._ledger = LedgerReader(store)
         self._measurements = MeasurementReader(store)
         self._measured: Sequence[Measured] = ()
@@ -99,7 +93,7 @@ class Supervisor:
         self._node: LocalNode | None = None
         self._taking_back: tuple[Preemption, datetime] | None = None
         self._stopping_since: datetime | None = None
-        self._last_wait: str | None = None
+        self._waiting_until: datetime | None = None
         self._beat_at: datetime | None = None
         self._is_draining = False
         self._is_usurped = False
@@ -155,7 +149,7 @@ class Supervisor:
         )
 
     def _decide(self, state: RunState) -> Decision:
-        return situation(state, self._measured, self._clock.now()).decide()
+        return self._decider.ask(state, self._measured, self._clock.now())
 
     def _end_strays(self, state: RunState) -> None:
         """End launches that are open in the ledger but not ours, as of their last sign of life.
@@ -209,11 +203,11 @@ class Supervisor:
         launch = f"{self._record.run_id}-{secrets.token_hex(4)}"
         quoted = QuotedOffer.quote(offer)
         has_capacity = self._source.has_capacity(offer, self._market.at(now), self._state())
-        self._journal.record(DecisionMade(action="launch", why=decision.why, offer=quoted))
+        self._journal.record(self._decider.made(decision))
         self._journal.note(
             LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
         )
-        self._last_wait = None
+        self._waiting_until = None
         if self._is_draining:
             withdraw(self._store, RequestKind.DRAIN)
         self._is_draining = False
@@ -241,17 +235,17 @@ class Supervisor:
         )
 
     def _note_wait(self, decision: Wait) -> None:
-        if decision.why != self._last_wait:
-            self._last_wait = decision.why
-            until = self._market.wall_at(decision.until)
-            self._journal.note(DecisionMade(action="wait", why=decision.why, until=until))
+        now = self._market.at(self._clock.now())
+        if self._waiting_until is None or self._waiting_until < now:
+            self._waiting_until = decision.until
+            self._journal.note(self._decider.made(decision))
 
     def _drain(self, decision: Drain) -> None:
         """Have the node save and leave; what follows is decided when it has."""
         if self._is_draining:
             return
         self._is_draining = True
-        self._journal.note(DecisionMade(action="drain", why=decision.why))
+        self._journal.note(self._decider.made(decision))
         now = self._clock.now()
         ask(self._store, Request(kind=RequestKind.DRAIN, at=now, by=self._journal.writer))
 
@@ -261,11 +255,12 @@ class Supervisor:
         if self._node is not None:
             if self._stopping_since is None:
                 self._stopping_since = now
-                self._journal.note(DecisionMade(action="stop", why=decision.why))
+                self._journal.note(self._decider.made(decision))
                 ask(self._store, Request(kind=RequestKind.STOP, at=now, by=self._journal.writer))
             if now - self._stopping_since > _STOP_GRACE:
                 self._destroy(EndReason.STOPPED, TerminatedBy.US, "it did not stop in time")
             return None
+        self._journal.record(self._decider.made(decision))
         launched_at = self._state().launched_at
         ended = RunEnded.after(decision.reason, decision.why, launched_at)
         self._journal.note(ended)

@@ -13,7 +13,7 @@ from sky.jobs import state
 from orchestrator.attempts import StopReason
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded
 from orchestrator.cloud.skypilot.job import Job, log
-from orchestrator.policy.decide import Drain, Stop
+from orchestrator.policy.answers import Drain, Stop
 
 # How long nodes may take to save when the run is to stop; then they are terminated.
 _STOP_GRACE_S = 180.0

@@ -21,9 +21,9 @@ from checkpoints.layout import job_key
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, reason_for_exit
 from orchestrator.clock import Clock
+from orchestrator.deciding import Decider
 from orchestrator.errors import UnknownRun, unreadable
 from orchestrator.ledger.facts import (
-    DecisionMade,
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
@@ -38,8 +38,7 @@ from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
 from orchestrator.offers import Offer
-from orchestrator.policy.decide import Decision, Drain, Launch, Stop, Wait
-from orchestrator.policy.situation import situation
+from orchestrator.policy.answers import Decision, Drain, Launch, Stop, Wait
 from orchestrator.spec import RunSpec
 
 _BEAT_EVERY = timedelta(seconds=60)
@@ -108,11 +107,13 @@ class Conductor:
         self.owner = owner_of(job)
         self._prefix = f"{record.run_id}-{self.owner[-6:]}-"
         self._journal = Journal(store, "controller", clock)
+        self._decider = Decider(record)
         self._ledger = LedgerReader(store)
         self._measurements: tuple[int, MeasurementReader] | None = None
         self._measured: Sequence[Measured] = ()
         self._beat_at: datetime | None = None
         self._last_told: str | None = None
+        self._waiting_until: datetime | None = None
         self._launched_at = launched_at
         self._has_claimed: bool | None = None
 
@@ -133,7 +134,7 @@ class Conductor:
         if not self._is_ours(state):
             raise Superseded("another managed job carries the run out")
         measured, now = self._measure(state), self._clock.now()
-        return situation(state, measured, now, self._offers(state.spec)).decide()
+        return self._decider.ask(state, measured, now, self._offers(state.spec))
 
     def beat(self) -> None:
         """Show the agents that their controller lives."""
@@ -153,7 +154,7 @@ class Conductor:
         withdraw(self._store, RequestKind.STOP)
         quoted = QuotedOffer.quote(decision.offer)
         launch = f"{self._prefix}{secrets.token_hex(3)}"
-        self._journal.record(DecisionMade(action="launch", why=decision.why, offer=quoted))
+        self._journal.record(self._decider.made(decision))
         self._journal.note(
             LaunchStarted(
                 launch=launch,
@@ -162,7 +163,7 @@ class Conductor:
                 launched_at=self._launched_at,
             )
         )
-        self._last_told = None
+        self._last_told = self._waiting_until = None
         return launch, quoted
 
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
@@ -203,10 +204,10 @@ class Conductor:
         )
 
     def waiting(self, decision: Wait) -> None:
-        """Write down that nothing is asked for at present; once per reason."""
-        if self._last_told != decision.why:
-            self._journal.note(DecisionMade(action="wait", why=decision.why, until=decision.until))
-            self._last_told = decision.why
+        """Write down that nothing is asked for at present; once for the time that it holds."""
+        if self._waiting_until is None or self._waiting_until < self._clock.now():
+            self._journal.note(self._decider.made(decision))
+            self._waiting_until = decision.until
 
     def ask_to_leave(self, decision: Drain | Stop) -> str | None:
         """Ask the agents to save and leave, once per launch; return which, None without one."""
@@ -216,7 +217,7 @@ class Conductor:
         kind = RequestKind.DRAIN if isinstance(decision, Drain) else RequestKind.STOP
         told = f"{kind.value} {launch.launch}"
         if self._last_told != told:
-            self._journal.note(DecisionMade(action=kind.value, why=decision.why))
+            self._journal.note(self._decider.made(decision))
             now, launched_at = self._clock.now(), self._launched_at
             ask(self._store, Request(kind=kind, at=now, by=self.owner, launched_at=launched_at))
             self._last_told = told
@@ -228,6 +229,7 @@ class Conductor:
         is_fenced = bool(state.launches) and state.launches[-1].reason is EndReason.FENCED
         if state.ended is not None or is_fenced or not self._is_ours(state):
             return
+        self._journal.record(self._decider.made(stop))
         self._journal.note(RunEnded.after(stop.reason, stop.why, state.launched_at))
 
     def _offers(self, spec: RunSpec) -> Sequence[Offer] | None:

@@ -35,7 +35,7 @@ from orchestrator.ledger.fold import LaunchView, RunState, fold
 from orchestrator.ledger.heartbeat import last_beat_at
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord
-from orchestrator.policy.decide import Stop
+from orchestrator.policy.answers import Stop
 from orchestrator.policy.situation import situation
 
 _log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def _ended(launch: str, reason: EndReason, gone_at: datetime | None = None) -> L
 
 def _note_run_end(state: RunState, reason: EndReason, journal: Journal, clock: Clock) -> None:
     """Write the end of the run: nothing follows a last step, a stop or a budget that is used up."""
-    decision = situation(state, (), clock.now()).decide()
+    decision = situation(state, None, clock.now()).decide()
     if not isinstance(decision, Stop):
         is_done = reason is EndReason.SUCCEEDED
         decision = Stop(

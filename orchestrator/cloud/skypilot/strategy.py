@@ -38,7 +38,7 @@ from orchestrator.cloud.skypilot.environment import (
 from orchestrator.cloud.skypilot.job import Job, Underway, log, patiently
 from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.errors import OrchestratorError
-from orchestrator.policy.decide import Decision, Drain, Keep, Launch, Stop, Wait
+from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 
 # One per job in a process: SkyPilot makes a new strategy when it takes a job up again.
 _attendants: weakref.WeakValueDictionary[int, Attendant] = weakref.WeakValueDictionary()

@@ -117,7 +117,7 @@ def test_other_decisions_of_the_policy_are_not_the_node_s_business(tmp_path):
         by = TerminatedBy.ITSELF
         scene.journal.note(LaunchEnded(launch=launch, reason=failed, terminated_by=by))
     state = fold(scene.record, LedgerReader(scene.store).read())
-    decision = situation(state, (), scene.clock.now()).decide()
+    decision = situation(state, None, scene.clock.now()).decide()
     assert decision.reason is StopReason.TOO_MANY_FAILURES
     assert scene.look(EVERY_S) is None
 

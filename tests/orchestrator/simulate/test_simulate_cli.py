@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import simulate as command
-from orchestrator.simulate.study import POLICIES
+from orchestrator.policy.named import POLICIES
 from tests.orchestrator.simulate.markets import zone
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

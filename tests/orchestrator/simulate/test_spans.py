@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.policy.named import POLICIES
 from orchestrator.simulate.job import Job, Observe, Terms
 from orchestrator.simulate.spans import Doing, progress, stretches
-from orchestrator.simulate.study import POLICIES, replay_median, study
+from orchestrator.simulate.study import replay_median, study
 from tests.orchestrator.simulate.markets import TICK_S, market
 
 TICK = TICK_S / 3600

@@ -24,7 +24,7 @@ from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import RunRecord, create_record
 from orchestrator.ledger.requests import RequestKind, read_requests
-from orchestrator.policy.decide import Drain, Keep, Launch, Stop, Wait
+from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
 from tests.orchestrator.histories import START, make_offer, make_record
 
 EAST, WEST = make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="9")
