@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from orchestrator.simulate.study import Summary
     from orchestrator.simulate.what_if import Answer, Question
 
-POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "auto")
+POLICY_NAMES = ("on_demand", "greedy", "uniform_progress", "skynomad", "auto")
 _BAR_WIDTH = 12
 
 

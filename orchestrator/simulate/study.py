@@ -16,6 +16,7 @@ from orchestrator.errors import InputError
 from orchestrator.policy.auto import Auto
 from orchestrator.policy.published import Greedy, OnDemand, UniformProgress
 from orchestrator.policy.sight import Policy
+from orchestrator.policy.skynomad import SkyNomad
 from orchestrator.simulate.job import Ended, Job, Terms, simulate
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.optimum import least_usd
@@ -24,6 +25,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "on_demand": OnDemand,
     "greedy": Greedy,
     "uniform_progress": UniformProgress,
+    "skynomad": SkyNomad,
     "auto": Auto,
 }
 _NUM_RESAMPLES = 2_000
