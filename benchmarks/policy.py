@@ -25,7 +25,7 @@ from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_job
 from orchestrator.simulate.traces import read_traces
 from orchestrator.simulate.zone_trace import ZoneTrace
 
-POLICIES = ("greedy", "uniform_progress", "auto")
+POLICIES = ("greedy", "uniform_progress", "skynomad", "auto")
 # Work in hours that the markets' halves have room for, and deadlines in multiples of it.
 _WORK = {"v100": 48.0, "h100": 30.0}
 _DEADLINES = (1.1, 1.25, 1.5)

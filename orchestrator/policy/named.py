@@ -7,11 +7,13 @@ from collections.abc import Callable
 from orchestrator.policy.auto import Auto
 from orchestrator.policy.published import Greedy, OnDemand, UniformProgress
 from orchestrator.policy.sight import Policy, PolicyName
+from orchestrator.policy.skynomad import SkyNomad
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     PolicyName.ON_DEMAND.value: OnDemand,
     PolicyName.GREEDY.value: Greedy,
     PolicyName.UNIFORM_PROGRESS.value: UniformProgress,
+    PolicyName.SKYNOMAD.value: SkyNomad,
     PolicyName.AUTO.value: Auto,
 }
 

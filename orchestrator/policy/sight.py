@@ -23,6 +23,7 @@ class PolicyName(str, Enum):
     ON_DEMAND = "on_demand"
     GREEDY = "greedy"
     UNIFORM_PROGRESS = "uniform_progress"
+    SKYNOMAD = "skynomad"
     AUTO = "auto"
 
 

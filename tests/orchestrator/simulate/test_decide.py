@@ -35,6 +35,7 @@ ACTIONS = {
     "on_demand": {Launch},
     "greedy": {Launch, Keep, Wait},
     "uniform_progress": {Launch, Keep, Wait, Drain},
+    "skynomad": {Launch, Keep, Wait, Drain},
     "auto": {Launch, Keep, Wait, Drain},
 }
 

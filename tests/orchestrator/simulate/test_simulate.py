@@ -89,11 +89,11 @@ def test_what_a_launch_finds_out_takes_time(policy):
     )
     ended = run(["0" * 6 + "1" * 18, "0" * 24], policy, terms)
     assert not ended.is_late
-    if policy in ("greedy", "uniform_progress"):
+    if policy in ("greedy", "uniform_progress", "skynomad"):
         assert ended.bill.num_failed_launches >= 2
 
 
-@pytest.mark.parametrize("policy", ["greedy", "uniform_progress", "auto"])
+@pytest.mark.parametrize("policy", ["greedy", "uniform_progress", "skynomad", "auto"])
 def test_a_zone_that_had_no_room_is_tried_again(policy):
     terms = Terms(
         work=1.0, deadline=4.0, restart=TICK / 2, observe=Observe.LAUNCHES, failed_launch=TICK / 5
@@ -152,13 +152,10 @@ class Remembering:
         return self.asked[-1][1]
 
 
-@settings(max_examples=6, deadline=None)
-@given(
-    seed=st.integers(0, 999),
-    policy=st.sampled_from(list(POLICIES)),
-    observe=st.sampled_from(list(Observe)),
-)
-def test_a_policy_answers_what_it_is_shown_whatever_it_was_asked_before(seed, policy, observe):
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 999), observe=st.sampled_from(list(Observe)))
+def test_a_policy_answers_what_it_is_shown_whatever_it_was_asked_before(policy, seed, observe):
     dice = random.Random(seed)
     # Long enough to learn several times, and a price that changes meanwhile.
     traces = [

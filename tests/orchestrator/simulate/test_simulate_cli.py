@@ -112,7 +112,7 @@ def test_the_table_names_every_policy_and_the_optimum(orchestrate, files):
         "simulate", spec, "--traces", traces, "--work", "2h", "--deadline", "6h", "--starts", 2
     )
     assert code == 0
-    for name in ("optimal", "auto", "greedy", "uniform_progress", "on_demand"):
+    for name in ("optimal", "auto", "skynomad", "greedy", "uniform_progress", "on_demand"):
         assert name in out
 
 

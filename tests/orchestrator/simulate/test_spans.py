@@ -42,7 +42,7 @@ def test_progress_falls_where_work_is_lost():
 @settings(max_examples=40, deadline=None)
 @given(
     room=st.lists(st.text("01", min_size=24, max_size=24), min_size=1, max_size=2),
-    policy=st.sampled_from(["greedy", "uniform_progress", "on_demand"]),
+    policy=st.sampled_from(["greedy", "uniform_progress", "skynomad", "on_demand"]),
     observe=st.sampled_from(list(Observe)),
 )
 def test_every_hour_of_a_job_is_in_one_stretch(room, policy, observe):
