@@ -24,6 +24,8 @@ GET_USD = Decimal("0.0000004")
 # Per GB: between regions of one cloud, and from one cloud to another (internet egress).
 SAME_CLOUD_EGRESS_USD_PER_GB = Decimal("0.02")
 CROSS_CLOUD_EGRESS_USD_PER_GB = Decimal("0.09")
+# Of the budget, at which users are told.
+BUDGET_SHARES = (0.5, 0.8, 1.0)
 # Objects that a commit writes besides its shards: the manifest and HEAD.
 _OBJECTS_PER_COMMIT = 2
 # Tries until the float sums agree; without one the decimals are right all the same.
@@ -185,6 +187,11 @@ def egress_usd(num_bytes: int, place: tuple[str, str], other: tuple[str, str]) -
     is_same_cloud = place[0] == other[0]
     rate = SAME_CLOUD_EGRESS_USD_PER_GB if is_same_cloud else CROSS_CLOUD_EGRESS_USD_PER_GB
     return Decimal(num_bytes) / _GB * rate
+
+
+def budget_told(usd: Decimal, budget: Decimal) -> list[float]:
+    """Return the shares of the budget that are worth telling of and are used up."""
+    return [share for share in BUDGET_SHARES if usd >= Decimal(share) * budget]
 
 
 def move_usd(places: Sequence[tuple[str, str]], gigabytes: float) -> list[list[float]]:

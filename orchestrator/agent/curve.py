@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from orchestrator.attempts import EndReason
-from orchestrator.cost import node_rate
+from orchestrator.cost import BUDGET_SHARES, node_rate
 from orchestrator.ledger.facts import Entry
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
@@ -31,7 +31,6 @@ USD_TOTAL = "cost/usd_total"
 HOURS_SPARE = "deadline/hours_spare"
 # Each look at the ledger is a LIST that somebody pays for: 1,440 a day are $0.0072 on S3.
 LOOK_EVERY = timedelta(minutes=1)
-_BUDGET_SHARES = (0.5, 0.8, 1.0)
 # Before, the estimate is mostly of the start-up.
 _ETA_FROM_SHARE = 0.05
 
@@ -255,7 +254,7 @@ class Curve:
                 text=f"The run has cost ${usd:.2f} of ${budget:.2f}.",
                 level=Level.ERROR if share == 1 else Level.WARN,
             )
-            for share in _BUDGET_SHARES
+            for share in BUDGET_SHARES
             if told < share * budget <= usd
         ]
 

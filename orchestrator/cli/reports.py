@@ -23,6 +23,7 @@ from orchestrator.cli.common import (
 )
 from orchestrator.cli.watch import describe_progress
 from orchestrator.clock import SystemClock
+from orchestrator.cost import budget_told
 from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.report import (
     RunStateName,
@@ -140,6 +141,8 @@ def render_status(view: RunView) -> str:
         lines.append(f"Ended because {document['why']}.")
     else:
         lines += _latest_lines(document)
+    if told := budget_told(view.parts().total, view.state.spec.limits.budget_usd):
+        lines.append(f"{told[-1]:.0%} of the budget is used")
     commit = f"last commit step {document['last_commit_step']}"
     lines.append(
         f"{commit} · {document['num_preemptions']} preemptions · goodput {document['goodput']:.0%}"

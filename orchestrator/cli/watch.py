@@ -13,6 +13,7 @@ from orchestrator.attempts import StopReason
 from orchestrator.cli.common import say, show_duration, show_usd
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import LOG_NAME
+from orchestrator.cost import budget_told
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
 from orchestrator.launch import Launched, is_carried_out, why_job_ended
 from orchestrator.ledger.measurements import steps_of
@@ -177,6 +178,14 @@ def _events(view: RunView) -> Iterator[tuple[str, str]]:
         if launch.reason is not None:
             detail = f" ({launch.detail})" if launch.detail else ""
             yield f"{launch.launch} end", f"{launch.offer}: {launch.reason.value}{detail}"
+    yield from _budget_events(view)
     for end in view.state.attempt_ends:
         if end.error:
             yield f"attempt {end.attempt} error", f"attempt {end.attempt}: {end.error}"
+
+
+def _budget_events(view: RunView) -> Iterator[tuple[str, str]]:
+    usd, budget = view.parts().total, view.state.spec.limits.budget_usd
+    for share in budget_told(usd, budget):
+        # Of which budget: a run can be given more.
+        yield f"{share} of {budget}", f"{share:.0%} of the budget is used: ${usd:.2f} of ${budget}"

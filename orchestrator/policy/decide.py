@@ -13,6 +13,7 @@ from decimal import Decimal
 from orchestrator.attempts import RetryBudget, StopReason, charged_to
 from orchestrator.offers import MarketPreference, Offer
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
+from orchestrator.policy.budget import choose_within_budget
 from orchestrator.policy.by_price import choose_by_price
 from orchestrator.policy.history import History, Limits
 from orchestrator.policy.seeing import View, look
@@ -40,7 +41,7 @@ def _by_policy(view: View, limits: Limits, now: datetime) -> Decision:
     from orchestrator.policy.named import make_policy  # numpy: 80 ms that most commands need not
 
     sight = view.sight
-    choice = make_policy(limits.policy.value).choose(sight)
+    choice = choose_within_budget(make_policy(limits.policy.value), sight)
     if sight.mode is not Mode.IDLE:
         is_same = (choice.mode, choice.zone) == (sight.mode, sight.zone)
         return Keep(why=choice.why) if is_same else Drain(why=choice.why)

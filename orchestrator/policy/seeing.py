@@ -89,6 +89,7 @@ def look(history: History, offers: Sequence[Offer], limits: Limits, now: datetim
         pace=limits.pace,
         now=(now - history.began_at) / _HOUR,
         work_left=history.work_left / _HOUR,
+        usd_left=_usd_left(history, on_demand, limits),
         spot=[float((spot.get(_key(zone)) or zone).usd_per_hour * per_hour) for zone in zones],
     )
     if history.checkpoint_place is not None:
@@ -101,6 +102,12 @@ def look(history: History, offers: Sequence[Offer], limits: Limits, now: datetim
         began_at=history.began_at,
         doubtful_at=doubtful_at,
     )
+
+
+def _usd_left(history: History, on_demand: dict[tuple[str, str], Offer], limits: Limits) -> float:
+    """Return what may be spent, less what stopping a node on demand takes."""
+    rate = min(offer.usd_per_hour for offer in on_demand.values()) * history.num_nodes
+    return float(limits.budget_usd - history.usd) - float(rate) * (limits.stop_margin / _HOUR)
 
 
 def _rounded_up(hours: float) -> float:

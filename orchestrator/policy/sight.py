@@ -7,13 +7,14 @@ decimals would take most of the time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 NOWHERE = -1
-NEVER = float("inf")
+NEVER = math.inf
 _WHOLE_MACHINE_GPUS, _WHOLE_MACHINE_PACE = 8, 3.3
 
 
@@ -81,6 +82,8 @@ class Sight:
     """How often nodes like these are lost, in the usual losses of single-GPU nodes."""
     now: float = 0.0
     work_left: float = 0.0
+    usd_left: float = math.inf
+    """Of the budget, less what a stop takes."""
     mode: Mode = Mode.IDLE
     zone: int = NOWHERE
     ready_at: float = 0.0

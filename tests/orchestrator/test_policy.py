@@ -17,6 +17,7 @@ from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.by_price import MAX_WAIT, MIN_STAY
 from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS, decide
 from orchestrator.policy.history import RETRY_ZONE_AFTER, History, LaunchRecord, Limits
+from orchestrator.policy.sight import PolicyName
 from tests.orchestrator.histories import START, make_offer
 
 EAST = make_offer("us-east-1", usd="8")
@@ -163,7 +164,7 @@ def test_on_demand_is_left_for_spot_when_that_pays():
         (START + MIN_STAY / 2, {}, {}),
         (START + MIN_STAY, {"work_left": HOUR / 4}, {}),
         (START + MIN_STAY, {"work_left": None}, {}),
-        (START + MIN_STAY, {}, {"deadline_at": START + 21 * HOUR}),
+        (START + MIN_STAY, {}, {"deadline_at": START + 21 * HOUR, "budget_usd": Decimal(900)}),
         (START + MIN_STAY, {}, {"market": MarketPreference.ON_DEMAND}),
     ],
     ids=["a moment ago", "little is left", "nothing measured", "the deadline is near", "forbidden"],
@@ -189,6 +190,39 @@ def test_close_deadline_avoids_the_region_that_had_no_room_on_demand():
     decision = decide(history, [EAST, ON_DEMAND, elsewhere], limits, START)
     assert isinstance(decision, Launch)
     assert decision.offer == elsewhere
+
+
+def test_on_demand_that_the_budget_cannot_pay_to_the_end_is_not_taken():
+    limits = replace(
+        LIMITS,
+        deadline_at=START + 11 * HOUR,
+        budget_usd=Decimal(200),
+        policy=PolicyName.ON_DEMAND,
+    )
+    history = replace(NOTHING_YET, work_left=10 * HOUR)
+    rich = decide(history, [EAST, ON_DEMAND], replace(limits, budget_usd=Decimal(400)), START)
+    assert isinstance(rich, Launch)
+    assert rich.offer == ON_DEMAND
+    decision = decide(history, [EAST, ON_DEMAND], limits, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == EAST
+    assert "of the budget" in decision.why
+    history = replace(history, launches=(ended(EAST, EndReason.NO_CAPACITY),))
+    assert isinstance(decide(history, [EAST, ON_DEMAND], limits, START), Wait)
+
+
+def test_on_demand_is_left_once_the_budget_cannot_pay_for_it_to_the_end():
+    limits = replace(
+        LIMITS,
+        deadline_at=START + 6 * HOUR,
+        budget_usd=Decimal(120),
+        policy=PolicyName.ON_DEMAND,
+    )
+    up = LaunchRecord(offer=ON_DEMAND, started_at=START, ready_at=START)
+    history = replace(NOTHING_YET, launches=(up,), work_left=5 * HOUR, usd=Decimal(20))
+    assert isinstance(decide(history, [EAST, ON_DEMAND], limits, START), Drain)
+    enough = replace(limits, budget_usd=Decimal(400))
+    assert isinstance(decide(history, [EAST, ON_DEMAND], enough, START), Keep)
 
 
 def test_run_stops_before_its_budget_is_exceeded():
