@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -39,9 +38,6 @@ _MOST_SLACK, _MOST_SLACK_SHARE = 48.0, 2.0
 _MOOD_HOURS = 12.0
 # What is up is left for spot elsewhere if that saves this many times its price above that price.
 _HYSTERESIS = 1.0
-# What a try of a zone out of sight is worth beyond its own chance, of the cost to the end: whether
-# there is room or not, it is known then.
-_CURIOSITY = float(os.environ.get("CUR", "0.02"))
 # Prices that differ by less are the same to the table, and to that of a usual market.
 _PRICE_STEP, _USUAL_PRICE_STEP = 0.02, 0.1
 
@@ -139,8 +135,6 @@ class _Question:
             if is_up is None:
                 chance = self.seen.zones[zone].chance_up(sight.now)
                 usd = chance * usd + (1 - chance) * failing
-                if sight.mode is Mode.IDLE:
-                    usd *= 1 - _CURIOSITY
             yield _Option(usd, Mode.SPOT, zone)
         if sight.mode is Mode.IDLE:
             yield from away
