@@ -31,9 +31,9 @@ _LEARN_AT = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0, 18.0, 24.0)
 _LEARN_EVERY = 8.0
 # Of the table, in hours; and as many steps at most. Half of it takes three times as long, and was
 # hardly better on the public traces.
-_STEP, _MOST_STEPS = 0.5, 240
+_STEP, _MOST_STEPS = 0.5, 160
 # More slack than so many hours, and this share of the work, makes no difference.
-_MOST_SLACK, _MOST_SLACK_SHARE = 48.0, 2.0
+_MOST_SLACK, _MOST_SLACK_SHARE = 24.0, 1.0
 # After so many hours in the mean, a market is as usual again.
 _MOOD_HOURS = 12.0
 # What is up is left for spot elsewhere if that saves this many times its price above that price.

@@ -41,8 +41,8 @@ class Seen:
             self.zones[zone].see(hour, is_up=is_up)
             num_up = sum(spells.is_up is True for spells in self.zones)
             for other, spells in enumerate(self.others):
-                if other != zone:
-                    is_up_beside = num_up > (self.zones[other].is_up is True)
+                is_up_beside = num_up > (self.zones[other].is_up is True)
+                if other != zone and is_up_beside is not spells.is_up:
                     spells.see(hour, is_up=is_up_beside)
 
     def is_up_beside(self, zone: int) -> bool:
