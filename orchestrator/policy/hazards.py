@@ -66,8 +66,8 @@ class Spells:
     def see(self, hour: float, *, is_up: bool | None) -> None:
         """Take what is seen at `hour`; before, it was as it was seen last. None: out of sight."""
         self._pass_to(hour)
-        if self.is_up is not None:
-            self._last_seen = (hour, self.is_up)
+        if is_up is not None:
+            self._last_seen = (hour, is_up)
         if self.is_up is not None and is_up is not None and is_up != self.is_up:
             self._ends[self.is_up][phase_of(hour - self.since)] += 1
         if is_up != self.is_up:

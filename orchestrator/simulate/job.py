@@ -252,7 +252,7 @@ class Job:
         sight = self._sight
         self._saved = sight.work - sight.work_left
         if sight.mode is Mode.SPOT and self._terms.observe is Observe.LAUNCHES:
-            self._seen_at[sight.zone] = sight.now  # it has room until now
+            self._see(sight.zone, is_up=True)  # it has room until now
         sight.mode, sight.zone = Mode.IDLE, NOWHERE
 
     def _next_look(self, choice: Choice) -> float:

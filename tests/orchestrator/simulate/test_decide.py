@@ -19,11 +19,12 @@ from orchestrator.policy.sight import NOWHERE, Choice, Mode, PolicyName, Sight
 from orchestrator.simulate.job import Observe, Terms, simulate
 from orchestrator.simulate.market import make_market
 from tests.orchestrator.histories import START, make_offer
-from tests.orchestrator.simulate.markets import TICK_S, zone
+from tests.orchestrator.simulate.markets import zone
 
 HOUR = timedelta(hours=1)
-TICK = timedelta(seconds=TICK_S)
-FAILED = timedelta(minutes=2)
+# Neither falls on an hour at which rates or tables change: dates are rounded to microseconds.
+TICK = timedelta(minutes=11)
+FAILED = timedelta(minutes=2, seconds=17)
 ON_DEMAND = Decimal(3)
 _NUMBER = re.compile(r"(?<![a-z])\d+(?:\.\d+)?")
 REGIONS = {"z0": "us-east-1", "z1": "us-east-1", "z2": "us-west-2"}
@@ -144,7 +145,8 @@ class Twin:
 
 def _words(why: str) -> str:
     """Return what is said of the choice; two second best ones may be equal but for rounding."""
-    return _NUMBER.sub("#", why.partition(" expected to the end, ")[0])
+    said = why.partition(" expected to the end, ")[0].replace("0.0 h ahead", "0.0 h behind")
+    return _NUMBER.sub("#", said)
 
 
 def _is_tie(why: str) -> bool:
@@ -177,7 +179,9 @@ def _random_market(seed: int):
     for name, region in REGIONS.items():
         room = "".join(dice.choice("01") * dice.randint(1, 12) for _ in range(40))[:72]
         price = float(SPOT[name])
-        zones.append(zone(name, room, region=region, spot=price, on_demand=float(ON_DEMAND)))
+        gap = TICK.total_seconds()
+        more = {"spot": price, "on_demand": float(ON_DEMAND), "gap": gap}
+        zones.append(zone(name, room, region=region, **more))
     return make_market(zones, 1)
 
 
