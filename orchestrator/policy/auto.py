@@ -38,6 +38,8 @@ _MOST_SLACK, _MOST_SLACK_SHARE = 24.0, 1.0
 _MOOD_HOURS = 12.0
 # What is up is left for spot elsewhere if that saves this many times its price above that price.
 _HYSTERESIS = 1.0
+# Hours that differ by less are the same: dates have microseconds.
+_SAME = 1e-6
 # Prices that differ by less are the same to the table, and to that of a usual market.
 _PRICE_STEP, _USUAL_PRICE_STEP = 0.02, 0.1
 
@@ -71,7 +73,9 @@ class Auto:
         """Return the table for what was known at the last hour of learning, and present prices."""
         at = _last_learning(sight.now)
         if self._known is None or self._known[0] != at:
-            seen.see(sight, before=at)  # others of that very hour may come after this question
+            seen.see(
+                sight, before=at - _SAME
+            )  # others of that very hour may come after this question
             self._known = (at, copy.deepcopy(seen))
             self._tables = {}
         seen.see(sight, before=math.inf)
@@ -185,9 +189,10 @@ def _grid(sight: Sight) -> Grid:
 
 
 def _last_learning(now: float) -> float:
+    now += _SAME
     if now < _LEARN_AT[-1]:
         return max(hour for hour in _LEARN_AT if hour <= now)
-    return now - (now - _LEARN_AT[-1]) % _LEARN_EVERY
+    return _LEARN_AT[-1] + _LEARN_EVERY * math.floor((now - _LEARN_AT[-1]) / _LEARN_EVERY)
 
 
 def _why(sight: Sight, best: _Option, options: list[_Option]) -> str:
