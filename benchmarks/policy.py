@@ -18,19 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.forecast import SMALLER_NODES, weather_for
 from orchestrator.simulate.job import Billing, Observe, Terms
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_jobs, study, summarize
 from orchestrator.simulate.traces import read_traces
 from orchestrator.simulate.zone_trace import ZoneTrace
+from orchestrator.weather import weather_for
 
 POLICIES = ("greedy", "uniform_progress", "auto")
 # Work in hours that the markets' halves have room for, and deadlines in multiples of it.
 _WORK = {"v100": 48.0, "h100": 30.0}
-_DEADLINES = (1.1, 1.25, 1.5)
-_RESTARTS_MIN = (3, 12)
-_STATE_GB = 50.0
+DEADLINES = (1.1, 1.25, 1.5)
+RESTARTS_MIN = (3, 12)
+STATE_GB = 50.0
 _NUM_TIMED = 1_000
 
 
@@ -41,6 +41,13 @@ class Case:
     market: str
     zones: tuple[str, ...]
     num_nodes: int
+
+    @property
+    def kind(self) -> str:
+        """Of the market."""
+        if len(self.zones) == 1:
+            return "one zone"
+        return "several zones" if self.num_nodes == 1 else "gangs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,18 +151,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hours = min(one.hours for one in traces)
             traces = [half_of(one, hours, first=options.half == "first") for one in traces]
         market = make_market(traces, case.num_nodes)
-        work = _WORK["h100" if "h100" in case.market else "v100"]
-        for restart in _RESTARTS_MIN:
-            for deadline in _DEADLINES:
+        work = work_of(case)
+        for restart in RESTARTS_MIN:
+            for deadline in DEADLINES:
                 terms = Terms(
                     work=work,
                     deadline=work * deadline,
                     restart=restart / 60,
-                    state_gb=_STATE_GB,
+                    state_gb=STATE_GB,
                     observe=options.observe,
                     failed_launch=1 / 30,
                     billing=options.billing,
-                    pace=_pace(case),
+                    pace=pace_of(case),
                 )
                 found = rows_of(case, market, terms, deadline, options.jobs)
                 rows += found
@@ -168,10 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pace(case: Case) -> float:
+def work_of(case: Case) -> float:
+    """Return the hours of a job that a half of the market's record has room for."""
+    return _WORK["h100" if "h100" in case.market else "v100"]
+
+
+def pace_of(case: Case) -> float:
     """Return how often whole machines of 8 GPUs are lost, in losses of single GPUs."""
     num_gpus = 8 if "x8" in case.market else 1
-    return weather_for(num_gpus, 1).losses_per_hour / SMALLER_NODES.losses_per_hour
+    return weather_for(num_gpus, 1).pace
 
 
 def _time_jobs(folder: Path, only: str) -> int:
@@ -179,7 +191,7 @@ def _time_jobs(folder: Path, only: str) -> int:
     found = [one for one in cases(folder) if only in one[0].market]
     case, traces = max(found, key=lambda one: (len(one[0].zones), -one[0].num_nodes))
     market = make_market(traces, case.num_nodes)
-    terms = Terms(work=48, deadline=60, restart=0.1, state_gb=_STATE_GB)
+    terms = Terms(work=48, deadline=60, restart=0.1, state_gb=STATE_GB)
     starts = draw_starts(market, terms, _NUM_TIMED, seed=0)
     for name in POLICIES:
         began = time.perf_counter()

@@ -92,6 +92,8 @@ class Ended:
     is_late: bool
     bill: Bill
     is_over_budget: bool = False
+    is_finished: bool = True
+    """It did all of its work, late or not."""
     decisions: tuple[tuple[float, Choice], ...] = field(default=(), repr=False)
     spans: tuple[Span, ...] = field(default=(), repr=False)
 
@@ -166,6 +168,7 @@ class Job:
             is_late=is_late and not is_over_budget,
             bill=self._bill,
             is_over_budget=is_over_budget,
+            is_finished=sight.work_left <= _EPSILON,
             decisions=tuple(self._decisions or ()),
             spans=tuple(self._spans or ()),
         )
