@@ -65,14 +65,17 @@ def side_of(found: Spread, actual: float) -> int:
     return (actual > high * (1 + 1e-6)) - (actual < low * (1 - 1e-6))
 
 
-def starts_of(market: Market, hours: float, count: int, *, first: bool) -> list[int]:
-    """Return when jobs are submitted: with something before them, and their deadline after."""
+def starts_of(market: Market, terms: Terms, count: int, *, first: bool) -> list[int]:
+    """Return when jobs are submitted: with something before them, and their deadline after.
+
+    Other instants for each question: jobs of one market and hour share their luck.
+    """
     middle = market.num_ticks // 2
-    size = math.ceil(hours / market.tick_hours - 1e-9)
+    size = math.ceil(terms.deadline / market.tick_hours - 1e-9)
     before = min(_MOST_BEFORE_HOURS / market.tick_hours, middle / 3)
     before = math.ceil(max(LEAST_HOURS / market.tick_hours, before))
     low, high = (before, middle - size) if first else (middle, market.num_ticks - size)
-    dice = random.Random(0)
+    dice = random.Random(f"{market.names}/{terms.restart:.3f}/{terms.deadline:.3f}")
     return sorted(dice.randint(low, high) for _ in range(count)) if low <= high else []
 
 
@@ -119,9 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     failed_launch=1 / 30,
                     pace=pace_of(case),
                 )
-                starts = starts_of(
-                    market, terms.deadline, options.jobs, first=options.half == "first"
-                )
+                starts = starts_of(market, terms, options.jobs, first=options.half == "first")
                 rows += [
                     Row(
                         market=case.market,
