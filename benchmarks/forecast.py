@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import numpy as np
 
 from benchmarks.policy import DEADLINES, RESTARTS_MIN, STATE_GB, cases, pace_of, work_of
 from orchestrator.forecast import Spread, play, spread
-from orchestrator.simulate.futures import LEAST_HOURS, redraw
+from orchestrator.offers import Market as OfferMarket
+from orchestrator.offers import Offer
+from orchestrator.simulate.futures import LEAST_HOURS, make_up, redraw
 from orchestrator.simulate.job import Observe, Terms, simulate
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import POLICIES
@@ -79,9 +82,16 @@ def starts_of(market: Market, terms: Terms, count: int, *, first: bool) -> list[
     return sorted(dice.randint(low, high) for _ in range(count)) if low <= high else []
 
 
-def ask(market: Market, start: int, terms: Terms, policy: str, plays: int) -> dict[str, Any]:
+def ask(
+    market: Market, start: int, terms: Terms, policy: str, plays: int, *, is_made_up: bool
+) -> dict[str, Any]:
     """Return what is forecast of a job, and what came of it, as a row has it."""
-    futures = redraw(market, start, hours=terms.deadline, count=plays, pace=terms.pace)
+    if is_made_up:
+        futures = make_up(
+            _offers(market, start), num_nodes=1, hours=terms.deadline, count=plays, pace=terms.pace
+        )
+    else:
+        futures = redraw(market, start, hours=terms.deadline, count=plays, pace=terms.pace)
     ended = play(futures, terms, POLICIES[policy])
     came = simulate(market, start, terms, POLICIES[policy]())
     return {
@@ -91,6 +101,25 @@ def ask(market: Market, start: int, terms: Terms, policy: str, plays: int) -> di
         "actual_usd": came.bill.usd,
         "actual_hours": came.hours,
     }
+
+
+def _offers(market: Market, tick: int) -> list[Offer]:
+    """Return what a plan knows of a market without its record: zones, and prices for the gang."""
+    return [
+        Offer(
+            cloud=cloud,
+            region=region,
+            zone=zone,
+            instance_type="",
+            accelerators="",
+            market=OfferMarket.SPOT,
+            usd_per_hour=Decimal(spot),
+            on_demand_usd_per_hour=Decimal(on_demand),
+        )
+        for zone, (cloud, region), spot, on_demand in zip(
+            market.names, market.places, market.spot_at[tick], market.on_demand, strict=True
+        )
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="markets whose name has this in it")
     parser.add_argument("--policy", choices=list(POLICIES), default="auto")
     parser.add_argument("--observe", type=Observe, default=Observe.FREE)
+    parser.add_argument(
+        "--made-up", action="store_true", help="forecast without the record, as plan by itself"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     rows: list[Row] = []
@@ -131,7 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         nodes=case.num_nodes,
                         restart_min=restart,
                         deadline=deadline,
-                        **ask(market, start, terms, options.policy, options.plays),
+                        **ask(
+                            market,
+                            start,
+                            terms,
+                            options.policy,
+                            options.plays,
+                            is_made_up=options.made_up,
+                        ),
                     )
                     for start in starts
                 ]

@@ -29,6 +29,8 @@ from orchestrator.weather import Weather
 
 # Of 40 replays, p10 is the fourth from below. So many hours of zones take some 2 s on one core.
 _MOST_PLAYS, _FEWEST_PLAYS = 40, 20
+# Of policies that learn nothing: half a second is for laying out the futures.
+_MOST_QUICK_PLAYS = 100
 _ZONE_HOURS = 9_000
 # Of hours of zones in all: with less, other processes would take longer than they save.
 _WORTH_SHARING = 4_000
@@ -101,7 +103,8 @@ def forecast(
     terms = _terms(work, limits, deadline, weather)
     zones = offers_to_try(offers)
     num_zones = len(zones) if record is None else len(record.names)
-    count = _num_plays(terms.deadline * num_zones)
+    make_policy = _policy(limits.market, policy, has_deadline=deadline is not None)
+    count = _num_plays(terms.deadline * num_zones, is_slow=make_policy().looks_around)
     if record is None:
         futures = make_up(
             zones, num_nodes=work.num_nodes, hours=terms.deadline, count=count, pace=terms.pace
@@ -111,7 +114,6 @@ def forecast(
             record, record.num_ticks, hours=terms.deadline, count=count, pace=terms.pace
         )
     market = replace(futures.market, save_usd=_save_usd(work, futures.market.places))
-    make_policy = _policy(limits.market, policy, has_deadline=deadline is not None)
     ended = play(replace(futures, market=market), terms, make_policy)
     found = summarize(ended, has_deadline=deadline is not None)
     return _with_storage(found, _storage_usd_per_hour(work))
@@ -204,7 +206,9 @@ def _policy(market: MarketPreference, name: str, *, has_deadline: bool) -> Calla
     return POLICIES[name]
 
 
-def _num_plays(zone_hours: float) -> int:
+def _num_plays(zone_hours: float, *, is_slow: bool) -> int:
+    if not is_slow:
+        return _MOST_QUICK_PLAYS
     return max(_FEWEST_PLAYS, min(_MOST_PLAYS, int(_ZONE_HOURS / zone_hours)))
 
 
