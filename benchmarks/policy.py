@@ -18,20 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.policy.sight import usual_pace
 from orchestrator.simulate.adversarial import adversarial_markets
 from orchestrator.simulate.job import Billing, Observe, Terms
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_jobs, study, summarize
 from orchestrator.simulate.traces import read_traces
 from orchestrator.simulate.zone_trace import ZoneTrace
+from orchestrator.weather import usual_pace
 
 POLICIES = ("greedy", "uniform_progress", "skynomad", "auto")
 # Work in hours that the markets' halves have room for, and deadlines in multiples of it.
 _WORK = {"v100": 48.0, "h100": 30.0}
-_DEADLINES = (1.1, 1.25, 1.5)
-_RESTARTS_MIN = (3, 12)
-_STATE_GB = 50.0
+DEADLINES = (1.1, 1.25, 1.5)
+RESTARTS_MIN = (3, 12)
+STATE_GB = 50.0
 _NUM_TIMED, _NUM_TIMED_ZONES = 1_000, 9
 _ADVERSARIAL_HOURS = 96.0
 
@@ -43,6 +43,13 @@ class Case:
     market: str
     zones: tuple[str, ...]
     num_nodes: int
+
+    @property
+    def kind(self) -> str:
+        """Of the market."""
+        if len(self.zones) == 1:
+            return "one zone"
+        return "several zones" if self.num_nodes == 1 else "gangs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,18 +156,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hours = min(one.hours for one in traces)
             traces = [half_of(one, hours, first=options.half == "first") for one in traces]
         market = make_market(traces, case.num_nodes)
-        work = _WORK["h100" if "h100" in case.market else "v100"]
-        for restart in _RESTARTS_MIN:
-            for deadline in _DEADLINES:
+        work = work_of(case)
+        for restart in RESTARTS_MIN:
+            for deadline in DEADLINES:
                 terms = Terms(
                     work=work,
                     deadline=work * deadline,
                     restart=restart / 60,
-                    state_gb=_STATE_GB,
+                    state_gb=STATE_GB,
                     observe=options.observe,
                     failed_launch=1 / 30,
                     billing=options.billing,
-                    pace=usual_pace(8 if "x8" in case.market else 1),
+                    pace=pace_of(case),
                 )
                 found = rows_of(case, market, terms, deadline, options.jobs)
                 rows += found
@@ -179,7 +186,7 @@ def _print_adversarial(num_jobs: int, observe: Observe) -> None:
     """Print what policies cost on markets that are made against them, and what they miss."""
     num_missed = num = 0
     for name, market in adversarial_markets(_ADVERSARIAL_HOURS):
-        terms = Terms(work=24, deadline=30, restart=0.1, state_gb=_STATE_GB, observe=observe)
+        terms = Terms(work=24, deadline=30, restart=0.1, state_gb=STATE_GB, observe=observe)
         starts = draw_starts(market, terms, num_jobs, seed=0)
         outcomes = list(study(market, starts, terms, POLICIES))
         found = [summarize(policy, outcomes, market, terms) for policy in POLICIES]
@@ -188,6 +195,16 @@ def _print_adversarial(num_jobs: int, observe: Observe) -> None:
         parts = "  ".join(f"{one.name} {one.cost_vs_optimal:.3f}" for one in found)
         print(f"adversarial, {name:28s} {parts}", flush=True)
     print(f"adversarial, missed: {num_missed} of {num} jobs")
+
+
+def work_of(case: Case) -> float:
+    """Return the hours of a job that a half of the market's record has room for."""
+    return _WORK["h100" if "h100" in case.market else "v100"]
+
+
+def pace_of(case: Case) -> float:
+    """Return how often its nodes are usually lost, in losses of single GPUs."""
+    return usual_pace(8 if "x8" in case.market else 1)
 
 
 def _time_jobs(folder: Path, only: str) -> int:
@@ -199,7 +216,7 @@ def _time_jobs(folder: Path, only: str) -> int:
     case, traces = max(found, key=lambda one: (len(one[0].zones), -one[0].num_nodes))
     again = [_earlier(trace) for trace in traces]
     market = make_market([*traces, *again][:_NUM_TIMED_ZONES], case.num_nodes)
-    terms = Terms(work=48, deadline=60, restart=0.1, state_gb=_STATE_GB)
+    terms = Terms(work=48, deadline=60, restart=0.1, state_gb=STATE_GB)
     starts = draw_starts(market, terms, _NUM_TIMED, seed=0)
     for name in POLICIES:
         began = time.perf_counter()

@@ -24,6 +24,8 @@ from orchestrator.ledger.fold import RunState, fold
 from orchestrator.ledger.heartbeat import read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import (
+    Percentiles,
+    RecordedForecast,
     RunRecord,
     create_record,
     read_record,
@@ -32,7 +34,7 @@ from orchestrator.ledger.record import (
 from orchestrator.ledger.requests import clear_requests
 from orchestrator.offers import MarketPreference, Offer, list_offers
 from orchestrator.places import open_places
-from orchestrator.plan import LaunchPlan
+from orchestrator.plan import Estimate, LaunchPlan
 from orchestrator.runs import open_run_folder, remember_run
 from orchestrator.spec import AMENDABLE, RunSpec
 
@@ -239,6 +241,16 @@ def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
         inputs=plan.inputs.files,
         simulated=spec.is_local,
         threads_per_rank=_threads_per_rank(spec),
+        forecast=None if plan.estimate is None else _recorded(plan.estimate),
+    )
+
+
+def _recorded(estimate: Estimate) -> RecordedForecast:
+    found = estimate.forecast
+    return RecordedForecast(
+        hours=Percentiles(p10=found.hours.p10, p50=found.hours.p50, p90=found.hours.p90),
+        usd=Percentiles(p10=found.usd.p10, p50=found.usd.p50, p90=found.usd.p90),
+        work_hours=estimate.work / timedelta(hours=1),
     )
 
 

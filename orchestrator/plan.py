@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
 from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
-from orchestrator.forecast import Forecast, forecast, weather_for
+from orchestrator.forecast import Forecast, Work, forecast, work_hours
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, parameters_from_name, require_memory
-from orchestrator.offers import Offer, PriceTable, list_offers
+from orchestrator.offers import MarketPreference, Offer, PriceTable, list_offers
 from orchestrator.places import home_place, split_place
-from orchestrator.play import Weather, Work
 from orchestrator.policy.history import Limits
 from orchestrator.policy.situation import RESTART, STOP_MARGIN
 from orchestrator.prices import price_table
+from orchestrator.simulate.market import make_market
+from orchestrator.simulate.zone_trace import ZoneTrace
 from orchestrator.spec import RunSpec
+from orchestrator.weather import Weather, usual_pace, weather_for
 from train.config import resolve_num_steps
 
 # Dense bf16 peak of one accelerator, FLOP/s (vendor data sheets).
@@ -35,15 +38,21 @@ ASSUMED_STALL = timedelta(seconds=15)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Time and money: of the productive part alone, and of all of it on markets of chance."""
+    """Time and money: of the productive part alone, and of all of it on what may come."""
 
     productive: timedelta
+    work: timedelta
+    """With what saves hold it up."""
     usd_cheapest: Decimal
+    usd_on_demand: Decimal
+    """Of the work and one start where on demand is cheapest."""
     assumption: str
     interval: timedelta
     """Between saves."""
     weather: Weather
     forecast: Forecast
+    is_recorded: bool
+    """Its futures are from traces; else made up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +95,21 @@ class LaunchPlan:
         return self.spec.limits.budget_usd
 
 
-def build_plan(spec: RunSpec, *, prepare: bool = False, offline: bool = False) -> LaunchPlan:
+def build_plan(
+    spec: RunSpec,
+    *,
+    prepare: bool = False,
+    offline: bool = False,
+    traces: Sequence[ZoneTrace] | None = None,
+) -> LaunchPlan:
     """Plan the run that `spec` describes; `infra: local`, or `prepare`, prepares its inputs.
 
-    No cloud is asked for prices if `offline`.
+    No cloud is asked for prices if `offline`. With `traces` the forecast is from that market.
 
     Raises:
-        InputError: the data or the model cannot be used.
-        SpecError: no offer fits, or the model fits into no GPU's memory.
+        InputError: the data, the model or the traces cannot be used.
+        SpecError: no offer fits, the model fits into no GPU's memory, or what is known to be
+            needed is more than the deadline or the budget.
     """
     prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
@@ -110,7 +126,7 @@ def build_plan(spec: RunSpec, *, prepare: bool = False, offline: bool = False) -
         offers=offers,
         num_steps=num_steps,
         inputs=inputs,
-        estimate=None if spec.is_local else _estimate(spec, offers, egress),
+        estimate=None if spec.is_local else _estimate(spec, offers, egress, traces),
         egress=egress,
         memory=memory,
     )
@@ -126,7 +142,12 @@ def _require_possible_script(spec: RunSpec, num_steps: int) -> None:
             )
 
 
-def _estimate(spec: RunSpec, offers: tuple[Offer, ...], egress: Egress) -> Estimate | None:
+def _estimate(
+    spec: RunSpec,
+    offers: tuple[Offer, ...],
+    egress: Egress,
+    traces: Sequence[ZoneTrace] | None,
+) -> Estimate | None:
     """Apply C = 6 N D (Kaplan et al. 2020) at an assumed MFU; None where N or D is unknown."""
     num_parameters = parameters_from_name(spec.model.base)
     num_tokens = _total_tokens(spec)
@@ -136,29 +157,67 @@ def _estimate(spec: RunSpec, offers: tuple[Offer, ...], egress: Egress) -> Estim
         return None
     flops_per_s = peak * int(per_node) * spec.nodes.count * ASSUMED_MFU
     productive = timedelta(seconds=6 * num_parameters * num_tokens / flops_per_s)
-    hours = Decimal(productive.total_seconds()) / 3600
     weather = weather_for(int(per_node), spec.nodes.count)
-    interval = _interval(spec, productive, weather)
+    work = _work(spec, egress, productive, _interval(spec, productive, weather))
+    hours = timedelta(hours=work_hours(work, weather, RESTART))
+    usd_cheapest = _usd(productive, offers[0].usd_per_hour * spec.nodes.count)
+    assumption = (
+        f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
+        f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed"
+    )
+    _require_feasible(spec, hours, usd_cheapest, assumption)
+    trusted = [one for one in offers if one.doubt is None] or offers
+    on_demand = min(one.on_demand_usd_per_hour for one in trusted)
     return Estimate(
         productive=productive,
-        usd_cheapest=(hours * offers[0].usd_per_hour * spec.nodes.count).quantize(Decimal("0.01")),
-        assumption=f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
-        f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed",
-        interval=interval,
+        work=hours,
+        usd_cheapest=usd_cheapest,
+        usd_on_demand=_usd(hours + RESTART, on_demand * spec.nodes.count),
+        assumption=assumption,
+        interval=work.interval,
         weather=weather,
-        forecast=_forecast(spec, offers, egress, productive, interval, weather),
+        forecast=_forecast(spec, work, offers, weather, traces),
+        is_recorded=traces is not None,
     )
 
 
-def _forecast(
-    spec: RunSpec,
-    offers: tuple[Offer, ...],
-    egress: Egress,
-    productive: timedelta,
-    interval: timedelta,
-    weather: Weather,
-) -> Forecast:
-    work = Work(
+def _usd(time: timedelta, usd_per_hour: Decimal) -> Decimal:
+    return (Decimal(time.total_seconds()) / 3600 * usd_per_hour).quantize(Decimal("0.01"))
+
+
+def _require_feasible(
+    spec: RunSpec, hours: timedelta, usd_cheapest: Decimal, assumption: str
+) -> None:
+    """Refuse what no luck can make true: a node is launched, lost once, and on demand to the end.
+
+    Raises SpecError.
+    """
+    limits = spec.limits
+    num_starts = 1 if limits.market is MarketPreference.SPOT else 2
+    needed = hours + num_starts * RESTART
+    if limits.deadline is not None and limits.deadline < needed:
+        least = math.ceil(needed / timedelta(minutes=1))
+        starts = "a start" if num_starts == 1 else "two starts"
+        raise SpecError(
+            f"limits.deadline: {_show(limits.deadline)} is less than the "
+            f"{_show(needed)} that the run needs: {_show(hours)} of training and {starts} of "
+            f"{RESTART // timedelta(minutes=1)} min ({assumption}).",
+            f"Set limits.deadline to {least}min or more, or take more nodes or fewer steps.",
+        )
+    if limits.budget_usd < usd_cheapest:
+        raise SpecError(
+            f"limits.budget_usd: ${limits.budget_usd} is less than the ${usd_cheapest} that the "
+            f"training alone costs at the cheapest price on offer ({assumption}).",
+            f"Set limits.budget_usd to more than ${usd_cheapest}, or train for fewer steps.",
+        )
+
+
+def _show(time: timedelta) -> str:
+    return f"{time / timedelta(hours=1):.1f} h"
+
+
+def _work(spec: RunSpec, egress: Egress, productive: timedelta, interval: timedelta) -> Work:
+    return Work(
         productive=productive,
         interval=interval,
         stall=ASSUMED_STALL,
@@ -168,14 +227,33 @@ def _forecast(
         home=egress.home,
         places_with_store=frozenset(split_place(place) for place in spec.checkpoints.stores),
     )
+
+
+def _forecast(
+    spec: RunSpec,
+    work: Work,
+    offers: tuple[Offer, ...],
+    weather: Weather,
+    traces: Sequence[ZoneTrace] | None,
+) -> Forecast:
     limits = Limits(
         budget_usd=spec.limits.budget_usd,
         deadline_at=None,
         market=spec.limits.market,
         stop_margin=STOP_MARGIN,
         restart=RESTART,
+        pace=usual_pace(spec.nodes.num_gpus),
     )
-    return forecast(work, offers, limits, spec.limits.deadline, weather)
+    record = None if traces is None else make_market(traces, spec.nodes.count)
+    return forecast(
+        work,
+        offers,
+        limits,
+        spec.limits.deadline,
+        weather,
+        policy=spec.limits.policy.value,
+        record=record,
+    )
 
 
 def _interval(spec: RunSpec, productive: timedelta, weather: Weather) -> timedelta:

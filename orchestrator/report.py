@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.cost import Parts, launch_usd, on_demand_usd, scale_of
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView, RunState
+from orchestrator.ledger.record import Percentiles
+from orchestrator.outlook import hours_so_far, outlook
 from orchestrator.view import RunView
 
 SCHEMA_VERSION = 1
@@ -92,10 +94,38 @@ def status_document(view: RunView) -> dict[str, Any]:
         "budget_usd": _usd(limits.budget_usd),
         "deadline_at": _instant(deadline_at(state)),
         "eta_at": _instant(eta_at(view)),
+        "forecast": _outlook_document(view),
         "goodput": round(goodput.share_of_wall, 6),
         "simulated": view.record.simulated,
         "time_scale": view.record.spec.time_scale,
         "store": view.record.spec.store,
+    }
+
+
+def _outlook_document(view: RunView) -> dict[str, Any] | None:
+    """Return what is expected in all, and when the end is; None without a forecast or after it."""
+    found = outlook(view)
+    if found is None:
+        return None
+    scale = view.record.spec.time_scale
+    return {
+        **_percentiles_document(found.hours, found.usd),
+        "ends_at": {
+            share: None
+            if hours is None
+            else _instant(view.record.created_at + timedelta(hours=hours / scale))
+            for share, hours in found.hours.model_dump().items()
+        },
+    }
+
+
+def _percentiles_document(hours: Percentiles, usd: Percentiles) -> dict[str, Any]:
+    return {
+        name: {
+            share: None if amount is None else round(amount, 3)
+            for share, amount in found.model_dump().items()
+        }
+        for name, found in (("hours", hours), ("usd", usd))
     }
 
 
@@ -157,6 +187,10 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "billed_seconds": goodput.billed.total_seconds(),
         "time_scale": view.record.spec.time_scale,
         "budget_usd": _usd(view.state.spec.limits.budget_usd),
+        "forecast": None
+        if view.record.forecast is None
+        else _percentiles_document(view.record.forecast.hours, view.record.forecast.usd),
+        "market_hours": round(hours_so_far(view), 3),
         "attempts": attempts_document(view),
         "prices_source": view.record.prices_source,
         "simulated": view.record.simulated,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +20,13 @@ from orchestrator.cli.common import (
     yes_option,
 )
 from orchestrator.cli.plan import plan_document, render_plan
+from orchestrator.cli.simulated_market import (
+    inverted_option,
+    on_demand_price_option,
+    read_recorded,
+    spot_price_option,
+    traces_option,
+)
 from orchestrator.cli.watch import watch
 from orchestrator.clock import SystemClock
 from orchestrator.cost import bill
@@ -52,9 +60,26 @@ def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -
 @set_option
 @json_option
 @click.option("--offline", is_flag=True, help="Ask no cloud for its prices.")
-def plan(spec: Path, overrides: tuple[str, ...], *, as_json: bool, offline: bool) -> None:
-    """Show what launching SPEC would do and cost; nothing is started."""
-    built = build_plan(load_spec(spec, overrides), offline=offline)
+@traces_option
+@inverted_option
+@spot_price_option
+@on_demand_price_option
+def plan(
+    spec: Path,
+    overrides: tuple[str, ...],
+    traces: Path | None,
+    *,
+    as_json: bool,
+    offline: bool,
+    **texts: Any,  # noqa: ANN401  # as click parsed them
+) -> None:
+    """Show what launching SPEC would do and cost; nothing is started.
+
+    The forecast replays the run on futures of recorded --traces, or on made-up ones.
+    """
+    run = load_spec(spec, overrides)
+    recorded = read_recorded(traces, texts, run.nodes.count)
+    built = build_plan(run, offline=offline, traces=recorded)
     if as_json:
         print_json(plan_document(built))
     else:

@@ -8,11 +8,16 @@ from typing import Any
 
 from orchestrator.cli.common import show_duration
 from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
+from orchestrator.forecast import Spread
+from orchestrator.offers import MarketPreference
 from orchestrator.places import objects_url
 from orchestrator.plan import ASSUMED_STALL, Estimate, LaunchPlan
 from orchestrator.policy.situation import RESTART
+from orchestrator.spec import RunSpec
 
 _SHOWN_OFFERS = 6
+# Of running over the budget: then p90 is above it.
+_WORTH_A_WARNING = 0.1
 
 
 def plan_document(plan: LaunchPlan) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
             "usd_cheapest": float(estimate.usd_cheapest),
             "assumption": estimate.assumption,
         },
-        "forecast": None if estimate is None else _forecast_document(estimate),
+        "forecast": None if estimate is None else _forecast_document(estimate, plan.spec),
         "memory": None
         if plan.memory is None
         else {
@@ -76,16 +81,25 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
     }
 
 
-def _forecast_document(estimate: Estimate) -> dict[str, Any]:
+def _forecast_document(estimate: Estimate, spec: RunSpec) -> dict[str, Any]:
     found = estimate.forecast
     return {
-        "hours": {"p50": _rounded(found.hours_p50), "p90": _rounded(found.hours_p90)},
-        "usd": {"p50": float(found.usd_p50), "p90": float(found.usd_p90)},
-        "egress_usd_p50": float(found.egress_usd_p50),
+        "hours": _spread_document(found.hours),
+        "usd": _spread_document(found.usd),
+        "egress_usd_p50": round(found.egress_usd_p50, 3),
         "chance_unfinished": round(found.chance_unfinished, 3),
         "chance_late": _rounded(found.chance_late),
+        "chance_over_budget": round(found.chance_over_budget, 3),
         "num_plays": found.num_plays,
-        "assumptions": _assumptions(estimate),
+        "assumptions": _assumptions(estimate, spec),
+    }
+
+
+def _spread_document(found: Spread) -> dict[str, float | None]:
+    return {
+        "p10": _rounded(found.p10),
+        "p50": _rounded(found.p50),
+        "p90": _rounded(found.p90),
     }
 
 
@@ -136,7 +150,7 @@ def _how_much(plan: LaunchPlan) -> list[str]:
     limits, spec = plan.spec.limits, plan.spec
     lines = []
     if plan.estimate is not None:
-        lines += _how_long(plan.estimate, limits.deadline)
+        lines += _how_long(plan.estimate, plan.spec)
     if plan.memory is not None:
         memory = plan.memory
         lines.append(
@@ -154,39 +168,70 @@ def _how_much(plan: LaunchPlan) -> list[str]:
     return lines
 
 
-def _how_long(estimate: Estimate, deadline: timedelta | None) -> list[str]:
-    found = estimate.forecast
-    late = ""
-    if deadline is not None and found.chance_late is not None:
-        late = f"; later than {show_duration(deadline)}: {found.chance_late:.0%}"
-    return [
+def _how_long(estimate: Estimate, spec: RunSpec) -> list[str]:
+    found, limits = estimate.forecast, spec.limits
+    chances = [f"over the budget of ${limits.budget_usd}: {found.chance_over_budget:.0%}"]
+    if limits.deadline is not None and found.chance_late is not None:
+        chances.insert(0, f"later than {show_duration(limits.deadline)}: {found.chance_late:.0%}")
+    if found.chance_unfinished > found.chance_over_budget:
+        chances.append(f"not finished: {found.chance_unfinished:.0%}")
+    hours = " / ".join(map(_hours, (found.hours.p10, found.hours.p50, found.hours.p90)))
+    usd = " / ".join(f"${one:.2f}" for one in (found.usd.p10, found.usd.p50, found.usd.p90) if one)
+    lines = [
         f"Estimate: {estimate.productive / timedelta(hours=1):.1f} h of training alone, "
         f"${estimate.usd_cheapest} on the first offer ({estimate.assumption})",
-        f"Forecast: {_hours(found.hours_p50)} and ${found.usd_p50} at p50, "
-        f"{_hours(found.hours_p90)} and ${found.usd_p90} at p90"
+        f"Forecast: {hours} and {usd} (p10 / p50 / p90)"
         + (
-            f", ${found.egress_usd_p50} of it for checkpoints that cross regions"
-            if found.egress_usd_p50
+            f", ${found.egress_usd_p50:.2f} of it for checkpoints that cross regions"
+            if found.egress_usd_p50 >= 0.005
             else ""
         ),
-        f"  not finished within the limits: {found.chance_unfinished:.0%}{late} "
-        f"(of {found.num_plays} plays of the policy on random markets)",
-        *(f"  assumes {line}" for line in _assumptions(estimate)),
+        f"  {'; '.join(chances)} (of {found.num_plays} replays of the run)",
+        *(f"  assumes {line}" for line in _assumptions(estimate, spec)),
     ]
+    if limits.budget_usd < estimate.usd_on_demand and found.chance_over_budget > _WORTH_A_WARNING:
+        lines.append(
+            f"Warning: on demand alone the run would cost ${estimate.usd_on_demand}, more than the "
+            f"budget, and p90 on spot is above it too: it may stop at ${limits.budget_usd}, saved "
+            "but not finished"
+        )
+    return lines
 
 
-def _assumptions(estimate: Estimate) -> list[str]:
+def _assumptions(estimate: Estimate, spec: RunSpec) -> list[str]:
     weather = estimate.weather
+    if estimate.is_recorded:
+        market = (
+            "the market goes on as in its record: stretches of it are put together anew, and a few "
+            "futures are as usual elsewhere; prices stay as at its end"
+        )
+    else:
+        market = (
+            "a made-up market: zones have room for 20 to 95 % of the time, lose it "
+            f"{weather.pace:.2g} times as often as single V100s did in public traces (none of "
+            "A100s), and old nodes last; prices stay. Recorded ones: --traces"
+        )
     return [
-        f"spot is lost {weather.losses_per_hour:.2g} times per hour of use and back in its zone "
-        f"{show_duration(weather.absence)} later, in the mean and memoryless (public traces of "
-        "V100 and H100 nodes, none of A100s)",
+        market,
+        _decides(spec),
         f"each loss takes {show_duration(RESTART)} to restart and half of what was trained between "
         f"two saves, which are {show_duration(estimate.interval)} apart and stall training for "
         f"{show_duration(ASSUMED_STALL)}; no use of notices",
         f"on demand always has room; any node fails {weather.failures_per_hour * 24000:.2g} times "
-        "in 1000 days; prices stay",
+        "in 1000 days",
     ]
+
+
+def _decides(spec: RunSpec) -> str:
+    """Say what the replays do, which follows from the limits."""
+    limits = spec.limits
+    if limits.market is MarketPreference.ON_DEMAND:
+        return "on demand all the time, with which the market has nothing to do"
+    if limits.market is MarketPreference.SPOT:
+        return "spot as soon as there is any, and nothing else: without it the run waits"
+    if limits.deadline is None:
+        return "no deadline: spot if there is any, else on demand, without waiting"
+    return f"{limits.policy.value} decides, by what its own launches show"
 
 
 def _hours(found: float | None) -> str:

@@ -163,6 +163,8 @@ def render_status(view: RunView) -> str:
         lines.append(f"deadline {_moment(document['deadline_at'])}")
     if document["eta_at"] is not None:
         lines.append(f"done about {_moment(document['eta_at'])}")
+    if document["forecast"] is not None:
+        lines.append(f"forecast of it all, by now: {_show_percentiles(document['forecast'])}")
     return "\n".join([*lines, "", *_attempt_lines(document["attempts"]), "", _next_command(view)])
 
 
@@ -192,11 +194,52 @@ def render_cost(view: RunView) -> str:
         lines.append(
             f"On demand, without preemptions: ${document['on_demand_usd']:.2f} ({verdict})"
         )
+    if document["forecast"] is not None:
+        lines += _predicted_lines(document)
     lines += ["", *_bars(document["parts"], "${:.4f}"), "", "Where the time went:"]
     lines += _bars(document["seconds"], "{:.1f} s")
     goodput = document["goodput"]
     lines.append(f"goodput {goodput['wall']:.0%} of wall time, {goodput['billed']:.0%} of billed")
     return "\n".join([*lines, "", *_attempt_lines(document["attempts"])])
+
+
+def _predicted_lines(document: dict[str, Any]) -> list[str]:
+    """Return what was forecast at the launch, and how what came compares with it."""
+    forecast, usd, hours = document["forecast"], document["total_usd"], document["market_hours"]
+    lines = [f"Forecast at launch: {_show_percentiles(forecast)}"]
+    if document["state"] != RunStateName.SUCCEEDED.value:
+        return [*lines, f"So far: {hours:.1f} h and ${usd:.2f}"]
+    verdicts = [
+        f"{text} ({_compared(actual, forecast[what])})"
+        for what, text, actual in (
+            ("hours", f"{hours:.1f} h", hours),
+            ("usd", f"${usd:.2f}", usd),
+        )
+    ]
+    return [*lines, f"It took {' and '.join(verdicts)}"]
+
+
+def _compared(actual: float, predicted: dict[str, float | None]) -> str:
+    low, middle, high = predicted["p10"], predicted["p50"], predicted["p90"]
+    if low is not None and actual < low:
+        where = "below p10"
+    elif high is not None and actual > high:
+        where = "above p90"
+    else:
+        where = "within p10 to p90"
+    return where if not middle else f"{actual / middle - 1:+.0%} of p50, {where}"
+
+
+def _show_percentiles(found: dict[str, Any]) -> str:
+    hours = " / ".join(
+        "unfinished" if one is None else f"{one:.1f}" for one in _values(found, "hours")
+    )
+    usd = " / ".join("?" if one is None else f"${one:.2f}" for one in _values(found, "usd"))
+    return f"{hours} h and {usd} (p10 / p50 / p90)"
+
+
+def _values(found: dict[str, Any], what: str) -> list[float | None]:
+    return [found[what][share] for share in ("p10", "p50", "p90")]
 
 
 def _bars(amounts: dict[str, float], style: str) -> list[str]:

@@ -43,11 +43,21 @@ def read_market(
     run: RunSpec, traces: Path | None, texts: dict[str, Any], terms: Terms, num_nodes: int
 ) -> tuple[ZoneTrace, ...]:
     """Return the zones that were recorded, or are made up where there are no traces."""
+    recorded = read_recorded(traces, texts, num_nodes)
+    if recorded is None:
+        return tuple(_make_up(run, terms, texts["seed"], num_nodes))
+    return recorded
+
+
+def read_recorded(
+    traces: Path | None, texts: dict[str, Any], num_nodes: int
+) -> tuple[ZoneTrace, ...] | None:
+    """Return the zones that were recorded, None where there are no traces."""
     from orchestrator.simulate.traces import read_traces, refuse_without_room
 
     told = _read_told(texts, traces)
     if traces is None:
-        return tuple(_make_up(run, terms, texts["seed"], num_nodes))
+        return None
     zones = read_traces(traces, told)
     refuse_without_room(zones, num_nodes)
     return tuple(zones)

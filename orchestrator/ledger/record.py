@@ -14,14 +14,34 @@ from orchestrator.inputs import InputFile
 from orchestrator.ledger.facts import Instant, QuotedOffer
 from orchestrator.spec import AMENDABLE, RunSpec
 
-SCHEMA_VERSION = 1
+# 2 has the forecast.
+SCHEMA_VERSION = 2
+
+
+class Percentiles(BaseModel):
+    """What one run in ten, one in two and nine in ten stay within; None: it does not finish."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    p10: float | None
+    p50: float | None
+    p90: float | None
+
+
+class RecordedForecast(BaseModel):
+    """What was expected of the run at its launch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    hours: Percentiles
+    usd: Percentiles
+    work_hours: float
+    """Of training, saves among it, that it was made for."""
 
 
 class RunRecord(BaseModel):
     """The resolved spec with everything that was decided at launch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     run: str
     run_id: str
     """Unique over all runs of that name anywhere; also the id in W&B."""
@@ -37,6 +57,8 @@ class RunRecord(BaseModel):
     simulated: bool
     threads_per_rank: int
     """The same for every attempt, or replayed steps would differ in their last bits."""
+    forecast: RecordedForecast | None = None
+    """None where nothing was known of the work, and in records of version 1."""
 
     def identity(self) -> dict[str, Any]:
         """Return what two launches must share to be the same run."""

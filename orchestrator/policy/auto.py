@@ -73,9 +73,8 @@ class Auto:
         """Return the table for what was known at the last hour of learning, and present prices."""
         at = _last_learning(sight.now)
         if self._known is None or self._known[0] != at:
-            seen.see(
-                sight, before=at - _SAME
-            )  # others of that very hour may come after this question
+            # Others of that very hour may come after this question.
+            seen.see(sight, before=at - _SAME)
             self._known = (at, copy.deepcopy(seen))
             self._tables = {}
         seen.see(sight, before=math.inf)

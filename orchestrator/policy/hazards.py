@@ -60,6 +60,8 @@ class Spells:
         self.since = 0.0
         self._seen_until = 0.0
         self._last_seen: tuple[float, bool] | None = None
+        # Of a zone that was out of sight: how many looks found it so, the part that is news.
+        self._looks = {True: 0.0, False: 0.0}
         self._ends = {True: np.zeros(NUM_PHASES), False: np.zeros(NUM_PHASES)}
         self._hours = {True: np.zeros(NUM_PHASES), False: np.zeros(NUM_PHASES)}
 
@@ -67,6 +69,8 @@ class Spells:
         """Take what is seen at `hour`; before, it was as it was seen last. None: out of sight."""
         self._pass_to(hour)
         if is_up is not None:
+            if self.is_up is None:
+                self._looks[is_up] += 1 - self._memory(hour)
             self._last_seen = (hour, is_up)
         if self.is_up is not None and is_up is not None and is_up != self.is_up:
             self._ends[self.is_up][phase_of(hour - self.since)] += 1
@@ -81,7 +85,7 @@ class Spells:
         """
         later = Spells()
         later.is_up, later.since, later._seen_until = self.is_up, self.since, self._seen_until
-        later._last_seen = self._last_seen
+        later._last_seen, later._looks = self._last_seen, dict(self._looks)
         later._ends = {up: counts.copy() for up, counts in self._ends.items()}
         later._hours = {up: counts.copy() for up, counts in self._hours.items()}
         later._pass_to(hour)
@@ -92,8 +96,10 @@ class Spells:
         hours = hour - self._seen_until
         if hours <= 0:
             return
+        forgotten = 0.5 ** (hours / _HALF_LIFE)
         for counts in (*self._ends.values(), *self._hours.values()):
-            counts *= 0.5 ** (hours / _HALF_LIFE)
+            counts *= forgotten
+        self._looks = {up: count * forgotten for up, count in self._looks.items()}
         if self.is_up is not None:
             self._add(self._hours[self.is_up], self._seen_until - self.since, hours)
         self._seen_until = hour
@@ -118,7 +124,7 @@ class Spells:
 
     def share_up(self) -> float:
         """Return the share of time with room."""
-        up, down = self._hours[True].sum(), self._hours[False].sum()
+        up, down = (self._hours[up].sum() + _MEMORY * self._looks[up] for up in (True, False))
         return float((up + USUAL_SHARE * _SHARE_WEIGHT) / (up + down + _SHARE_WEIGHT))
 
     def chance_up(self, hour: float) -> float:
@@ -126,8 +132,11 @@ class Spells:
         share = self.share_up()
         if self._last_seen is None:
             return share
-        seen_at, was_up = self._last_seen
-        return share + (float(was_up) - share) * math.exp(-(hour - seen_at) / _MEMORY)
+        return share + (float(self._last_seen[1]) - share) * self._memory(hour)
+
+    def _memory(self, hour: float) -> float:
+        """Return how much of what was seen last is still so for that reason."""
+        return math.exp(-(hour - self._last_seen[0]) / _MEMORY) if self._last_seen else 0.0
 
     def _rates(self, is_up: bool, usual: Rates) -> Rates:  # the key of both tables
         ends, hours = self._ends[is_up], self._hours[is_up]

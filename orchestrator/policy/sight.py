@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 
 NOWHERE = -1
 NEVER = math.inf
-_WHOLE_MACHINE_GPUS, _WHOLE_MACHINE_PACE = 8, 3.3
 
 
 class PolicyName(str, Enum):
@@ -127,14 +126,6 @@ class Choice(NamedTuple):
     zone: int
     until: float
     why: str
-
-
-def usual_pace(num_gpus: int) -> float:
-    """Return how often nodes of so many GPUs are usually lost, in losses of nodes with one.
-
-    Of public traces (Wu et al., NSDI'24): 8xV100 machines 1.09 per hour up, single V100s 0.30.
-    """
-    return _WHOLE_MACHINE_PACE if num_gpus >= _WHOLE_MACHINE_GPUS else 1.0
 
 
 class Policy(Protocol):

@@ -24,7 +24,7 @@ from orchestrator.places import split_place
 from orchestrator.policy.answers import Decision
 from orchestrator.policy.decide import decide
 from orchestrator.policy.history import History, LaunchRecord, Limits
-from orchestrator.policy.sight import usual_pace
+from orchestrator.weather import usual_pace
 
 # In the field: a save and a stop, and provisioning, set-up and restore until the first new step.
 STOP_MARGIN = timedelta(minutes=3)

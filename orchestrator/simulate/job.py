@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import Enum
 
 from orchestrator.cost import move_usd
+from orchestrator.policy.budget import choose_within_budget
 from orchestrator.policy.history import RETRY_ZONE_AFTER
 from orchestrator.policy.sight import NOWHERE, Choice, Mode, Policy, Sight, Sighting, Zone
 from orchestrator.simulate.market import Market
@@ -16,6 +17,8 @@ from orchestrator.simulate.spans import Span
 _MINUTES_PER_HOUR = 60
 # What a launch has shown of a zone is taken for true so long, as in `decide`.
 BELIEVED_HOURS = RETRY_ZONE_AFTER / timedelta(hours=1)
+# What a stop takes of a node that is up, to save and be gone: billed, and kept back of a budget.
+STOP_HOURS = 0.05
 # Ticks; sums of floats that are meant to be equal.
 _EPSILON = 1e-6
 
@@ -52,6 +55,8 @@ class Terms:
     """How often nodes like these are known to be lost, in losses of single-GPU nodes."""
     observe: Observe = Observe.FREE
     billing: Billing = Billing.PLAIN
+    budget_usd: float | None = None
+    """What the job may cost: it saves and stops before it is exceeded, at the present price."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +66,8 @@ class Bill:
     spot: float = 0.0
     on_demand: float = 0.0
     moves: float = 0.0
+    saves: float = 0.0
+    """Of checkpoints to a store in another region."""
     spot_hours: float = 0.0
     on_demand_hours: float = 0.0
     waiting_hours: float = 0.0
@@ -73,16 +80,22 @@ class Bill:
     @property
     def usd(self) -> float:
         """The sum of all."""
-        return self.spot + self.on_demand + self.moves
+        return self.spot + self.on_demand + self.moves + self.saves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a job ended; `hours` from its launch, `is_late` after its deadline."""
+    """How a job ended; `hours` from its launch, `is_late` after its deadline.
+
+    One that stopped for its budget has not finished, and is not called late.
+    """
 
     hours: float
     is_late: bool
     bill: Bill
+    is_over_budget: bool = False
+    is_finished: bool = True
+    """It did all of its work, late or not."""
     decisions: tuple[tuple[float, Choice], ...] = field(default=(), repr=False)
     spans: tuple[Span, ...] = field(default=(), repr=False)
 
@@ -107,6 +120,7 @@ class Job:
         self._launched_at = self._ready_at = self._tick
         self._num_seen_until = start - 1
         self._restart = terms.restart / market.tick_hours
+        self._budget = math.inf if terms.budget_usd is None else terms.budget_usd
         self._saved = 0.0
         """Hours of work that a preemption cannot take back."""
         places = sorted(set(market.places))
@@ -133,23 +147,30 @@ class Job:
     def run(self) -> Ended:
         """Go on to the end; raises TooShort."""
         sight = self._sight
+        is_over_budget = False
         while sight.work_left > _EPSILON:
             if self._tick >= self._market.num_ticks - _EPSILON:
                 if self._hours(self._tick) < self._terms.deadline - _EPSILON:
                     raise TooShort
                 break  # it is late, whatever comes now
             self._look()
-            choice = self._policy.choose(sight)
+            choice = self._choose()
             if self._decisions is not None:
                 self._decisions.append((sight.now, choice))
+            if self._budget < math.inf and self._is_too_dear(choice):
+                self._stop()
+                is_over_budget = True
+                break
             if self._follow(choice):
                 self._pass(self._next_look(choice))
         hours = self._hours(self._tick)
         is_late = sight.work_left > _EPSILON or hours > self._terms.deadline + _EPSILON
         return Ended(
             hours=hours,
-            is_late=is_late,
+            is_late=is_late and not is_over_budget,
             bill=self._bill,
+            is_over_budget=is_over_budget,
+            is_finished=sight.work_left <= _EPSILON,
             decisions=tuple(self._decisions or ()),
             spans=tuple(self._spans or ()),
         )
@@ -247,6 +268,39 @@ class Job:
         sight.ready_at = self._hours(self._ready_at)
         return True
 
+    def _choose(self) -> Choice:
+        sight = self._sight
+        if self._budget == math.inf:
+            return self._policy.choose(sight)
+        stop = STOP_HOURS * min(self._market.on_demand)
+        sight.usd_left = self._budget - self._bill.usd - stop
+        return choose_within_budget(self._policy, sight)
+
+    def _is_too_dear(self, choice: Choice) -> bool:
+        """Say whether the budget pays for no more than a stop, or not for a start and a stop."""
+        sight = self._sight
+        if choice.mode is Mode.IDLE:
+            return False
+        rate = self._rate(choice.mode, choice.zone)
+        usd = self._bill.usd + rate * STOP_HOURS
+        if (choice.mode, choice.zone) != (sight.mode, sight.zone):
+            usd += rate * self._terms.restart + sight.move(choice.zone)
+        return usd >= self._budget - _EPSILON
+
+    def _rate(self, mode: Mode, zone: int) -> float:
+        """Return what an hour of a node costs now, with its saves."""
+        market, sight = self._market, self._sight
+        price = sight.spot[zone] if mode is Mode.SPOT else market.on_demand[zone]
+        return price + market.save_usd[zone]
+
+    def _stop(self) -> None:
+        """Save and end what is up; nothing is trained meanwhile."""
+        if self._sight.mode is not Mode.IDLE:
+            until = min(self._tick + STOP_HOURS / self._market.tick_hours, self._market.num_ticks)
+            self._ready_at = until
+            self._pass(until)
+            self._leave()
+
     def _leave(self) -> None:
         """End what is up: it has saved before."""
         sight = self._sight
@@ -274,7 +328,19 @@ class Job:
         if sight.mode is not Mode.IDLE:
             done_at = max(self._tick, self._ready_at) + sight.work_left / market.tick_hours
             until = min(until, done_at)
+            if self._budget < math.inf:
+                until = min(until, self._broke_at())
         return min(until, market.num_ticks)
+
+    def _broke_at(self) -> float:
+        """Return when a stop takes the rest of the budget, in ticks."""
+        market, sight = self._market, self._sight
+        rate = self._rate(sight.mode, sight.zone)
+        left = max(0.0, self._budget - self._bill.usd - rate * STOP_HOURS)
+        saves = market.save_usd[sight.zone]
+        if sight.mode is Mode.SPOT and saves == 0:
+            return market.affords_until(sight.zone, self._tick, left)
+        return self._tick + left / rate / market.tick_hours
 
     def _next_doubt(self) -> float:
         """Return when a zone that had no room is worth another try, in ticks."""
@@ -310,6 +376,7 @@ class Job:
         if sight.mode is not Mode.IDLE:
             trained = max(0.0, until - max(self._tick, self._ready_at)) * market.tick_hours
             sight.work_left = max(0.0, sight.work_left - trained)
+            bill.saves += trained * market.save_usd[sight.zone]
         self._tick = until
         began, sight.now = sight.now, self._hours(until)
         if self._spans is not None:

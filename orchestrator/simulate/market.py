@@ -5,6 +5,8 @@ Time is counted in ticks from the beginning of the record; within a tick nothing
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +32,9 @@ class Market:
     up: NDArray[np.bool_]  # [Z, T]
     spot: NDArray[np.float64]  # [Z, T]
     on_demand: tuple[float, ...]
+    save_usd: tuple[float, ...]
+    """What an hour's saves cost from each zone, where the store is in another region; no policy is
+    told of it."""
     up_at: list[list[bool]]  # [T][Z]
     spot_at: list[list[float]]  # [T][Z]
     paid_until: list[list[float]]  # [Z][T + 1], USD
@@ -42,6 +47,16 @@ class Market:
     def num_ticks(self) -> int:
         """T."""
         return int(self.up.shape[1])
+
+    def affords_until(self, zone: int, start: float, usd: float) -> float:
+        """Return until when so much pays for spot in a zone, in ticks; infinity if to the end."""
+        paid = self.paid_until[zone]
+        first = int(start)
+        total = paid[first] + (start - first) * self.spot_at[first][zone] * self.tick_hours + usd
+        if total >= paid[-1]:
+            return math.inf
+        tick = bisect.bisect_right(paid, total) - 1
+        return tick + (total - paid[tick]) / (self.spot_at[tick][zone] * self.tick_hours)
 
     def spot_usd(self, zone: int, start: float, end: float) -> float:
         """Return what spot costs in a zone between two instants, in ticks."""
@@ -72,16 +87,37 @@ def make_market(traces: Sequence[ZoneTrace], num_nodes: int) -> Market:
             for trace, column in zip(traces, columns, strict=True)
         ]
     ) * float(num_nodes)
-    hours = gap / 3600
-    paid = np.concatenate([np.zeros((len(traces), 1)), np.cumsum(spot * hours, axis=1)], axis=1)
-    changed = np.any(up[:, 1:] != up[:, :-1], axis=0)
-    return Market(
+    return join_zones(
         names=tuple(trace.zone for trace in traces),
         places=tuple((trace.cloud, trace.region) for trace in traces),
-        tick_hours=hours,
+        tick_hours=gap / 3600,
         up=up,
         spot=spot,
         on_demand=tuple(trace.on_demand_usd_per_hour * num_nodes for trace in traces),
+    )
+
+
+def join_zones(
+    *,
+    names: tuple[str, ...],
+    places: tuple[tuple[str, str], ...],
+    tick_hours: float,
+    up: NDArray[np.bool_],
+    spot: NDArray[np.float64],
+    on_demand: tuple[float, ...],
+    save_usd: tuple[float, ...] | None = None,
+) -> Market:
+    """Return the market of zones whose room and prices are known: rows of `up` and `spot`."""
+    paid = np.concatenate([np.zeros((len(names), 1)), np.cumsum(spot * tick_hours, axis=1)], axis=1)
+    changed = np.any(up[:, 1:] != up[:, :-1], axis=0)
+    return Market(
+        names=names,
+        places=places,
+        tick_hours=tick_hours,
+        up=up,
+        spot=spot,
+        on_demand=on_demand,
+        save_usd=save_usd or (0.0,) * len(names),
         up_at=up.T.tolist(),
         spot_at=spot.T.tolist(),
         paid_until=paid.tolist(),

@@ -9,7 +9,7 @@ was fitted to the losses per hour of single V100s over nine zones (skypilot-org/
 | recorded | 1.54 | 0.77 | 0.32 | 0.16 | 0.11 | 0.03 |
 | drawn, all zones together, in ticks of 300 s | 1.41 | 0.77 | 0.30 | 0.16 | 0.11 | 0.03 |
 
-What is lost more often by `forecast.weather_for` (machines of 8 GPUs, gangs) lives shorter by that
+What is lost more often by `weather.weather_for` (machines of 8 GPUs, gangs) lives shorter by that
 much, and its absences are shorter alike: 3.1, 0.88, 0.50, 0.32, 0.12 and 0.04 for one of 8 GPUs.
 A zone with room for a share s of the time keeps it sqrt(s / (1 - s)) times as long as one with
 s = 1/2, 2.4 h, and lacks it for a time that is shorter by as much (recorded at shares of 0.17, 0.76
@@ -25,9 +25,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import InputError
-from orchestrator.forecast import SMALLER_NODES, weather_for
 from orchestrator.offers import Market, Offer
 from orchestrator.simulate.zone_trace import SCHEMA_VERSION, ZoneTrace
+from orchestrator.weather import weather_for
 
 # Of time, with room: what the recorded zones have, but for those that never have any.
 LEAST_SHARE, MOST_SHARE = 0.2, 0.95
@@ -96,8 +96,13 @@ def synthesize(
             f"A made-up market of {hours:g} h has {num_ticks} ticks; it can have {_MOST_TICKS}.",
             "Give a shorter --deadline.",
         )
-    pace = weather_for(num_gpus, num_nodes).losses_per_hour / SMALLER_NODES.losses_per_hour
-    shares = _shares(len(zones), random.Random(f"{seed}/shares"))
+    rooms = draw_rooms(
+        [f"{offer.cloud}/{offer.region}/{offer.zone}" for offer in zones],
+        num_ticks=num_ticks,
+        gap_seconds=gap_seconds,
+        pace=weather_for(num_gpus, num_nodes).pace,
+        seed=seed,
+    )
     return [
         ZoneTrace(
             schema_version=SCHEMA_VERSION,
@@ -107,18 +112,28 @@ def synthesize(
             instance_type=offer.instance_type,
             accelerators=offer.accelerators,
             gap_seconds=gap_seconds,
-            available_nodes=_nodes(
-                num_nodes,
-                num_ticks,
-                with_room=_spells(pace / _stretch(share), gap_seconds),
-                without=_spells(pace * _stretch(share), gap_seconds),
-                dice=random.Random(f"{seed}/{offer.cloud}/{offer.region}/{offer.zone}"),
-            ),
+            available_nodes=[num_nodes * has_room for has_room in room],
             spot_usd_per_hour=float(offer.usd_per_hour),
             on_demand_usd_per_hour=float(offer.on_demand_usd_per_hour),
             source="synthetic",
         )
-        for offer, share in zip(zones, shares, strict=True)
+        for offer, room in zip(zones, rooms, strict=True)
+    ]
+
+
+def draw_rooms(
+    zones: Sequence[str], *, num_ticks: int, gap_seconds: float, pace: float, seed: int | str
+) -> list[list[bool]]:
+    """Return in which ticks each of the named zones has room; the same seed, the same rooms."""
+    shares = _shares(len(zones), random.Random(f"{seed}/shares"))
+    return [
+        _room(
+            num_ticks,
+            with_room=_spells(pace / _stretch(share), gap_seconds),
+            without=_spells(pace * _stretch(share), gap_seconds),
+            dice=random.Random(f"{seed}/{zone}"),
+        )
+        for zone, share in zip(zones, shares, strict=True)
     ]
 
 
@@ -147,15 +162,15 @@ def _spells(pace: float, gap_seconds: float) -> _Spells:
     return _Spells(ends_per_tick=tuple(ends * pace * gap_seconds / 3600 for _, ends in _LIVES))
 
 
-def _nodes(
-    num_nodes: int, num_ticks: int, *, with_room: _Spells, without: _Spells, dice: random.Random
-) -> list[int]:
-    nodes: list[int] = []
+def _room(
+    num_ticks: int, *, with_room: _Spells, without: _Spells, dice: random.Random
+) -> list[bool]:
+    room: list[bool] = []
     for has_room, ticks in _alternate(with_room, without, dice):
-        nodes += [num_nodes if has_room else 0] * min(ticks, num_ticks - len(nodes))
-        if len(nodes) == num_ticks:
+        room += [has_room] * min(ticks, num_ticks - len(room))
+        if len(room) == num_ticks:
             break
-    return nodes
+    return room
 
 
 def _alternate(
