@@ -27,7 +27,8 @@ SPEC: dict[str, object] = {
     # Steps of some tenths of a second: what is done to a node is done before the run is over.
     "train": {"num_steps": NUM_STEPS, "global_batch": 32, "micro_batch": 4, "precision": "fp32"},
     "checkpoints": {"interval": "10 steps"},
-    "limits": {"budget_usd": 200, "deadline": "20h"},
+    # Auto would sit out minutes for a cheaper zone: most tests want the next node at once.
+    "limits": {"budget_usd": 200, "deadline": "20h", "policy": "greedy"},
     "tracking": {"wandb": {"project": "cell"}},
 }
 

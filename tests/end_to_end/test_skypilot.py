@@ -76,7 +76,7 @@ def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, de
 
 
 def test_without_spot_anywhere_it_waits_until_the_deadline_demands_more(laptop):
-    laptop.launch(infra=["aws", "gcp"])
+    laptop.launch(infra=["aws", "gcp"], limits={"budget_usd": 200, "deadline": "20h"})
     laptop.wait_for_step(attempt=1, step=6)
     (node,) = laptop.living()
     laptop.cell.preempt(node.id, 0, capacity={"aws/*/spot": 0, "gcp/*/spot": 0})
