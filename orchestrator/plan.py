@@ -114,19 +114,21 @@ def build_plan(
     prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
+    egress = Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec))
+    # Before the inputs: what cannot be is not to be prepared for.
+    estimate = None if spec.is_local else _estimate(spec, offers, egress, traces)
     inputs = prepare_inputs(spec) if spec.is_local or prepare else None
     num_steps = spec.train.num_steps
     if inputs is not None:
         num_steps = resolve_num_steps(spec.train, inputs.summary.num_sequences)
         _require_possible_script(spec, num_steps)
-    egress = Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec))
     return LaunchPlan(
         spec=spec,
         prices=prices,
         offers=offers,
         num_steps=num_steps,
         inputs=inputs,
-        estimate=None if spec.is_local else _estimate(spec, offers, egress, traces),
+        estimate=estimate,
         egress=egress,
         memory=memory,
     )

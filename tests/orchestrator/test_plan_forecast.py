@@ -75,6 +75,13 @@ def test_what_cannot_be_is_refused_with_its_numbers(orchestrate, changes, says):
     assert "Set limits." in err
 
 
+def test_launch_refuses_it_before_it_prepares_anything(orchestrate):
+    """The example's data does not exist: that would be the next error."""
+    code, _, err = orchestrate("launch", SPEC, "--yes", "--set", "limits.deadline=5h")
+    assert code == 2
+    assert "limits.deadline: 5.0 h is less than the 5.8 h" in err
+
+
 def test_the_least_deadline_it_names_is_planned_and_kept(orchestrate):
     _, _, err = plan(orchestrate, "--set", "limits.deadline=5h")
     (least,) = re.findall(r"Set limits.deadline to (\d+)min", err)
