@@ -23,7 +23,8 @@ from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
-SCHEMA_VERSION = 1
+# 2 has the question of a decision.
+SCHEMA_VERSION = 2
 
 
 Instant = UtcDatetime

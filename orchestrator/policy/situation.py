@@ -80,10 +80,10 @@ def situation(
 ) -> Situation:
     """Return what is known at the wall instant `now`; `offers` where prices are newer than the run.
 
-    `pace` are the wall seconds of a step, None before any was measured.
-
-    Without `offers`, those that were quoted when the run was launched first.
+    `pace` are the wall seconds of a step, None before any was measured: those that were assumed at
+    launch stand in, where there are any.
     """
+    pace = _assumed_pace(state.record) if pace is None else pace
     market, limits, current = market_time(state.record), state.spec.limits, state.current_launch
     is_billed = current is not None and current.ready_at is not None
     num_steps, last = state.record.num_steps, _last_commit(state)
@@ -143,6 +143,12 @@ def _as_record(launch: LaunchView, market: MarketTime, *, has_progressed: bool) 
         reason=launch.reason,
         has_progressed=has_progressed,
     )
+
+
+def _assumed_pace(record: RunRecord) -> float | None:
+    if record.forecast is None:
+        return None
+    return record.forecast.work_hours * 3600 / record.num_steps
 
 
 def _time_for(num_steps: int, pace: float | None, market: MarketTime) -> timedelta | None:

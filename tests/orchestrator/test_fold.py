@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.errors import RecordUnreadable
 from orchestrator.ledger.facts import (
+    SCHEMA_VERSION,
     AmendedBy,
     CheckpointDeleted,
     Entry,
@@ -23,6 +24,7 @@ from orchestrator.ledger.facts import (
     parse_entries,
 )
 from orchestrator.ledger.fold import fold
+from orchestrator.ledger.record import Percentiles, RecordedForecast
 from orchestrator.policy.answers import Keep, Stop
 from orchestrator.policy.situation import seconds_per_step, situation
 from tests.orchestrator.histories import Ledger, at, make_record, measured_step
@@ -154,6 +156,18 @@ def test_work_left_counts_what_saves_cost_between_steps():
     assert asked.history.work_left == timedelta(seconds=1.5 * 6 * RECORD.spec.time_scale)
 
 
+def test_work_left_is_what_was_assumed_at_launch_until_a_step_is_measured():
+    unknown = Percentiles(p10=None, p50=None, p90=None)
+    assumed = RecordedForecast(hours=unknown, usd=unknown, work_hours=5.0)
+    record = RECORD.model_copy(update={"forecast": assumed})
+    ledger = Ledger()
+    ledger.launched(0)
+    asked = situation(fold(record, ledger.entries), None, at(10))
+    assert asked.history.work_left == timedelta(hours=5) * RECORD.spec.time_scale
+    measured = situation(fold(record, ledger.entries), 2.0, at(10))
+    assert measured.history.work_left == timedelta(seconds=20) * RECORD.spec.time_scale
+
+
 def test_commit_reported_by_two_agents_counts_once_at_its_first_instant():
     ledger = Ledger()
     ledger.commit(10, attempt=1, step=5)
@@ -188,8 +202,9 @@ def test_notice_belongs_to_the_launch_of_its_attempt():
 
 
 def test_newer_schema_is_refused_with_its_version():
-    entry = a_life().entries[0].model_copy(update={"schema_version": 2})
-    with pytest.raises(RecordUnreadable, match="schema_version 2"):
+    newer = SCHEMA_VERSION + 1
+    entry = a_life().entries[0].model_copy(update={"schema_version": newer})
+    with pytest.raises(RecordUnreadable, match=f"schema_version {newer}"):
         parse_entries(entry.model_dump_json().encode(), "events/x/0.jsonl")
 
 
