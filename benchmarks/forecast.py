@@ -20,14 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.policy import DEADLINES, RESTARTS_MIN, STATE_GB, cases, pace_of, work_of
+from benchmarks.policy import DEADLINES, RESTARTS_MIN, STATE_GB, cases, work_of
 from orchestrator.forecast import Spread, play, spread
 from orchestrator.offers import Market as OfferMarket
 from orchestrator.offers import Offer
 from orchestrator.policy.named import POLICIES
 from orchestrator.simulate.futures import LEAST_HOURS, make_up, redraw
-from orchestrator.simulate.job import Observe, Terms, simulate
+from orchestrator.simulate.job import simulate
 from orchestrator.simulate.market import Market, make_market
+from orchestrator.simulate.terms import Observe, Terms
+from orchestrator.simulate.zone_trace import num_gpus_of
+from orchestrator.weather import usual_pace
 
 # Before a job of the first half: three days, or a third of the half where that is shorter.
 _MOST_BEFORE_HOURS = 72.0
@@ -152,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     state_gb=STATE_GB,
                     observe=options.observe,
                     failed_launch=1 / 30,
-                    pace=pace_of(case),
+                    pace=usual_pace(num_gpus_of(traces) or 1),
                 )
                 starts = starts_of(market, terms, options.jobs, first=options.half == "first")
                 rows += [

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.simulate.adversarial import adversarial_markets
-from orchestrator.simulate.job import Billing, Observe, Terms
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import Outcome, bootstrap, draw_starts, run_jobs, study, summarize
+from orchestrator.simulate.terms import Billing, Observe, Terms
 from orchestrator.simulate.traces import read_traces
-from orchestrator.simulate.zone_trace import ZoneTrace
+from orchestrator.simulate.zone_trace import ZoneTrace, num_gpus_of
 from orchestrator.weather import usual_pace
 
 POLICIES = ("greedy", "uniform_progress", "skynomad", "auto")
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     observe=options.observe,
                     failed_launch=1 / 30,
                     billing=options.billing,
-                    pace=pace_of(case),
+                    pace=usual_pace(num_gpus_of(traces) or 1),
                 )
                 found = rows_of(case, market, terms, deadline, options.jobs)
                 rows += found
@@ -200,11 +200,6 @@ def _print_adversarial(num_jobs: int, observe: Observe) -> None:
 def work_of(case: Case) -> float:
     """Return the hours of a job that a half of the market's record has room for."""
     return _WORK["h100" if "h100" in case.market else "v100"]
-
-
-def pace_of(case: Case) -> float:
-    """Return how often its nodes are usually lost, in losses of single GPUs."""
-    return usual_pace(8 if "x8" in case.market else 1)
 
 
 def _time_jobs(folder: Path, only: str) -> int:

@@ -21,10 +21,11 @@ from orchestrator.policy.named import POLICIES
 from orchestrator.policy.published import OnDemand
 from orchestrator.policy.sight import Policy
 from orchestrator.simulate.futures import Futures, make_up, redraw
-from orchestrator.simulate.job import Ended, Observe, Terms, simulate
+from orchestrator.simulate.job import simulate
 from orchestrator.simulate.market import Market as Record
 from orchestrator.simulate.prompt import Prompt
 from orchestrator.simulate.synthetic import spot_zones
+from orchestrator.simulate.terms import Ended, Observe, Terms
 from orchestrator.weather import Weather
 
 # Of 40 replays, p10 is the fourth from below. So many hours of zones take some 2 s on one core.

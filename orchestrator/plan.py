@@ -12,7 +12,7 @@ from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
 from orchestrator.forecast import Forecast, Work, forecast, work_hours
 from orchestrator.inputs import PreparedInputs, prepare_inputs
-from orchestrator.memory import MemoryEstimate, parameters_from_name, require_memory
+from orchestrator.memory import MemoryEstimate, require_memory
 from orchestrator.offers import MarketPreference, Offer, PriceTable, list_offers
 from orchestrator.places import home_place, split_place
 from orchestrator.policy.history import Limits
@@ -22,15 +22,8 @@ from orchestrator.simulate.market import make_market
 from orchestrator.simulate.zone_trace import ZoneTrace
 from orchestrator.spec import RunSpec
 from orchestrator.weather import Weather, usual_pace, weather_for
+from orchestrator.workload import assumed_workload, checkpoint_bytes
 from train.config import resolve_num_steps
-
-# Dense bf16 peak of one accelerator, FLOP/s (vendor data sheets).
-PEAK_FLOPS = {"A100": 312e12, "A100-80GB": 312e12, "H100": 989e12, "V100": 125e12}
-# What well-tuned FSDP loops reach on A100s (published: 44 to 64 %); an assumption, and shown so.
-ASSUMED_MFU = 0.5
-# Weights and AdamW's two moments, in fp32.
-_BYTES_PER_PARAMETER = 12
-
 
 # Training time that a save takes, before any was measured; with Young's rule it sets the interval.
 ASSUMED_STALL = timedelta(seconds=15)
@@ -114,7 +107,7 @@ def build_plan(
     prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
-    egress = Egress(home=home_place(spec, offers), checkpoint_bytes=_checkpoint_bytes(spec))
+    egress = Egress(home=home_place(spec, offers), checkpoint_bytes=checkpoint_bytes(spec))
     # Before the inputs: what cannot be is not to be prepared for.
     estimate = None if spec.is_local else _estimate(spec, offers, egress, traces)
     inputs = prepare_inputs(spec) if spec.is_local or prepare else None
@@ -150,23 +143,15 @@ def _estimate(
     egress: Egress,
     traces: Sequence[ZoneTrace] | None,
 ) -> Estimate | None:
-    """Apply C = 6 N D (Kaplan et al. 2020) at an assumed MFU; None where N or D is unknown."""
-    num_parameters = parameters_from_name(spec.model.base)
-    num_tokens = _total_tokens(spec)
-    kind, _, per_node = spec.nodes.accelerators.partition(":")
-    peak = PEAK_FLOPS.get(kind)
-    if num_parameters is None or num_tokens is None or peak is None:
+    """Return what the run takes and costs; None where nothing is known of its work."""
+    workload = assumed_workload(spec)
+    if workload is None:
         return None
-    flops_per_s = peak * int(per_node) * spec.nodes.count * ASSUMED_MFU
-    productive = timedelta(seconds=6 * num_parameters * num_tokens / flops_per_s)
-    weather = weather_for(int(per_node), spec.nodes.count)
+    productive, assumption = workload.productive, workload.assumption
+    weather = weather_for(spec.nodes.num_gpus, spec.nodes.count)
     work = _work(spec, egress, productive, _interval(spec, productive, weather))
     hours = timedelta(hours=work_hours(work, weather, RESTART))
     usd_cheapest = _usd(productive, offers[0].usd_per_hour * spec.nodes.count)
-    assumption = (
-        f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
-        f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed"
-    )
     _require_feasible(spec, hours, usd_cheapest, assumption)
     trusted = [one for one in offers if one.doubt is None] or offers
     on_demand = min(one.on_demand_usd_per_hour for one in trusted)
@@ -267,16 +252,3 @@ def _interval(spec: RunSpec, productive: timedelta, weather: Weather) -> timedel
         return productive * (asked.steps / spec.train.num_steps)
     mean_life = timedelta(hours=1 / weather.losses_per_hour)
     return timedelta(seconds=math.sqrt(2 * (ASSUMED_STALL / mean_life)) * mean_life.total_seconds())
-
-
-def _checkpoint_bytes(spec: RunSpec) -> int | None:
-    num_parameters = parameters_from_name(spec.model.base)
-    return None if num_parameters is None else int(num_parameters * _BYTES_PER_PARAMETER)
-
-
-def _total_tokens(spec: RunSpec) -> float | None:
-    if spec.train.num_steps is not None:
-        return float(spec.train.num_steps * spec.train.global_batch * spec.model.max_length)
-    if spec.data.num_tokens is None or spec.train.epochs is None:
-        return None
-    return spec.data.num_tokens * spec.train.epochs

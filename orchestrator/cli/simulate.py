@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,10 @@ from orchestrator.cli.what_if import (
 from orchestrator.policy.sight import PolicyName
 
 if TYPE_CHECKING:
-    from orchestrator.simulate.job import Terms
     from orchestrator.simulate.study import Summary
+    from orchestrator.simulate.terms import Terms
     from orchestrator.simulate.what_if import Answer, Question
+    from orchestrator.spec import RunSpec
 
 POLICY_NAMES = tuple(name.value for name in PolicyName)
 _BAR_WIDTH = 12
@@ -69,10 +70,14 @@ _BAR_WIDTH = 12
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the starts, and of what is made up."
 )
-@click.option("--work", metavar="TIME", help="Training without interruptions, as in 48h.")
+@click.option(
+    "--work", metavar="TIME", help="Training without interruptions. Default: what plan assumes."
+)
 @click.option("--deadline", metavar="TIME", help="Default: limits.deadline of the spec.")
 @click.option("--restart", metavar="TIME", default="10min", show_default=True)
-@click.option("--state", metavar="SIZE", default="0GB", help="What moves between regions.")
+@click.option(
+    "--state", metavar="SIZE", help="What moves between regions. Default: what plan assumes."
+)
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Default: nodes.count.")
 @click.option(
     "--lost-work", metavar="TIME", default="0s", help="Most that a preemption takes back."
@@ -129,14 +134,17 @@ def simulate(
     --traces the market is synthetic: the spec's offers and prices, with room that comes and goes.
     """
     from orchestrator.simulate.what_if import Question
+    from orchestrator.simulate.zone_trace import num_gpus_of
     from orchestrator.spec_file import load_spec
+    from orchestrator.weather import usual_pace
 
     run = load_spec(spec, overrides)
     varied = read_varied(what_if)
     choices = read_choices(varied, traces)
     texts |= {key: texts[key] or first_text(varied, key) for key in ("work", "deadline")}
-    terms, num_nodes = _terms(texts, run.limits.deadline), nodes or run.nodes.count
+    terms, num_nodes = _terms(texts, run), nodes or run.nodes.count
     zones = read_market(run, traces, texts, terms, num_nodes)
+    terms = replace(terms, pace=usual_pace(num_gpus_of(zones) or run.nodes.num_gpus))
     record = SYNTHETIC if traces is None else str(traces)
     question = Question(record=record, traces=zones, num_nodes=num_nodes, terms=terms)
     if plot is not None:
@@ -184,10 +192,12 @@ def _plot(path: Path, name: str, question: Question, answers: list[Answer]) -> N
     say(f"Wrote the page to {path} ({path.stat().st_size // 1024} kB).")
 
 
-def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
-    from orchestrator.simulate.job import Billing, Observe, Terms
+def _terms(texts: dict[str, Any], run: RunSpec) -> Terms:
+    from orchestrator.simulate.terms import Billing, Observe, Terms
+    from orchestrator.workload import assumed_workload, checkpoint_bytes
 
-    if texts["work"] is None:
+    deadline, workload = run.limits.deadline, assumed_workload(run)
+    if texts["work"] is None and workload is None:
         raise click.UsageError("Say how much there is to train: --work 48h.")
     if texts["deadline"] is not None:
         until = read_hours("--deadline", texts["deadline"])
@@ -196,10 +206,14 @@ def _terms(texts: dict[str, Any], deadline: timedelta | None) -> Terms:
     else:
         raise click.UsageError("The spec has no limits.deadline: give one with --deadline 60h.")
     return Terms(
-        work=read_hours("--work", texts["work"]),
+        work=in_hours(workload.productive)
+        if workload is not None and texts["work"] is None
+        else read_hours("--work", texts["work"]),
         deadline=until,
         restart=read_hours("--restart", texts["restart"]),
-        state_gb=read_gigabytes("--state", texts["state"]),
+        state_gb=(checkpoint_bytes(run) or 0) / 1e9
+        if texts["state"] is None
+        else read_gigabytes("--state", texts["state"]),
         lost_work=read_hours("--lost-work", texts["lost_work"], least=0),
         failed_launch=read_hours("--failed-launch", texts["failed_launch"], least=0),
         observe=Observe(texts["observe"]),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from orchestrator.simulate.job import Terms
     from orchestrator.simulate.published import Told
+    from orchestrator.simulate.terms import Terms
     from orchestrator.simulate.zone_trace import ZoneTrace
     from orchestrator.spec import RunSpec
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from orchestrator.simulate.job import Terms
+    from orchestrator.simulate.terms import Terms
 
 One = TypeVar("One")
 

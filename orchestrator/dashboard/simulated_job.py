@@ -25,9 +25,9 @@ from orchestrator.dashboard.timeline import (
     TimelineSegment,
 )
 from orchestrator.policy.sight import Mode
-from orchestrator.simulate.job import Ended, Terms
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.spans import Doing, Stretch, progress, stretches
+from orchestrator.simulate.terms import Ended, Terms
 
 _NUM_TICKS = 6
 _MOST_DECISIONS = 200

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.cost import move_usd
-from orchestrator.simulate.job import Terms
 from orchestrator.simulate.market import Market
+from orchestrator.simulate.terms import Terms
 
 _Usd = NDArray[np.float64]  # by units of work left
 _IMPOSSIBLE = 1e15

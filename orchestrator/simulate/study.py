@@ -14,9 +14,10 @@ import numpy as np
 
 from orchestrator.errors import InputError
 from orchestrator.policy.named import make_policy
-from orchestrator.simulate.job import Ended, Job, Terms, simulate
+from orchestrator.simulate.job import Job, simulate
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.optimum import least_usd
+from orchestrator.simulate.terms import Ended, Terms
 
 _NUM_RESAMPLES = 2_000
 # Of starts: enough to keep a process busy, few enough to show progress.

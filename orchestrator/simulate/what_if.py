@@ -12,9 +12,9 @@ from enum import Enum
 from statistics import fmean
 
 from orchestrator.errors import InputError
-from orchestrator.simulate.job import Terms
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.study import Outcome, Summary, draw_until, last_start, summarize
+from orchestrator.simulate.terms import Terms
 from orchestrator.simulate.zone_trace import ZoneTrace
 from orchestrator.spec import suggest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,3 +33,9 @@ class ZoneTrace(BaseModel):
     def hours(self) -> float:
         """How long was recorded."""
         return len(self.available_nodes) * self.gap_seconds / 3600
+
+
+def num_gpus_of(zones: Sequence[ZoneTrace]) -> int | None:
+    """Return how many GPUs a node of a market has, None where its records do not say."""
+    count = zones[0].accelerators.rpartition(":")[2]
+    return int(count) if count.isascii() and count.isdigit() else None

@@ -16,7 +16,7 @@ from orchestrator.offers import Market, MarketPreference
 from orchestrator.policy.history import Limits
 from orchestrator.policy.named import POLICIES
 from orchestrator.simulate.futures import Futures, make_up, redraw
-from orchestrator.simulate.job import Terms
+from orchestrator.simulate.terms import Terms
 from orchestrator.weather import Weather, weather_for
 from tests.orchestrator.histories import make_offer
 from tests.orchestrator.simulate.markets import market

@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.policy.named import POLICIES
 from orchestrator.simulate.adversarial import adversarial_markets
-from orchestrator.simulate.job import Observe, Terms, simulate
+from orchestrator.simulate.job import simulate
+from orchestrator.simulate.terms import Observe, Terms
 
 WORK, RECORD_HOURS = 6.0, 24.0
 MARKETS = dict(adversarial_markets(RECORD_HOURS))

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.policy.named import POLICIES
-from orchestrator.simulate.job import STOP_HOURS, Terms, simulate
+from orchestrator.simulate.job import STOP_HOURS, simulate
 from orchestrator.simulate.market import make_market
+from orchestrator.simulate.terms import Terms
 from tests.orchestrator.simulate.markets import TICK_S, market, zone
 
 TICK = TICK_S / 3600

@@ -16,8 +16,9 @@ from orchestrator.policy.decide import decide
 from orchestrator.policy.history import History, LaunchRecord, Limits
 from orchestrator.policy.named import POLICIES
 from orchestrator.policy.sight import NOWHERE, Choice, Mode, PolicyName, Sight
-from orchestrator.simulate.job import Observe, Terms, simulate
+from orchestrator.simulate.job import simulate
 from orchestrator.simulate.market import make_market
+from orchestrator.simulate.terms import Observe, Terms
 from tests.orchestrator.histories import START, make_offer
 from tests.orchestrator.simulate.markets import zone
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from orchestrator.errors import InputError
 from orchestrator.policy.named import POLICIES
 from orchestrator.policy.sight import Mode
-from orchestrator.simulate.job import Billing, Job, Observe, Terms, simulate
+from orchestrator.simulate.job import Job, simulate
 from orchestrator.simulate.market import make_market
 from orchestrator.simulate.optimum import least_usd
 from orchestrator.simulate.study import draw_starts, study, summarize
+from orchestrator.simulate.terms import Billing, Observe, Terms
 from orchestrator.simulate.traces import read_traces
 from tests.orchestrator.simulate.markets import TICK_S, market, zone
 

@@ -78,6 +78,19 @@ def test_without_traces_it_makes_up_a_market_and_says_so(orchestrate, files):
     assert orchestrate(*asked, "--json", "--seed", 1)[1] != out
 
 
+def test_work_and_state_are_what_plan_assumes_unless_they_are_given(orchestrate):
+    spec = EXAMPLES / "vicuna-7b.yaml"
+    asked = ("simulate", spec, "--starts", 1, "--policy", "greedy", "--json")
+    code, out, _ = orchestrate(*asked)
+    assert code == 0
+    terms = json.loads(out)["terms"]
+    assert (terms["work_hours"], terms["state_gb"]) == pytest.approx((5.2, 84), rel=0.01)
+    code, out, _ = orchestrate(*asked, "--work", "7h", "--state", "1GB")
+    assert code == 0
+    terms = json.loads(out)["terms"]
+    assert (terms["work_hours"], terms["state_gb"]) == (7, 1)
+
+
 def test_published_traces_are_read_with_what_is_told(orchestrate, files, tmp_path):
     spec, _ = files
     published = tmp_path / "published"

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 from orchestrator.dashboard.simulation import build_simulation, render_simulation
 from orchestrator.policy.named import POLICIES
-from orchestrator.simulate.job import Terms
 from orchestrator.simulate.study import study
+from orchestrator.simulate.terms import Terms
 from orchestrator.simulate.what_if import Key, Question, Value, answer, keep_zones, make_cases
 from tests.orchestrator.simulate.markets import TICK_S, zone
 

@@ -6,8 +6,9 @@ import pytest
 
 from orchestrator.policy.sight import Mode, Sighting
 from orchestrator.policy.skynomad import Lives, SkyNomad
-from orchestrator.simulate.job import Job, Terms
+from orchestrator.simulate.job import Job
 from orchestrator.simulate.market import make_market
+from orchestrator.simulate.terms import Terms
 from tests.orchestrator.simulate.markets import TICK_S, market, zone
 
 TICK = TICK_S / 3600

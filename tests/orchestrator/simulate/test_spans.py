@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.policy.named import POLICIES
-from orchestrator.simulate.job import Job, Observe, Terms
+from orchestrator.simulate.job import Job
 from orchestrator.simulate.spans import Doing, progress, stretches
 from orchestrator.simulate.study import replay_median, study
+from orchestrator.simulate.terms import Observe, Terms
 from tests.orchestrator.simulate.markets import TICK_S, market
 
 TICK = TICK_S / 3600

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.simulate.job import Terms
 from orchestrator.simulate.study import study
+from orchestrator.simulate.terms import Terms
 from orchestrator.simulate.what_if import (
     SAVE_STALL_HOURS,
     Key,
