@@ -24,8 +24,8 @@ from orchestrator.policy.history import (
 )
 from orchestrator.policy.sight import Mode, Sight, Sighting, Zone
 
-# Beyond eight regions little is gained (SkyNomad, arXiv 2601.06520), and a decision takes longer.
-_MOST_ZONES = 8
+# Beyond six regions little is gained (SkyNomad, arXiv 2601.06520), and a decision takes longer.
+_MOST_ZONES = 6
 # Of an on-demand price where none is to be had: never chosen, and still a number to reckon with.
 _DEAR = 2.0
 # Of the work, in hours: a new estimate of it would otherwise need new tables at each decision.
