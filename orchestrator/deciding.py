@@ -73,7 +73,8 @@ class Decider:
             for writer, count in question.read.items()
             if count != self._told.get(writer)
         }
-        is_told = question.offers == self._told_offers
+        # By their text: $8.000000 is $8, but a reason shows the digits.
+        is_told = _text(question.offers) == _text(self._told_offers)
         self._told |= new
         self._told_offers = question.offers
         return Asked(
@@ -82,6 +83,10 @@ class Decider:
             read=new,
             offers=None if is_told else question.offers,
         )
+
+
+def _text(offers: Sequence[QuotedOffer]) -> list[str]:
+    return [offer.model_dump_json() for offer in offers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

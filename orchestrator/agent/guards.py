@@ -21,7 +21,6 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.fold import RunState, fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.requests import RequestKind, read_requests
-from orchestrator.policy.answers import Stop
 from orchestrator.policy.situation import situation
 
 _log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def stop_by_policy(state: RunState, clock: Clock) -> Leave | None:
 
     The only guard of the budget where our plugin is missing. Where nodes are is not ours to decide.
     """
-    decision = situation(state, None, clock.now()).decide()
-    if isinstance(decision, Stop) and decision.reason in (StopReason.BUDGET, StopReason.REQUESTED):
-        return Leave(reason=EndReason.STOPPED, why=decision.why)
+    stop = situation(state, None, clock.now()).reason_to_stop()
+    if stop is not None and stop.reason in (StopReason.BUDGET, StopReason.REQUESTED):
+        return Leave(reason=EndReason.STOPPED, why=stop.why)
     return None

@@ -43,6 +43,8 @@ class LaunchView:
     started_at: datetime
     launched_at: datetime | None = None
     """Which launch of the run this belongs to, where it says so."""
+    asked_zone: str | None = None
+    """As offers name it; the offer has the zone that was given."""
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     reason: EndReason | None = None
@@ -198,6 +200,7 @@ def _add_launch(draft: _Draft, at: datetime, body: LaunchStarted) -> None:
         num_nodes=body.num_nodes,
         started_at=at,
         launched_at=body.launched_at,
+        asked_zone=body.offer.zone,
     )
 
 

@@ -112,13 +112,7 @@ class _Question:
             return
         if sight.mode is Mode.ON_DEMAND:
             yield _Option(self._on_demand(sight.zone, cold), Mode.ON_DEMAND, sight.zone)
-        here = sight.checkpoint_place
-        usd = min(
-            self.table.if_waiting(zone, sight.work_left, sight.slack, self._state(zone))
-            for zone, one in enumerate(sight.zones)
-            if here in (NOWHERE, one.place)
-        )
-        yield _Option(usd, Mode.IDLE, NOWHERE)
+        yield _Option(self._waiting(), Mode.IDLE, NOWHERE)
 
     def go(self) -> Iterator[_Option]:
         """Yield the options of starting a node."""
@@ -139,8 +133,22 @@ class _Question:
                 chance = self.seen.zones[zone].chance_up(sight.now)
                 usd = chance * usd + (1 - chance) * failing
             yield _Option(usd, Mode.SPOT, zone)
-        if sight.mode is Mode.IDLE:
+        if sight.mode is Mode.SPOT:  # where its price has risen
+            way = sight.restart * sight.zones[away[0].zone].on_demand + sight.move(away[0].zone)
+            yield away[0]._replace(usd=away[0].usd + _HYSTERESIS * way)
+        elif sight.mode is Mode.IDLE:
             yield from away
+
+    def _waiting(self) -> float:
+        sight = self.sight
+        every = range(len(sight.zones))
+        here = [zone for zone in every if sight.zones[zone].place == sight.checkpoint_place]
+        # A checkpoint may lie where no zone is: it moves in any case.
+        return min(
+            self.table.if_waiting(zone, sight.work_left, sight.slack, self._state(zone))
+            + sight.move(zone)
+            for zone in here or every
+        )
 
     def _price_of_changing(self, zone: int) -> float:
         """Return what it takes to leave what is up for spot in a zone: from on demand, and back."""
@@ -181,7 +189,10 @@ def _rounded(prices: Sequence[float], step: float) -> tuple[float, ...]:
 
 
 def _grid(sight: Sight) -> Grid:
-    slack = min(sight.deadline - sight.work, max(_MOST_SLACK, _MOST_SLACK_SHARE * sight.work))
+    most = max(_MOST_SLACK, _MOST_SLACK_SHARE * sight.work)
+    # Slack never grows, unless the work turns out to be less than was thought.
+    ample = math.ceil(sight.slack) if sight.slack > sight.deadline - sight.work + _SAME else 0
+    slack = min(max(sight.deadline - sight.work, ample), most)
     hours = sight.work + slack
     step = max(_STEP, hours / _MOST_STEPS, sight.restart)
     return Grid(hours=hours, slack=slack, step=step, restart=sight.restart, reserve=sight.reserve)

@@ -15,6 +15,8 @@ from orchestrator.policy.sight import (
 
 # Of the price of the work on spot: what restarts and lost work take of it. An assumption.
 _SPOT_MARGIN = 1.25
+# On demand that is up is left if it costs this many times what there is: leaving costs, too.
+_PATIENCE = 1.05
 
 
 def choose_within_budget(policy: Policy, sight: Sight) -> Choice:
@@ -26,7 +28,8 @@ def choose_within_budget(policy: Policy, sight: Sight) -> Choice:
     if choice.mode is not Mode.ON_DEMAND:
         return choice
     usd = _usd_to_the_end(sight, choice)
-    if usd <= sight.usd_left:
+    is_up = (sight.mode, sight.zone) == (choice.mode, choice.zone)
+    if usd <= sight.usd_left * (_PATIENCE if is_up else 1.0):
         return choice
     why = f"${usd:.2f} to the end with on demand, ${sight.usd_left:.2f} left of the budget"
     if spot := rooms(sight):
@@ -37,8 +40,9 @@ def choose_within_budget(policy: Policy, sight: Sight) -> Choice:
 
 def _usd_to_the_end(sight: Sight, choice: Choice) -> float:
     """Return what is paid if on demand is kept as long as was chosen, and spot does the rest."""
-    hours = min(sight.work_left, max(choice.until - sight.now, 0.0))
-    rest = sight.work_left - hours
+    work = max(0.0, sight.work_left - sight.unsaved)
+    hours = min(work, max(choice.until - sight.now, 0.0))
+    rest = work - hours
     usd = (hours + _start(sight, choice)) * sight.zones[choice.zone].on_demand
     if sight.mode is not Mode.ON_DEMAND:
         usd += sight.move(choice.zone)

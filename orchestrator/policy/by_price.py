@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from orchestrator.attempts import EndReason, StopReason
-from orchestrator.offers import Market, Offer
+from orchestrator.offers import Market, MarketPreference, Offer
 from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.history import (
     RETRY_ZONE_AFTER,
@@ -26,6 +26,7 @@ from orchestrator.policy.history import (
 
 # With nothing but spot allowed and nowhere to be had, the run gives up after this long.
 MAX_WAIT = timedelta(hours=24)
+_BOTH = MarketPreference.SPOT_WITH_FALLBACK
 # On demand is left for spot after this long at the earliest, and for twice what the move costs.
 MIN_STAY = timedelta(hours=1)
 MIN_GAIN = 2
@@ -87,7 +88,8 @@ def _cheapest(
             best = min(candidates, key=price_order)
             return Launch(offer=best, why=f"{why}: {best} at ${best.usd_per_hour}/h")
     waiting_since = _without_capacity_since(history)
-    if waiting_since is not None and now - waiting_since > MAX_WAIT:
+    has_net = limits.deadline_at is not None and limits.market is _BOTH
+    if waiting_since is not None and now - waiting_since > MAX_WAIT and not has_net:
         return Stop(
             reason=StopReason.NO_CAPACITY, why=f"no capacity for {_hours(now - waiting_since)}"
         )

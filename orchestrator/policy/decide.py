@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from orchestrator.attempts import RetryBudget, StopReason, charged_to
+from orchestrator.cost import egress_usd
 from orchestrator.offers import MarketPreference, Offer
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.budget import choose_within_budget
@@ -27,7 +28,7 @@ MAX_FAILURES = 3
 def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datetime) -> Decision:
     """Return what to do at `now`; never does I/O and never looks at a clock."""
     allowed = [offer for offer in offers if limits.market.allows(offer.market)]
-    if (stop := _reason_to_stop(history, allowed, limits)) is not None:
+    if (stop := reason_to_stop(history, allowed, limits)) is not None:
         return stop
     if limits.market is MarketPreference.SPOT_WITH_FALLBACK:
         view = look(history, allowed, limits, now)
@@ -56,7 +57,8 @@ def _until(view: View, choice: Choice, limits: Limits, now: datetime) -> datetim
     return max(now + limits.patience, view.instant(min(choice.until, view.doubtful_at)))
 
 
-def _reason_to_stop(history: History, offers: Sequence[Offer], limits: Limits) -> Stop | None:
+def reason_to_stop(history: History, offers: Sequence[Offer], limits: Limits) -> Stop | None:
+    """Return why the run is to end, None if it is not; above any policy."""
     if history.is_complete:
         return Stop(reason=StopReason.DONE, why="the last step is committed")
     if history.stop_requested:
@@ -86,14 +88,23 @@ def _reason_to_stop(history: History, offers: Sequence[Offer], limits: Limits) -
 def _unavoidable_usd(history: History, offers: Sequence[Offer], limits: Limits) -> Decimal:
     """Return what a stop costs from here, or at the least a start and a stop where nothing runs."""
     if history.is_up:
-        return history.usd_per_hour * Decimal(limits.stop_margin / timedelta(hours=1))
+        stop = history.usd_per_hour * Decimal(limits.stop_margin / timedelta(hours=1))
+        return stop + history.save_usd
     trusted = [offer for offer in offers if offer.doubt is None] or offers
-    cheapest = min((offer.usd_per_hour for offer in trusted), default=Decimal(0))
-    return (
-        cheapest
-        * history.num_nodes
-        * Decimal((limits.restart + limits.stop_margin) / timedelta(hours=1))
+    hours = Decimal((limits.restart + limits.stop_margin) / timedelta(hours=1))
+    return min(
+        (
+            offer.usd_per_hour * history.num_nodes * hours + _move_usd(history, offer)
+            for offer in trusted
+        ),
+        default=Decimal(0),
     )
+
+
+def _move_usd(history: History, offer: Offer) -> Decimal:
+    if history.checkpoint_place is None:
+        return Decimal(0)
+    return egress_usd(history.checkpoint_bytes, history.checkpoint_place, offer.place)
 
 
 def _count(history: History, budget: RetryBudget) -> int:

@@ -48,9 +48,13 @@ class History:
     """Of the run, and of its deadline."""
     num_nodes: int = 1
     work_done: timedelta = timedelta()
+    unsaved: timedelta = timedelta()
+    """Training of the launch that is up, in market time, that is in no checkpoint yet."""
     checkpoint_bytes: int = 0
     checkpoint_place: tuple[str, str] | None = None
     """Cloud and region of the store that has the last checkpoint."""
+    save_usd: Decimal = Decimal(0)
+    """What one more save costs from where nodes are up: its way to a store elsewhere."""
 
     @property
     def is_up(self) -> bool:
@@ -81,9 +85,10 @@ class Limits:
 
 
 def price_order(offer: Offer) -> tuple[bool, bool, Decimal, str]:
-    """Return a sort key: spot first, trusted prices first, then by price."""
+    """Return a sort key: spot below on demand first, then trusted prices, then by price."""
     is_on_demand, is_doubted = offer.market is Market.ON_DEMAND, offer.doubt is not None
-    return (is_on_demand, is_doubted, offer.usd_per_hour, str(offer))
+    is_dear = not is_on_demand and offer.usd_per_hour >= offer.on_demand_usd_per_hour
+    return (is_on_demand or is_dear, is_doubted, offer.usd_per_hour, str(offer))
 
 
 def refusals(history: History) -> dict[tuple[str, Market], datetime]:

@@ -38,7 +38,7 @@ class Greedy:
         """Return the cheapest spot; wait where there is none."""
         if (net := on_demand_to_the_end(sight)) is not None:
             return net
-        if sight.mode is Mode.SPOT:
+        if sight.mode is not Mode.IDLE:
             return _stay(sight)
         if spot := rooms(sight):
             zone = cheapest_spot(sight, spot)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from orchestrator.attempts import EndReason
 from orchestrator.cost import move_usd
@@ -27,7 +28,7 @@ from orchestrator.policy.sight import Mode, Sight, Sighting, Zone
 # Beyond six regions little is gained (SkyNomad, arXiv 2601.06520), and a decision takes longer.
 _MOST_ZONES = 6
 # Of an on-demand price where none is to be had: never chosen, and still a number to reckon with.
-_DEAR = 2.0
+_DEAR = 1000.0
 # Of the work, in hours: a new estimate of it would otherwise need new tables at each decision.
 _WORK_STEP = 0.25
 _HOUR = timedelta(hours=1)
@@ -60,11 +61,11 @@ def look(history: History, offers: Sequence[Offer], limits: Limits, now: datetim
     """
     if limits.deadline_at is None or history.work_left is None:
         return None
-    spot = _cheapest_by_zone(offers, Market.SPOT)
+    spot = _cheapest_by_zone(offers)
     on_demand = _on_demand_by_place(history, offers, now)
-    if not spot or not on_demand:
+    if not on_demand:
         return None
-    zones = _zones(history, spot, on_demand)
+    zones = _zones(history, spot, on_demand, now)
     places = sorted({zone.place for zone in zones} | _places_of_checkpoint(history))
     per_hour = history.num_nodes
     dearest = max(offer.usd_per_hour for offer in on_demand.values())
@@ -87,10 +88,11 @@ def look(history: History, offers: Sequence[Offer], limits: Limits, now: datetim
         patience=limits.patience / _HOUR,
         lost_work=limits.lost_work / _HOUR,
         pace=limits.pace,
-        now=(now - history.began_at) / _HOUR,
+        now=max(0.0, (now - history.began_at) / _HOUR),  # clocks differ
         work_left=history.work_left / _HOUR,
         usd_left=_usd_left(history, on_demand, limits),
-        spot=[float((spot.get(_key(zone)) or zone).usd_per_hour * per_hour) for zone in zones],
+        spot=[float(_price(zone, offers) * per_hour) for zone in zones],
+        unsaved=history.unsaved / _HOUR,
     )
     if history.checkpoint_place is not None:
         sight.checkpoint_place = places.index(history.checkpoint_place)
@@ -118,8 +120,14 @@ def _key(offer: Offer) -> tuple[str, str]:
     return (offer.cloud, offer.zone)
 
 
-def _cheapest_by_zone(offers: Sequence[Offer], market: Market) -> dict[tuple[str, str], Offer]:
-    trusted = [offer for offer in offers if offer.market is market and offer.doubt is None]
+def _price(zone: Offer, offers: Sequence[Offer]) -> Decimal:
+    """Return the present price of spot in a zone, also one in doubt: a node may be up there."""
+    now = [one for one in offers if _key(one) == _key(zone) and one.market is zone.market]
+    return min(now, key=price_order, default=zone).usd_per_hour
+
+
+def _cheapest_by_zone(offers: Sequence[Offer]) -> dict[tuple[str, str], Offer]:
+    trusted = [offer for offer in offers if offer.market is Market.SPOT and offer.doubt is None]
     found: dict[tuple[str, str], Offer] = {}
     for offer in sorted(trusted, key=price_order):
         found.setdefault(_key(offer), offer)
@@ -142,9 +150,15 @@ def _zones(
     history: History,
     spot: dict[tuple[str, str], Offer],
     on_demand: dict[tuple[str, str], Offer],
+    now: datetime,
 ) -> list[Offer]:
-    """Return one offer for each zone: it stands for the zone."""
-    zones = list(spot.values())[:_MOST_ZONES]
+    """Return one offer for each zone, which stands for it.
+
+    Zones that were refused a moment ago give way, or six cheap ones would hide all others.
+    """
+    usable = not_recently_refused(list(spot.values()), history, now)
+    refused = [offer for offer in spot.values() if offer not in usable]
+    zones = sorted([*usable, *refused][:_MOST_ZONES], key=price_order)
     known = {_key(zone) for zone in zones}
     if history.is_up and _key(history.launches[-1].offer) not in known:
         zones.append(history.launches[-1].offer)
@@ -197,27 +211,34 @@ def _show_launches(
 
 def _sightings(history: History) -> Iterator[tuple[float, tuple[str, str], bool | None]]:
     """Yield hour, zone and what was seen, in order for each zone."""
-    events: list[tuple[datetime, tuple[str, str], bool]] = []
+    events: list[tuple[datetime, tuple[str, str], bool, bool]] = []
     for launch in history.launches:
         if launch.offer.market is Market.SPOT:
-            events += [(at, _key(launch.offer), is_up) for at, is_up in _seen_by(launch)]
+            key = _key(launch.offer)
+            events += [(at, key, is_up, watched) for at, is_up, watched in _seen_by(launch)]
     events.sort(key=lambda event: event[0])
-    for number, (at, key, is_up) in enumerate(events):
+    following: dict[tuple[str, str], datetime] = {}
+    forgotten: list[datetime | None] = []
+    for at, key, _, is_watched in reversed(events):
+        gone_at, next_at = at + RETRY_ZONE_AFTER, following.get(key)
+        is_forgotten = not is_watched and (next_at is None or gone_at <= next_at)
+        forgotten.append(gone_at if is_forgotten else None)
+        following[key] = at
+    for (at, key, is_up, _), until in zip(events, reversed(forgotten), strict=True):
         yield (at - history.began_at) / _HOUR, key, is_up
-        next_at = next((then for then, other, _ in events[number + 1 :] if other == key), None)
-        forgotten_at = at + RETRY_ZONE_AFTER
-        is_watched = any(one.ready_at == at and _key(one.offer) == key for one in history.launches)
-        if not is_watched and (next_at is None or forgotten_at <= next_at):
-            yield (forgotten_at - history.began_at) / _HOUR, key, None
+        if until is not None:
+            yield (until - history.began_at) / _HOUR, key, None
 
 
-def _seen_by(launch: LaunchRecord) -> Iterator[tuple[datetime, bool]]:
-    """Yield what a launch has shown of its zone; while its nodes are up, it is watched."""
+def _seen_by(launch: LaunchRecord) -> Iterator[tuple[datetime, bool, bool]]:
+    """Yield when a launch has shown its zone with room or none, and whether it then watched it."""
+    ended_at = launch.ended_at
     if launch.ready_at is not None:
-        yield launch.ready_at, True
-    if launch.ended_at is None:
+        yield launch.ready_at, True, ended_at is None or ended_at > launch.ready_at
+    if ended_at is None:
         return
     if launch.reason is EndReason.NO_CAPACITY:
-        yield launch.ended_at, False
+        yield ended_at, False, False
     elif launch.ready_at is not None:
-        yield launch.ended_at, launch.reason not in (EndReason.PREEMPTED, EndReason.NODE_LOST)
+        is_lost = launch.reason in (EndReason.PREEMPTED, EndReason.NODE_LOST)
+        yield ended_at, not is_lost, False

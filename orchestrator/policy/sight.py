@@ -81,6 +81,8 @@ class Sight:
     """How often nodes like these are lost, in the usual losses of single-GPU nodes."""
     now: float = 0.0
     work_left: float = 0.0
+    unsaved: float = 0.0
+    """Hours of training on the node that is up which `work_left` still counts."""
     usd_left: float = math.inf
     """Of the budget, less what a stop takes."""
     mode: Mode = Mode.IDLE

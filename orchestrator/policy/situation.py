@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
 from orchestrator.attempts import EndReason
 from orchestrator.clock import MarketTime
-from orchestrator.cost import bill, node_rate
+from orchestrator.cost import bill, egress_usd, node_rate
 from orchestrator.ledger.fold import CommitView, LaunchView, RunState
 from orchestrator.ledger.measurements import Measured, steps_of
 from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Offer
-from orchestrator.places import split_place
-from orchestrator.policy.answers import Decision
-from orchestrator.policy.decide import decide
+from orchestrator.places import objects_url, split_place
+from orchestrator.policy.answers import Decision, Stop
+from orchestrator.policy.decide import decide, reason_to_stop
 from orchestrator.policy.history import History, LaunchRecord, Limits
 from orchestrator.weather import usual_pace
 
@@ -31,11 +31,14 @@ STOP_MARGIN = timedelta(minutes=3)
 RESTART = timedelta(minutes=10)
 # A launch that finds no room (an assumption), and the time between two looks.
 FAILED_LAUNCH = timedelta(minutes=3)
+# Between saves where the trainer decides (checkpoints.interval: auto), until some were seen.
+ASSUMED_INTERVAL = timedelta(minutes=20)
 PATIENCE = timedelta(minutes=1)
 # What the same takes here, by the wall clock, where a simulated market runs faster than that.
 WALL_STOP = timedelta(seconds=10)
 WALL_RESTART = timedelta(seconds=12)
 WALL_PATIENCE = timedelta(seconds=2)
+WALL_INTERVAL = timedelta(seconds=20)
 # Enough steps for a median; the whole history would be read again at every decision.
 _RECENT_RECORDS = 500
 
@@ -52,6 +55,11 @@ class Situation:
     def decide(self) -> Decision:
         """Return the policy's answer."""
         return decide(self.history, self.offers, self.limits, self.now)
+
+    def reason_to_stop(self) -> Stop | None:
+        """Return why the run is to end, None if it is not; no policy is asked."""
+        allowed = [one for one in self.offers if self.limits.market.allows(one.market)]
+        return reason_to_stop(self.history, allowed, self.limits)
 
 
 def market_time(record: RunRecord) -> MarketTime:
@@ -80,10 +88,9 @@ def situation(
 ) -> Situation:
     """Return what is known at the wall instant `now`; `offers` where prices are newer than the run.
 
-    `pace` are the wall seconds of a step, None before any was measured: those that were assumed at
-    launch stand in, where there are any.
+    `pace` are the wall seconds of a step, None before any was measured: what is only assumed
+    of the work is nothing to wait by.
     """
-    pace = _assumed_pace(state.record) if pace is None else pace
     market, limits, current = market_time(state.record), state.spec.limits, state.current_launch
     is_billed = current is not None and current.ready_at is not None
     num_steps, last = state.record.num_steps, _last_commit(state)
@@ -101,6 +108,8 @@ def situation(
         began_at=state.record.created_at,
         checkpoint_bytes=0 if last is None else last.num_bytes,
         checkpoint_place=None if last is None else _place_of(last, state),
+        unsaved=_unsaved(state, now, market),
+        save_usd=_save_usd(state, last),
         is_complete=_is_complete(state),
         stop_requested=state.is_stop_requested,
         num_nodes=state.record.spec.nodes.count,
@@ -120,7 +129,7 @@ def situation(
             policy=limits.policy,
             failed_launch=FAILED_LAUNCH if market.scale == 1 else timedelta(),
             patience=max(PATIENCE, WALL_PATIENCE * market.scale),
-            lost_work=_longest_interval(state, market),
+            lost_work=_interval(state, pace, market),
             pace=usual_pace(state.spec.nodes.num_gpus),
         ),
         now=market.at(now),
@@ -136,19 +145,14 @@ def _is_complete(state: RunState) -> bool:
 
 def _as_record(launch: LaunchView, market: MarketTime, *, has_progressed: bool) -> LaunchRecord:
     return LaunchRecord(
-        offer=launch.offer,
+        # As it was asked for: providers name the zone that they give in their own way.
+        offer=replace(launch.offer, zone=launch.asked_zone or launch.offer.zone),
         started_at=market.at(launch.started_at),
         ready_at=None if launch.ready_at is None else market.at(launch.ready_at),
         ended_at=None if launch.ended_at is None else market.at(launch.ended_at),
         reason=launch.reason,
         has_progressed=has_progressed,
     )
-
-
-def _assumed_pace(record: RunRecord) -> float | None:
-    if record.forecast is None:
-        return None
-    return record.forecast.work_hours * 3600 / record.num_steps
 
 
 def _time_for(num_steps: int, pace: float | None, market: MarketTime) -> timedelta | None:
@@ -167,11 +171,43 @@ def _place_of(commit: CommitView, state: RunState) -> tuple[str, str]:
     return state.record.home_place
 
 
-def _longest_interval(state: RunState, market: MarketTime) -> timedelta:
-    """Return the longest market time between saves of one attempt, in whole minutes; 0 unknown."""
+def _unsaved(state: RunState, now: datetime, market: MarketTime) -> timedelta:
+    """Return the market time since the last commit, or since the launch that is up could train."""
+    launch = state.current_launch
+    if launch is None or launch.attempt_started_at is None:
+        return timedelta()
+    saved_at = [one.at for one in state.commits if one.attempt == launch.attempt]
+    wall = now - max([launch.attempt_started_at, *saved_at])
+    restart = timedelta() if saved_at else max(RESTART, WALL_RESTART * market.scale)
+    return max(timedelta(), wall * market.scale - restart)
+
+
+def _save_usd(state: RunState, last: CommitView | None) -> Decimal:
+    """Return what a save costs that goes from the nodes that are up to a store elsewhere."""
+    launch = state.current_launch
+    if launch is None or last is None:
+        return Decimal(0)
+    has_store = objects_url(state.spec, launch.offer) is not None
+    store = launch.offer.place if has_store else state.record.home_place
+    return egress_usd(last.num_bytes, launch.offer.place, store)
+
+
+def _interval(state: RunState, pace: float | None, market: MarketTime) -> timedelta:
+    """Return the longest market time between saves, as planned or seen, in whole minutes.
+
+    Before a save was seen, what is lost with a node is what the spec says, or an assumption.
+    """
+    asked = state.spec.checkpoints.interval
+    if asked.seconds is not None:
+        planned = timedelta(seconds=asked.seconds) * market.scale
+    elif asked.steps is not None:
+        planned = _time_for(asked.steps, pace, market) or timedelta()
+    else:
+        planned = max(ASSUMED_INTERVAL, WALL_INTERVAL * market.scale)
+    in_order = sorted(state.commits, key=lambda commit: commit.at)
     gaps = [
         (later.at - earlier.at) * market.scale
-        for earlier, later in pairwise(sorted(state.commits, key=lambda commit: commit.at))
+        for earlier, later in pairwise(in_order)
         if earlier.attempt == later.attempt
     ]
-    return timedelta(minutes=math.ceil(max(gaps, default=timedelta()) / timedelta(minutes=1)))
+    return timedelta(minutes=math.ceil(max([planned, *gaps]) / timedelta(minutes=1)))

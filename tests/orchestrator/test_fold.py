@@ -24,7 +24,6 @@ from orchestrator.ledger.facts import (
     parse_entries,
 )
 from orchestrator.ledger.fold import fold
-from orchestrator.ledger.record import Percentiles, RecordedForecast
 from orchestrator.policy.answers import Keep, Stop
 from orchestrator.policy.situation import seconds_per_step, situation
 from tests.orchestrator.histories import Ledger, at, make_record, measured_step
@@ -154,18 +153,6 @@ def test_work_left_counts_what_saves_cost_between_steps():
     measured = [measured_step(1, step, start) for step, start in enumerate(starts, start=1)]
     asked = situation(state, seconds_per_step(measured), at(10))
     assert asked.history.work_left == timedelta(seconds=1.5 * 6 * RECORD.spec.time_scale)
-
-
-def test_work_left_is_what_was_assumed_at_launch_until_a_step_is_measured():
-    unknown = Percentiles(p10=None, p50=None, p90=None)
-    assumed = RecordedForecast(hours=unknown, usd=unknown, work_hours=5.0)
-    record = RECORD.model_copy(update={"forecast": assumed})
-    ledger = Ledger()
-    ledger.launched(0)
-    asked = situation(fold(record, ledger.entries), None, at(10))
-    assert asked.history.work_left == timedelta(hours=5) * RECORD.spec.time_scale
-    measured = situation(fold(record, ledger.entries), 2.0, at(10))
-    assert measured.history.work_left == timedelta(seconds=20) * RECORD.spec.time_scale
 
 
 def test_commit_reported_by_two_agents_counts_once_at_its_first_instant():

@@ -170,8 +170,8 @@ def _ended(launch: str, reason: EndReason, gone_at: datetime | None = None) -> L
 
 def _note_run_end(state: RunState, reason: EndReason, journal: Journal, clock: Clock) -> None:
     """Write the end of the run: nothing follows a last step, a stop or a budget that is used up."""
-    decision = situation(state, None, clock.now()).decide()
-    if not isinstance(decision, Stop):
+    decision = situation(state, None, clock.now()).reason_to_stop()
+    if decision is None:
         is_done = reason is EndReason.SUCCEEDED
         decision = Stop(
             reason=StopReason.DONE if is_done else StopReason.REQUESTED,

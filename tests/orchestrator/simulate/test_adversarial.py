@@ -17,7 +17,7 @@ MARKETS = dict(adversarial_markets(RECORD_HOURS))
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", MARKETS)
 def test_no_deadline_is_missed(name, policy, observe):
-    for restart in (0.05, 0.2):
+    for restart, lost_work in ((0.05, 0.0), (0.2, 0.0), (0.1, 0.4)):
         for spare in (2 * restart, 0.6, 3.0, 12.0):  # the least that is feasible, and more
             for start in (0, 60, 100):
                 terms = Terms(
@@ -25,7 +25,7 @@ def test_no_deadline_is_missed(name, policy, observe):
                     deadline=WORK + spare,
                     restart=restart,
                     state_gb=10.0,
-                    lost_work=0.0,
+                    lost_work=lost_work,
                     failed_launch=1 / 30,
                     observe=observe,
                 )
