@@ -286,6 +286,44 @@ def _conclude(rows: list[Row]) -> None:
         kinds.setdefault((f"all, {kind}", row.restart_min), []).append(row)
     for (name, restart), kept in sorted(kinds.items()):
         say(f"{name}, {restart} min", kept)
+    for what, found, most in _targets(rows):
+        verdict = "met" if found <= most else "NOT MET"
+        print(f"target: {what:62s} {found:6.3f}, at most {most:5.2f}: {verdict}")
+
+
+def _targets(rows: list[Row]) -> Iterator[tuple[str, float, float]]:
+    """Yield what is asked of `auto`, what it came to, and what it may be."""
+    ours = [row for row in rows if row.policy == POLICIES[-1]]
+    yield "deadlines missed, by any policy", float(sum(row.missed for row in rows)), 0.0
+    for restart, most in zip(RESTARTS_MIN, (1.05, 1.10), strict=True):
+        kept = [row for row in ours if row.zones == 1 and row.restart_min == restart]
+        yield from _ratio(f"one zone, {restart} min: x optimal", kept, most)
+        if kept:
+            _, high = bootstrap(np.array([ratio for row in kept for ratio in row.ratios]))
+            yield f"one zone, {restart} min: x uniform_progress, upper end of 95 %", high, 1.0
+    for market in sorted({row.market for row in ours}):
+        for restart in RESTARTS_MIN:
+            kept = [row for row in ours if (row.market, row.restart_min) == (market, restart)]
+            ratios = [row.vs_uniform_progress for row in kept if row.zones == 1]
+            if ratios:
+                what = f"{market}, one zone, {restart} min: x uniform_progress"
+                yield what, float(np.mean(ratios)), 1.01
+    several = [row for row in ours if row.zones > 1 and row.nodes == 1]
+    yield from _ratio("at least four zones: x optimal", [r for r in several if r.zones > 3], 1.06)
+    yield from _ratio("fewer zones: x optimal", [r for r in several if r.zones <= 3], 1.20)
+    gangs = [row for row in rows if row.nodes > 1]
+    if gangs:
+        means = {
+            name: float(np.mean([row.vs_optimal for row in gangs if row.policy == name]))
+            for name in POLICIES
+        }
+        best = min(means[name] for name in POLICIES[:-1])
+        yield "gangs: x the best of the other policies", means[POLICIES[-1]] / best, 1.03
+
+
+def _ratio(what: str, kept: list[Row], most: float) -> Iterator[tuple[str, float, float]]:
+    if kept:
+        yield what, float(np.mean([row.vs_optimal for row in kept])), most
 
 
 if __name__ == "__main__":
