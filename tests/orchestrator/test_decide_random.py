@@ -89,7 +89,7 @@ def random_limits(dice: random.Random, policy: PolicyName) -> Limits:
 
 @pytest.mark.parametrize("policy", PolicyName)
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_it_always_has_an_answer_that_can_be_carried_out(policy, seed):
     dice = random.Random(seed)
     offers = random_offers(dice)
@@ -206,7 +206,7 @@ class Run:
 
 @pytest.mark.parametrize("policy", PolicyName)
 def test_a_feasible_deadline_is_kept_although_nodes_are_lost_between_saves(policy):
-    for seed in range(12):
+    for seed in range(8):
         run = Run(policy, seed)
         # A look a minute: what a decision takes to come, and what a step is late.
         assert run.hours() <= run.deadline + 2 / 60, seed

@@ -162,7 +162,7 @@ def play(policy: str, seed: int, most: int = 40) -> Story:
 
 
 @pytest.mark.parametrize("policy", [name.value for name in PolicyName])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_every_recorded_decision_is_made_again_from_the_ledger(policy, seed):
     story = play(policy, seed)
