@@ -13,14 +13,14 @@ import math
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.policy import DEADLINES, RESTARTS_MIN, STATE_GB, cases, work_of
+from benchmarks.policy import DEADLINES, RESTARTS_MIN, cases, terms_of
 from orchestrator.forecast import Spread, play, spread
 from orchestrator.offers import Market as OfferMarket
 from orchestrator.offers import Offer
@@ -29,8 +29,6 @@ from orchestrator.simulate.futures import LEAST_HOURS, make_up, redraw
 from orchestrator.simulate.job import simulate
 from orchestrator.simulate.market import Market, make_market
 from orchestrator.simulate.terms import Observe, Terms
-from orchestrator.simulate.zone_trace import num_gpus_of
-from orchestrator.weather import usual_pace
 
 # Before a job of the first half: three days, or a third of the half where that is shorter.
 _MOST_BEFORE_HOURS = 72.0
@@ -147,16 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         market, found = make_market(traces, case.num_nodes), len(rows)
         for restart in RESTARTS_MIN:
             for deadline in DEADLINES:
-                work = work_of(case)
-                terms = Terms(
-                    work=work,
-                    deadline=work * deadline,
-                    restart=restart / 60,
-                    state_gb=STATE_GB,
-                    observe=options.observe,
-                    failed_launch=1 / 30,
-                    pace=usual_pace(num_gpus_of(traces) or 1),
-                )
+                terms = terms_of(case, traces, restart, deadline)
+                terms = replace(terms, observe=options.observe)
                 starts = starts_of(market, terms, options.jobs, first=options.half == "first")
                 rows += [
                     Row(

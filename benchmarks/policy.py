@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -156,19 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hours = min(one.hours for one in traces)
             traces = [half_of(one, hours, first=options.half == "first") for one in traces]
         market = make_market(traces, case.num_nodes)
-        work = work_of(case)
         for restart in RESTARTS_MIN:
             for deadline in DEADLINES:
-                terms = Terms(
-                    work=work,
-                    deadline=work * deadline,
-                    restart=restart / 60,
-                    state_gb=STATE_GB,
-                    observe=options.observe,
-                    failed_launch=1 / 30,
-                    billing=options.billing,
-                    pace=usual_pace(num_gpus_of(traces) or 1),
-                )
+                terms = terms_of(case, traces, restart, deadline)
+                terms = replace(terms, observe=options.observe, billing=options.billing)
                 found = rows_of(case, market, terms, deadline, options.jobs)
                 rows += found
                 if not options.json:
@@ -180,6 +171,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _conclude(rows)
     return 0
+
+
+def terms_of(case: Case, traces: Sequence[ZoneTrace], restart_min: int, deadline: float) -> Terms:
+    """Return the job of a question; its deadline is a multiple of its work."""
+    work = work_of(case)
+    return Terms(
+        work=work,
+        deadline=work * deadline,
+        restart=restart_min / 60,
+        state_gb=STATE_GB,
+        failed_launch=1 / 30,
+        pace=usual_pace(num_gpus_of(traces) or 1),
+    )
 
 
 def _print_adversarial(num_jobs: int, observe: Observe) -> None:

@@ -40,6 +40,7 @@ class Decider:
         # What this writer's earlier records say already.
         self._told: dict[str, int] = {}
         self._told_offers = record.offers
+        self._waits_until: datetime | None = None
 
     def ask(
         self,
@@ -62,9 +63,14 @@ class Decider:
 
         Without a question where the decision is not one of the last answers.
         """
+        self._waits_until = decision.until if isinstance(decision, Wait) else None
         question = next((asked for answer, asked in self._asked if answer is decision), None)
         asked = None if question is None else self._tell(question)
         return _fact(decision, self._record, asked)
+
+    def waits_anew(self, now: datetime) -> bool:
+        """Say whether waiting is news at the market instant `now`: no wait that was made holds."""
+        return self._waits_until is None or self._waits_until < now
 
     def _tell(self, question: _Question) -> Asked:
         """Return what the records before this one do not say of a question."""

@@ -1,7 +1,7 @@
 """How long a run will take and what it will cost: its policy, replayed on what may come.
 
-Pure: the same question has the same answer. What may come is `simulate.futures`; what is assumed of
-nodes is `weather`; what a run's limits mean to the simulator is decided here.
+The same question has the same answer, on however many cores. What may come is `simulate.futures`;
+what is assumed of nodes is `weather`; what a run's limits mean to the simulator is decided here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from orchestrator.simulate.prompt import Prompt
 from orchestrator.simulate.synthetic import spot_zones
 from orchestrator.simulate.terms import Ended, Observe, Terms
 from orchestrator.weather import Weather
+from orchestrator.workload import Work, work_hours
 
 # Of 40 replays, p10 is the fourth from below. So many hours of zones take some 2 s on one core.
 _MOST_PLAYS, _FEWEST_PLAYS = 40, 20
@@ -39,23 +40,6 @@ _WORTH_SHARING = 4_000
 _MOST_ZONES = 6
 # Without a deadline, so many times the work, and some hours, are looked ahead.
 _AHEAD, _AHEAD_HOURS = 2.0, 24.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What there is to do, and what saving it takes."""
-
-    productive: timedelta
-    interval: timedelta
-    """Between saves; half of it is lost with a node in the mean."""
-    stall: timedelta
-    """Of training, per save."""
-    num_nodes: int
-    checkpoint_bytes: int
-    num_kept: int
-    home: tuple[str, str]
-    """Place of the store that is used where a place has none of its own."""
-    places_with_store: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +138,6 @@ def spread(values: Sequence[float]) -> Spread:
     found = [_at(share, values) for share in (0.1, 0.5, 0.9)]
     p10, p50, p90 = (None if math.isinf(one) else one for one in found)
     return Spread(p10=p10, p50=p50, p90=p90)
-
-
-def work_hours(work: Work, weather: Weather, restart: timedelta) -> float:
-    """Return the hours of training with what saves hold it up, and what failures of nodes take."""
-    per_failure = (restart + work.interval / 2) / timedelta(hours=1)
-    stalled = (work.productive / timedelta(hours=1)) * (1 + work.stall / work.interval)
-    return stalled * (1 + weather.failures_per_hour * per_failure)
 
 
 def offers_to_try(offers: Sequence[Offer]) -> list[Offer]:

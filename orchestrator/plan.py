@@ -7,23 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
-from orchestrator.forecast import Forecast, Work, forecast, work_hours
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, require_memory
 from orchestrator.offers import MarketPreference, Offer, PriceTable, list_offers
 from orchestrator.places import home_place, split_place
-from orchestrator.policy.history import Limits
-from orchestrator.policy.situation import RESTART, STOP_MARGIN
+from orchestrator.policy.history import STOP_MARGIN, Limits
+from orchestrator.policy.situation import RESTART
 from orchestrator.prices import price_table
-from orchestrator.simulate.market import make_market
-from orchestrator.simulate.zone_trace import ZoneTrace
 from orchestrator.spec import RunSpec
 from orchestrator.weather import Weather, usual_pace, weather_for
-from orchestrator.workload import assumed_workload, checkpoint_bytes
+from orchestrator.workload import Work, assumed_workload, checkpoint_bytes, work_hours
 from train.config import resolve_num_steps
+
+if TYPE_CHECKING:
+    from orchestrator.forecast import Forecast
+    from orchestrator.simulate.zone_trace import ZoneTrace
 
 # Training time that a save takes, before any was measured; with Young's rule it sets the interval.
 ASSUMED_STALL = timedelta(seconds=15)
@@ -231,6 +233,10 @@ def _forecast(
         restart=RESTART,
         pace=usual_pace(spec.nodes.num_gpus),
     )
+    # numpy: 60 ms of every command's start.
+    from orchestrator.forecast import forecast
+    from orchestrator.simulate.market import make_market
+
     record = None if traces is None else make_market(traces, spec.nodes.count)
     return forecast(
         work,

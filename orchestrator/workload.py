@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from orchestrator.memory import parameters_from_name
 from orchestrator.spec import RunSpec
+from orchestrator.weather import Weather
 
 # Dense bf16 peak of one accelerator, FLOP/s (vendor data sheets).
 PEAK_FLOPS = {"A100": 312e12, "A100-80GB": 312e12, "H100": 989e12, "V100": 125e12}
@@ -24,6 +25,23 @@ class Workload:
     assumption: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What there is to do, and what saving it takes."""
+
+    productive: timedelta
+    interval: timedelta
+    """Between saves; half of it is lost with a node in the mean."""
+    stall: timedelta
+    """Of training, per save."""
+    num_nodes: int
+    checkpoint_bytes: int
+    num_kept: int
+    home: tuple[str, str]
+    """Place of the store that is used where a place has none of its own."""
+    places_with_store: frozenset[tuple[str, str]]
+
+
 def assumed_workload(spec: RunSpec) -> Workload | None:
     """Apply C = 6 N D (Kaplan et al. 2020) at an assumed MFU; None where N or D is unknown."""
     num_parameters = parameters_from_name(spec.model.base)
@@ -37,6 +55,13 @@ def assumed_workload(spec: RunSpec) -> Workload | None:
         assumption=f"{num_parameters / 1e9:.3g}e9 parameters (from the name), "
         f"{num_tokens:.3g} tokens, {ASSUMED_MFU:.0%} MFU assumed",
     )
+
+
+def work_hours(work: Work, weather: Weather, restart: timedelta) -> float:
+    """Return the hours of training with what saves hold it up, and what failures of nodes take."""
+    per_failure = (restart + work.interval / 2) / timedelta(hours=1)
+    stalled = (work.productive / timedelta(hours=1)) * (1 + work.stall / work.interval)
+    return stalled * (1 + weather.failures_per_hour * per_failure)
 
 
 def checkpoint_bytes(spec: RunSpec) -> int | None:

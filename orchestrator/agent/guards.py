@@ -106,7 +106,7 @@ class Guards:
 
 
 def stop_by_policy(state: RunState, clock: Clock) -> Leave | None:
-    """Ask the policy whether the budget is used up or a stop was requested, and nothing else.
+    """Return why to leave if the budget is used up or a stop was requested; else None.
 
     The only guard of the budget where our plugin is missing. Where nodes are is not ours to decide.
     """

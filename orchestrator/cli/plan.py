@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.common import show_duration
 from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
-from orchestrator.forecast import Spread
 from orchestrator.offers import MarketPreference
 from orchestrator.places import objects_url
 from orchestrator.plan import ASSUMED_STALL, Estimate, LaunchPlan
 from orchestrator.policy.situation import RESTART
 from orchestrator.spec import RunSpec
+
+if TYPE_CHECKING:
+    from orchestrator.forecast import Spread
 
 _SHOWN_OFFERS = 6
 # Of running over the budget: then p90 is above it.

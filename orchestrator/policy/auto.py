@@ -63,7 +63,8 @@ class Auto:
             return Choice(sight.mode, sight.zone, NEVER, "no slack for anything but to stay")
         seen = self._seen = self._seen or Seen(sight)
         question = _Question(sight=sight, table=self._learn(sight, seen), seen=seen)
-        options = [*question.stay(), *question.go()]
+        stay = list(question.stay())
+        options = [*stay, *question.go(stay)]
         best = min(options, key=lambda option: option.usd)
         # Not beyond the hour at which the safety net has to be asked.
         until = sight.now + min(question.table.step, sight.slack - sight.reserve)
@@ -114,30 +115,27 @@ class _Question:
             yield _Option(self._on_demand(sight.zone, cold), Mode.ON_DEMAND, sight.zone)
         yield _Option(self._waiting(), Mode.IDLE, NOWHERE)
 
-    def go(self) -> Iterator[_Option]:
-        """Yield the options of starting a node."""
+    def go(self, stay: Sequence[_Option]) -> Iterator[_Option]:
+        """Yield the options of starting a node, where those of staying are these."""
         sight = self.sight
-        away = list(self._go_on_demand())
-        # What is left to do where a zone of which nothing is known turns out to have no room.
-        failing = min(option.usd for option in (*self.stay(), *away))
-        if sight.mode is Mode.ON_DEMAND:  # it has been left by then
-            failing = min(option.usd for option in self._go_on_demand())
+        away = self._away()
+        # What is left to do where a zone out of sight turns out to have no room; on demand that is
+        # up has been left by then.
+        left = [away] if sight.mode is Mode.ON_DEMAND else [*stay, away]
+        failing = min(option.usd for option in left)
         for zone, is_up in enumerate(sight.is_up):
             # A node that trains is not left for a zone that may have no room.
             if is_up is False or (sight.mode is Mode.SPOT and (zone == sight.zone or not is_up)):
                 continue
             usd = self._spot(zone, sight.restart) + sight.move(zone)
-            if sight.mode is not Mode.IDLE:
-                usd += _HYSTERESIS * self._price_of_changing(zone)
+            usd += self._hysteresis(zone, sight.spot[zone])
             if is_up is None:
                 chance = self.seen.zones[zone].chance_up(sight.now)
                 usd = chance * usd + (1 - chance) * failing
             yield _Option(usd, Mode.SPOT, zone)
-        if sight.mode is Mode.SPOT:  # where its price has risen
-            way = sight.restart * sight.zones[away[0].zone].on_demand + sight.move(away[0].zone)
-            yield away[0]._replace(usd=away[0].usd + _HYSTERESIS * way)
-        elif sight.mode is Mode.IDLE:
-            yield from away
+        if sight.mode is not Mode.ON_DEMAND:  # from spot where its price has risen
+            price = sight.zones[away.zone].on_demand
+            yield away._replace(usd=away.usd + self._hysteresis(away.zone, price))
 
     def _waiting(self) -> float:
         sight = self.sight
@@ -150,19 +148,21 @@ class _Question:
             for zone in here or every
         )
 
-    def _price_of_changing(self, zone: int) -> float:
-        """Return what it takes to leave what is up for spot in a zone: from on demand, and back."""
+    def _hysteresis(self, zone: int, price: float) -> float:
+        """Return what leaving what is up has to save beyond its price: from on demand, and back."""
         sight = self.sight
-        usd = sight.restart * sight.spot[zone] + sight.move(zone)
+        if sight.mode is Mode.IDLE:
+            return 0.0
+        usd = sight.restart * price + sight.move(zone)
         if sight.mode is Mode.ON_DEMAND:
             usd += sight.restart * sight.zones[sight.zone].on_demand
-        return usd
+        return _HYSTERESIS * usd
 
-    def _go_on_demand(self) -> Iterator[_Option]:
-        sight = self.sight
-        zone = cheapest_on_demand(sight)
-        usd = self._on_demand(zone, sight.restart) + sight.move(zone)
-        yield _Option(usd, Mode.ON_DEMAND, zone)
+    def _away(self) -> _Option:
+        """Return the option of starting on demand where that is cheapest."""
+        zone = cheapest_on_demand(self.sight)
+        usd = self._on_demand(zone, self.sight.restart) + self.sight.move(zone)
+        return _Option(usd, Mode.ON_DEMAND, zone)
 
     def _spot(self, zone: int, cold: float) -> float:
         sight, spells = self.sight, self.seen.zones[zone]

@@ -17,6 +17,8 @@ from orchestrator.policy.sight import PolicyName
 # A zone without capacity is not asked again for this long: a guess between burning API quota and
 # missing capacity. Not measured yet.
 RETRY_ZONE_AFTER = timedelta(minutes=10)
+# In the field: a save and a stop.
+STOP_MARGIN = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,18 +67,11 @@ def look(history: History, offers: Sequence[Offer], limits: Limits, now: datetim
         return None
     zones = _zones(history, spot, on_demand, now)
     places = sorted({zone.place for zone in zones} | _places_of_checkpoint(history))
-    per_hour = history.num_nodes
-    dearest = max(offer.usd_per_hour for offer in on_demand.values())
+    paid = {place: float(one.usd_per_hour * history.num_nodes) for place, one in on_demand.items()}
+    dear = _DEAR * max(paid.values())
     sight = Sight(
         zones=tuple(
-            Zone(
-                zone.zone,
-                places.index(zone.place),
-                float(on_demand[zone.place].usd_per_hour * per_hour)
-                if zone.place in on_demand
-                else _DEAR * float(dearest * per_hour),
-            )
-            for zone in zones
+            Zone(zone.zone, places.index(zone.place), paid.get(zone.place, dear)) for zone in zones
         ),
         move_usd=move_usd(places, history.checkpoint_bytes / 1e9),
         deadline=(limits.deadline_at - history.began_at) / _HOUR,
@@ -91,7 +84,7 @@ def look(history: History, offers: Sequence[Offer], limits: Limits, now: datetim
         now=max(0.0, (now - history.began_at) / _HOUR),  # clocks differ
         work_left=history.work_left / _HOUR,
         usd_left=_usd_left(history, on_demand, limits),
-        spot=[float(_price(zone, offers) * per_hour) for zone in zones],
+        spot=[float(_price(zone, offers) * history.num_nodes) for zone in zones],
         unsaved=history.unsaved / _HOUR,
     )
     if history.checkpoint_place is not None:

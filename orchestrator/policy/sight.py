@@ -131,9 +131,9 @@ class Choice(NamedTuple):
 
 
 class Policy(Protocol):
-    """Chooses for one run. What it answers depends on what it is shown alone, not on earlier calls;
+    """Chooses for one run, by what it is shown alone.
 
-    what it remembers of them only saves time.
+    What it remembers of earlier calls only saves time.
     """
 
     looks_around: bool

@@ -23,11 +23,10 @@ from orchestrator.offers import Offer
 from orchestrator.places import objects_url, split_place
 from orchestrator.policy.answers import Decision, Stop
 from orchestrator.policy.decide import decide, reason_to_stop
-from orchestrator.policy.history import History, LaunchRecord, Limits
+from orchestrator.policy.history import STOP_MARGIN, History, LaunchRecord, Limits
 from orchestrator.weather import usual_pace
 
-# In the field: a save and a stop, and provisioning, set-up and restore until the first new step.
-STOP_MARGIN = timedelta(minutes=3)
+# In the field: provisioning, set-up and restore until the first new step.
 RESTART = timedelta(minutes=10)
 # A launch that finds no room (an assumption), and the time between two looks.
 FAILED_LAUNCH = timedelta(minutes=3)
@@ -91,7 +90,7 @@ def situation(
     `pace` are the wall seconds of a step, None before any was measured: what is only assumed
     of the work is nothing to wait by.
     """
-    market, limits, current = market_time(state.record), state.spec.limits, state.current_launch
+    market, current = market_time(state.record), state.current_launch
     is_billed = current is not None and current.ready_at is not None
     num_steps, last = state.record.num_steps, _last_commit(state)
     progressed = {commit.attempt for commit in state.commits}
@@ -114,25 +113,30 @@ def situation(
         stop_requested=state.is_stop_requested,
         num_nodes=state.record.spec.nodes.count,
     )
-    deadline = limits.deadline
     return Situation(
         history=history,
         offers=tuple(quoted.to_offer() for quoted in state.record.offers)
         if offers is None
         else tuple(offers),
-        limits=Limits(
-            budget_usd=limits.budget_usd,
-            deadline_at=None if deadline is None else state.record.created_at + deadline,
-            market=limits.market,
-            stop_margin=max(STOP_MARGIN, WALL_STOP * market.scale),
-            restart=max(RESTART, WALL_RESTART * market.scale),
-            policy=limits.policy,
-            failed_launch=FAILED_LAUNCH if market.scale == 1 else timedelta(),
-            patience=max(PATIENCE, WALL_PATIENCE * market.scale),
-            lost_work=_interval(state, pace, market),
-            pace=usual_pace(state.spec.nodes.num_gpus),
-        ),
+        limits=_limits(state, pace, market),
         now=market.at(now),
+    )
+
+
+def _limits(state: RunState, pace: float | None, market: MarketTime) -> Limits:
+    limits = state.spec.limits
+    deadline = limits.deadline
+    return Limits(
+        budget_usd=limits.budget_usd,
+        deadline_at=None if deadline is None else state.record.created_at + deadline,
+        market=limits.market,
+        stop_margin=max(STOP_MARGIN, WALL_STOP * market.scale),
+        restart=max(RESTART, WALL_RESTART * market.scale),
+        policy=limits.policy,
+        failed_launch=FAILED_LAUNCH if market.scale == 1 else timedelta(),
+        patience=max(PATIENCE, WALL_PATIENCE * market.scale),
+        lost_work=_interval(state, pace, market),
+        pace=usual_pace(state.spec.nodes.num_gpus),
     )
 
 

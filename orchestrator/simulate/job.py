@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from orchestrator.cost import move_usd
 from orchestrator.policy.budget import choose_within_budget
-from orchestrator.policy.history import RETRY_ZONE_AFTER
+from orchestrator.policy.history import RETRY_ZONE_AFTER, STOP_MARGIN
 from orchestrator.policy.sight import NOWHERE, Choice, Mode, Policy, Sight, Sighting, Zone
 from orchestrator.simulate.market import Market
 from orchestrator.simulate.spans import Span
@@ -17,7 +17,7 @@ _MINUTES_PER_HOUR = 60
 # What a launch has shown of a zone is taken for true so long, as in `decide`.
 BELIEVED_HOURS = RETRY_ZONE_AFTER / timedelta(hours=1)
 # What a stop takes of a node that is up, to save and be gone: billed, and kept back of a budget.
-STOP_HOURS = 0.05
+STOP_HOURS = STOP_MARGIN / timedelta(hours=1)
 # Ticks; sums of floats that are meant to be equal.
 _EPSILON = 1e-6
 
@@ -36,7 +36,6 @@ class Job:
         self._decisions: list[tuple[float, Choice]] | None = [] if remembers else None
         self._spans: list[Span] | None = [] if remembers else None
         self._launched_at = self._ready_at = self._tick
-        self._num_seen_until = start - 1
         self._restart = terms.restart / market.tick_hours
         self._budget = math.inf if terms.budget_usd is None else terms.budget_usd
         self._saved = 0.0

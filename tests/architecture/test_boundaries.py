@@ -47,6 +47,12 @@ def test_no_process_but_the_trainer_imports_torch_or_skypilot(module):
     assert not {"torch", "transformers", "sky"} & modules_after(f"import {module}")
 
 
+@pytest.mark.parametrize("module", ["launch", "plan", "reports", "control", "simulate"])
+def test_no_command_loads_numpy_or_process_pools_before_it_needs_them(module):
+    loaded = modules_after(f"import orchestrator.cli.{module}")
+    assert not {"numpy", "multiprocessing"} & loaded
+
+
 def test_import_contracts_hold():
     lint = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)

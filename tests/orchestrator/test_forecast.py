@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.forecast import Work, forecast, play, spread, summarize
+from orchestrator.forecast import forecast, play, spread, summarize
 from orchestrator.offers import Market, MarketPreference
 from orchestrator.policy.history import Limits
 from orchestrator.policy.named import POLICIES
 from orchestrator.simulate.futures import Futures, make_up, redraw
 from orchestrator.simulate.terms import Terms
 from orchestrator.weather import Weather, weather_for
+from orchestrator.workload import Work
 from tests.orchestrator.histories import make_offer
 from tests.orchestrator.simulate.markets import market
 

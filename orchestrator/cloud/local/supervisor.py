@@ -93,7 +93,6 @@ class Supervisor:
         self._node: LocalNode | None = None
         self._taking_back: tuple[Preemption, datetime] | None = None
         self._stopping_since: datetime | None = None
-        self._waiting_until: datetime | None = None
         self._beat_at: datetime | None = None
         self._is_draining = False
         self._is_usurped = False
@@ -207,7 +206,6 @@ class Supervisor:
         self._journal.note(
             LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
         )
-        self._waiting_until = None
         if self._is_draining:
             withdraw(self._store, RequestKind.DRAIN)
         self._is_draining = False
@@ -235,9 +233,7 @@ class Supervisor:
         )
 
     def _note_wait(self, decision: Wait) -> None:
-        now = self._market.at(self._clock.now())
-        if self._waiting_until is None or self._waiting_until < now:
-            self._waiting_until = decision.until
+        if self._decider.waits_anew(self._market.at(self._clock.now())):
             self._journal.note(self._decider.made(decision))
 
     def _drain(self, decision: Drain) -> None:

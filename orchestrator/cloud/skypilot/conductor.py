@@ -113,7 +113,6 @@ class Conductor:
         self._measured: Sequence[Measured] = ()
         self._beat_at: datetime | None = None
         self._last_told: str | None = None
-        self._waiting_until: datetime | None = None
         self._launched_at = launched_at
         self._has_claimed: bool | None = None
 
@@ -163,7 +162,7 @@ class Conductor:
                 launched_at=self._launched_at,
             )
         )
-        self._last_told = self._waiting_until = None
+        self._last_told = None
         return launch, quoted
 
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
@@ -205,9 +204,8 @@ class Conductor:
 
     def waiting(self, decision: Wait) -> None:
         """Write down that nothing is asked for at present; once for the time that it holds."""
-        if self._waiting_until is None or self._waiting_until < self._clock.now():
+        if self._decider.waits_anew(self._clock.now()):
             self._journal.note(self._decider.made(decision))
-            self._waiting_until = decision.until
 
     def ask_to_leave(self, decision: Drain | Stop) -> str | None:
         """Ask the agents to save and leave, once per launch; return which, None without one."""
