@@ -18,7 +18,10 @@ _COMMANDS = {
     "status": ("orchestrator.cli.reports", "Show how a run, or every run, is doing."),
     "cost": ("orchestrator.cli.reports", "Show what a run cost and where its time went."),
     "logs": ("orchestrator.cli.reports", "Print the log, attempt by attempt and node by node."),
-    "dashboard": ("orchestrator.cli.reports", "Write a run's page: cost, attempts, loss."),
+    "dashboard": (
+        "orchestrator.cli.dashboard",
+        "Serve pages of runs, or write one: cost, attempts, loss.",
+    ),
     "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
     "data": ("orchestrator.cli.data", "Prepare conversations for training."),

@@ -1,11 +1,10 @@
-"""`orchestrate status`, `cost`, `logs` and `dashboard`: what a run folder says."""
+"""`orchestrate status`, `cost` and `logs`: what a run folder says."""
 
 from __future__ import annotations
 
 import sys
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +18,6 @@ from orchestrator.cli.common import (
     say,
     show_duration,
     store_option,
-    write_page,
 )
 from orchestrator.cli.watch import describe_progress
 from orchestrator.clock import SystemClock
@@ -49,7 +47,7 @@ def status(run: str | None, store: str | None, *, as_json: bool) -> None:
     if run is None:
         _status_of_all(list_runs(store), as_json=as_json)
         return
-    view = _look(find_run(run, store))
+    view = look(find_run(run, store))
     if as_json:
         print_json(status_document(view))
     else:
@@ -63,13 +61,13 @@ def status(run: str | None, store: str | None, *, as_json: bool) -> None:
 def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
     """Show what RUN cost and where its time went; without RUN, one line per run."""
     if run is not None:
-        view = _look(find_run(run, store))
+        view = look(find_run(run, store))
         if as_json:
             print_json(cost_document(view))
         else:
             print(render_cost(view))
         return
-    views = [view for view in _look_at_all(list_runs(store)) if isinstance(view, RunView)]
+    views = [view for view in look_at_all(list_runs(store)) if isinstance(view, RunView)]
     if as_json:
         print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
         return
@@ -111,26 +109,6 @@ def logs(
         raise UnknownRun(f"{run} has no log of {which}.", f"See orchestrate status {run}")
     if not printed:
         say(f"{run} has no log yet. See orchestrate status {run}")
-
-
-@click.command()
-@click.argument("run", required=False)
-@click.option(
-    "--export",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="Write one self-contained HTML page.",
-)
-@store_option
-def dashboard(run: str | None, path: Path, store: str | None) -> None:
-    """Write the page of RUN, or of the run launched last: cost, attempts over time, loss."""
-    # jinja2 is an extra, and costs 70 ms.
-    from orchestrator.dashboard.page import render_page
-
-    view = _latest(list_runs(store)) if run is None else _look(find_run(run, store))
-    write_page(path, render_page(view))
-    say(f"Wrote the page of {view.record.run} to {path} ({path.stat().st_size // 1024} kB).")
 
 
 def render_status(view: RunView) -> str:
@@ -286,30 +264,24 @@ def _moment(instant: str) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({when})"
 
 
-def _look(known: KnownRun) -> RunView:
+def look(known: KnownRun) -> RunView:
+    """Return a run as it is now; raises UnknownRun if its store does not hold it."""
     return RunViewer(known.open()).look(SystemClock().now())
 
 
-def _latest(runs: list[KnownRun]) -> RunView:
-    views = [view for view in _look_at_all(runs) if isinstance(view, RunView)]
-    if not views:
-        raise UnknownRun("There is no run yet.", "Start one: orchestrate launch SPEC")
-    return max(views, key=lambda view: view.record.created_at)
-
-
-def _look_at_all(runs: list[KnownRun]) -> list[RunView | tuple[KnownRun, str]]:
+def look_at_all(runs: list[KnownRun]) -> list[RunView | tuple[KnownRun, str]]:
     """Look at every run; one that cannot be read is reported instead of hiding the others."""
     views: list[RunView | tuple[KnownRun, str]] = []
     for known in runs:
         try:
-            views.append(_look(known))
+            views.append(look(known))
         except (OrchestratorError, CheckpointError) as error:
             views.append((known, error.what))
     return views
 
 
 def _status_of_all(runs: list[KnownRun], *, as_json: bool) -> None:
-    views = _look_at_all(runs)
+    views = look_at_all(runs)
     if as_json:
         documents = [
             status_document(view)

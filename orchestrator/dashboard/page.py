@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.dashboard.content import build_page
@@ -12,27 +14,42 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render_page(view: RunView) -> str:
-    """Return the run as one HTML document that fetches nothing and needs no script.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where a page is served, so that it can renew itself and link to its tables."""
+
+    address: str
+
+
+def render_page(view: RunView, served: Served | None = None) -> str:
+    """Return the run as an HTML document; unless it is served it fetches nothing and has no script.
 
     Raises:
         MissingDependency: jinja2 is not installed.
     """
-    return environment().get_template("page.html.jinja").render(page=build_page(view))
+    return render("page.html.jinja", page=build_page(view), served=served)
 
 
+def render(template: str, **values: object) -> str:
+    """Return a template, filled; raises MissingDependency without jinja2."""
+    return environment().get_template(template).render(**values)
+
+
+@cache
 def environment() -> Environment:
     """Return what fills templates; raises MissingDependency without jinja2."""
     try:
         # An extra: everything else that the orchestrator does works without it.
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise MissingDependency(
             "The dashboard needs jinja2, which is not installed.",
             "pip install -c constraints.txt -e '.[dashboard]'",
         ) from error
     return Environment(
-        loader=PackageLoader("orchestrator.dashboard"),
+        loader=ChoiceLoader(
+            [PackageLoader("orchestrator.dashboard", folder) for folder in ("templates", "static")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

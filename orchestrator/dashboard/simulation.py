@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.dashboard.formats import NOTHING, write_number, write_share, write_usd
-from orchestrator.dashboard.page import environment
+from orchestrator.dashboard.page import render
 from orchestrator.dashboard.simulated_costs import (
     CostCurve,
     Spreads,
@@ -40,8 +40,8 @@ def render_simulation(name: str, question: Question, answers: Sequence[Answer]) 
     Raises:
         MissingDependency: jinja2 is not installed.
     """
-    template = environment().get_template("simulation.html.jinja")
-    return template.render(page=build_simulation(name, question, answers))
+    page = build_simulation(name, question, answers)
+    return render("simulation.html.jinja", page=page, served=None)
 
 
 def build_simulation(name: str, question: Question, answers: Sequence[Answer]) -> SimulationPage:

@@ -68,7 +68,7 @@ class Indicator:
 
 
 # Symbol, tone and plain words of each state: never colour alone.
-_STATES: dict[RunStateName, tuple[str, Tone, str]] = {
+STATES: dict[RunStateName, tuple[str, Tone, str]] = {
     RunStateName.PENDING: ("◌", Tone.PLAIN, "Launched; the first step is still to come."),
     RunStateName.RUNNING: ("▶", Tone.GOOD, "Training."),
     RunStateName.RECOVERING: ("↻", Tone.WARN, "Coming back after its nodes went away."),
@@ -83,7 +83,7 @@ _STATES: dict[RunStateName, tuple[str, Tone, str]] = {
 def build_header(sources: Sources) -> Header:
     """Return the header."""
     state = RunStateName(sources.status["state"])
-    symbol, tone, meaning = _STATES[state]
+    symbol, tone, meaning = STATES[state]
     why = sources.status["why"]
     return Header(
         run=sources.view.record.run,
@@ -147,17 +147,21 @@ def _alerts(sources: Sources) -> tuple[Alert, ...]:
 def _spent(sources: Sources) -> Indicator:
     usd, budget = sources.status["usd"], sources.status["budget_usd"]
     share = usd / budget
-    tone = Tone.PLAIN
-    if share >= _BUDGET_WARNING:
-        tone = Tone.BAD if share >= 1 else Tone.WARN
     return Indicator(
         label="Spent",
         value=write_usd(usd),
         detail=f"{write_share(share)} of the {write_usd(budget)} budget",
         definition="All attempts, storage, requests and egress, at the prices quoted at launch.",
-        tone=tone,
+        tone=budget_tone(share),
         meter=place(usd, 0, budget),
     )
+
+
+def budget_tone(share: float) -> Tone:
+    """Return how so much of a budget reads."""
+    if share < _BUDGET_WARNING:
+        return Tone.PLAIN
+    return Tone.BAD if share >= 1 else Tone.WARN
 
 
 def _saved(sources: Sources) -> Indicator:

@@ -20,7 +20,7 @@ from orchestrator.dashboard.charts import (
     thin,
 )
 from orchestrator.dashboard.content import build_page
-from orchestrator.dashboard.page import render_page
+from orchestrator.dashboard.page import environment, render_page
 from orchestrator.errors import MissingDependency
 from orchestrator.ledger.facts import (
     AttemptEnded,
@@ -312,6 +312,7 @@ def test_long_run_gives_a_page_of_bounded_size():
 
 
 def test_missing_jinja2_names_the_command_that_installs_it(monkeypatch):
+    environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependency) as caught:
         render_page(unstarted_run())

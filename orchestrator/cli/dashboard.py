@@ -1,0 +1,141 @@
+"""`orchestrate dashboard`: the pages of runs, served to a browser or written to a file."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.common import say, store_option, write_page
+from orchestrator.cli.reports import look, look_at_all
+from orchestrator.clock import SystemClock
+from orchestrator.errors import MissingDependency, UnknownRun, UsageError
+from orchestrator.runs import KnownRun, find_run, list_runs
+from orchestrator.view import RunView
+
+_PORT = 8645
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option(
+    "--export",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write one self-contained HTML page instead.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0: a free one."
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="HOST",
+    help="Name by which browsers reach it, beside this machine's own; may be repeated.",
+)
+@click.option(
+    "--token",
+    envvar="ORCHESTRATE_DASHBOARD_TOKEN",
+    help="What browsers have to show; made up where others can reach the address.",
+)
+@store_option
+def dashboard(
+    run: str | None,
+    path: Path | None,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    token: str | None,
+    store: str | None,
+) -> None:
+    """Serve pages of all runs, or of RUN: cost, attempts, loss, decisions. Read-only.
+
+    With --export, write the page of RUN, or of the run launched last, to a file.
+    """
+    known = None if run is None else find_run(run, store)
+    if path is None:
+        _serve(known, store, (host, port), names, token)
+    else:
+        _export(known, store, path)
+
+
+def _export(known: KnownRun | None, store: str | None, path: Path) -> None:
+    # jinja2 is an extra, and costs 70 ms.
+    from orchestrator.dashboard.page import render_page
+
+    view = _latest(list_runs(store)) if known is None else look(known)
+    write_page(path, render_page(view))
+    say(f"Wrote the page of {view.record.run} to {path} ({path.stat().st_size // 1024} kB).")
+
+
+def _latest(runs: list[KnownRun]) -> RunView:
+    views = [view for view in look_at_all(runs) if isinstance(view, RunView)]
+    if not views:
+        raise UnknownRun("There is no run yet.", "Start one: orchestrate launch SPEC")
+    return max(views, key=lambda view: view.record.created_at)
+
+
+def _serve(
+    known: KnownRun | None,
+    store: str | None,
+    address: tuple[str, int],
+    names: tuple[str, ...],
+    token: str | None,
+) -> None:
+    try:
+        # An extra, and 300 ms.
+        import uvicorn
+
+        from orchestrator.dashboard.board import Board, key_of
+        from orchestrator.dashboard.server import LOOPBACK, make_app
+    except ImportError as error:
+        raise MissingDependency(
+            f"The dashboard needs {error.name}, which is not installed.",
+            "pip install 'spot-orchestrator[dashboard]'; or write a page: --export FILE",
+        ) from error
+    listening = _listen(*address)
+    host, port = listening.getsockname()[:2]
+    if token is None and not _is_loopback(host):
+        token = secrets.token_urlsafe(24)
+    clock = SystemClock()
+    hosts = [*LOOPBACK, *names, *([host] if not _is_any(host) else [])]
+    app = make_app(Board(store, clock), clock, hosts=hosts, token=token)
+    shown = names[0] if names else socket.gethostname() if _is_any(host) else host
+    page = "/" if known is None else f"/runs/{key_of(known)}"
+    query = "" if token is None else f"?token={token}"
+    name = f"[{shown}]" if ":" in shown else shown
+    say(f"Dashboard at http://{name}:{port}{page}{query} (read-only; Ctrl-C ends it)")
+    if not _is_loopback(host):
+        say("Others can reach it, and what they read is not encrypted: better tunnel to loopback.")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen()  # before the address is told: whoever opens it at once waits, and is served
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen at {host}:{port}: {error.strerror}.",
+            "Choose another --port; 0 is free.",
+        ) from error
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
+
+
+def _is_any(host: str) -> bool:
+    return ipaddress.ip_address(host).is_unspecified

@@ -1,0 +1,214 @@
+"""The served dashboard: what it shows, whom it refuses, and that no text becomes markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from checkpoints.errors import StoreUnreachable
+from checkpoints.layout import RUN_KEY, event_key, heartbeat_key
+from checkpoints.store import open_store
+from orchestrator.clock import Clock
+from orchestrator.dashboard.board import Board
+from orchestrator.dashboard.server import make_app
+from orchestrator.ledger.facts import DecisionMade, FinalState, StopReason
+from orchestrator.ledger.heartbeat import Heartbeat
+from orchestrator.ledger.record import create_record
+from tests.orchestrator.histories import Ledger, at, make_record
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class At(Clock):
+    """Stands still."""
+
+    def now(self):
+        return at(60)
+
+
+def write_run(folder, name: str, *, why: str = "cheapest", over: bool = False, **spec) -> None:
+    """Write a run whose first attempt is up since second 1, at 10 dollars an hour."""
+    store = open_store(f"{folder.as_uri()}/{name}")
+    ledger = Ledger()
+    ledger.launched()
+    ledger.add(0, DecisionMade(action="launch", why=why))
+    ledger.launch("one", 0, attempt=1)
+    if over:
+        ledger.ended(50, FinalState.STOPPED, StopReason.BUDGET, "the budget is used up")
+    record = make_record(name=name, store=folder.as_uri(), **spec)
+    create_record(store, record.model_copy(update={"run": name, "run_id": name}))
+    by_writer: dict[str, list[bytes]] = {}
+    for entry in ledger.entries:
+        by_writer.setdefault(entry.writer, []).append(entry.model_dump_json().encode())
+    for writer, lines in by_writer.items():
+        store.create(event_key(writer, 0), b"\n".join(lines))
+    beat = Heartbeat(writer="supervisor-1", at=at(59), host="h", pid=1)
+    store.put(heartbeat_key("supervisor-1"), beat.model_dump_json().encode())
+
+
+def serve(folder, **options) -> TestClient:
+    app = make_app(Board(folder.as_uri(), At()), At(), **options)
+    return TestClient(app, base_url="http://127.0.0.1:8645")
+
+
+def key_in(page: str, name: str) -> str:
+    found = re.search(rf'href="(/runs/{name}\.[0-9a-f]{{8}})"', page)
+    assert found is not None
+    return found[1]
+
+
+def test_runs_are_listed_with_what_they_cost_now(tmp_path):
+    write_run(tmp_path, "one")
+    write_run(tmp_path, "two", over=True)
+    page = serve(tmp_path).get("/").text
+    assert "2 runs, 2 of them simulated" in page
+    row = page[page.index(">one<") : page.index(">two<")]
+    assert "$10.00" in row
+    assert "PENDING" in row
+    assert "STOPPED" in page[page.index(">two<") :]
+    assert "$10.00" not in page[page.index(">two<") :].replace("of $100.00", "")
+
+
+def test_a_run_that_cannot_be_read_hides_no_other(tmp_path):
+    write_run(tmp_path, "fine")
+    open_store(f"{tmp_path.as_uri()}/torn").create(RUN_KEY, b"{")
+    page = serve(tmp_path).get("/").text
+    assert ">fine<" in page
+    assert "Runs that cannot be read" in page
+    assert ">torn<" in page
+
+
+def test_without_a_run_it_says_how_to_start_one(tmp_path):
+    (tmp_path / "runs").mkdir()
+    page = serve(tmp_path / "runs").get("/").text
+    assert "orchestrate launch examples/quickstart.yaml" in page
+
+
+def test_new_runs_and_new_facts_show_up(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("orchestrator.dashboard.board.time.monotonic", lambda: now)
+    client = serve(tmp_path)
+    write_run(tmp_path, "one")
+    assert ">one<" in client.get("/").text
+    write_run(tmp_path, "later")
+    assert ">later<" not in client.get("/").text
+    now = 5.1
+    assert ">later<" in client.get("/").text
+
+
+def test_a_run_has_a_page_that_renews_itself_and_links_to_its_tables(tmp_path):
+    write_run(tmp_path, "one")
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    page = client.get(address).text
+    assert f'hx-get="{address}"' in page
+    assert "<style>" not in page
+    links = set(re.findall(r'(?:href|src)="([^"]+)"', page)) - {"data:,", "/"}
+    assert {f"{address}/status.json", f"{address}/tables/attempts.csv"} < links
+    for link in links:
+        assert client.get(link).status_code == 200, link
+    assert client.get(f"{address}/cost.json").json()["run"] == "one"
+    rows = client.get(f"{address}/tables/decisions.json").json()["rows"]
+    assert rows[0]["Why"] == "cheapest"
+
+
+def test_what_is_not_there_is_a_page_that_says_so(tmp_path):
+    write_run(tmp_path, "one")
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    for path in ("/runs/none.00000000", f"{address}/tables/header.csv", f"{address}/tables/x.json"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert "<h1" in answer.text
+
+
+def test_no_text_of_a_run_becomes_markup_or_a_formula(tmp_path):
+    write_run(tmp_path, "one", why=f"=HYPERLINK(1) {HOSTILE}")
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    assert HOSTILE not in client.get(address).text
+    text = client.get(f"{address}/tables/decisions.csv").text
+    (_, row) = csv.reader(io.StringIO(text))
+    assert row[-1] == f"'=HYPERLINK(1) {HOSTILE}"
+
+
+def test_every_answer_forbids_scripts_of_others(tmp_path):
+    write_run(tmp_path, "one")
+    client = serve(tmp_path)
+    for path in ("/", "/static/live.js", "/runs/none", "/runs.json"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 400),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"host": "localhost:8645", "origin": "http://localhost:8645"}, 200),
+    ],
+)
+def test_other_names_and_other_sites_are_refused(tmp_path, headers, status):
+    assert serve(tmp_path).get("/", headers=headers).status_code == status
+
+
+def test_it_changes_nothing(tmp_path):
+    client = serve(tmp_path)
+    for method in ("post", "put", "delete", "patch"):
+        assert getattr(client, method)("/").status_code == 405
+
+
+def test_with_a_token_nothing_is_shown_without_it(tmp_path):
+    write_run(tmp_path, "one")
+    client = serve(tmp_path, token="secret")
+    for path in ("/", "/runs.json", "/static/page.css", "/?token=wrong"):
+        answer = client.get(path)
+        assert answer.status_code == 401
+        assert "one" not in answer.text.split()
+    bearer = {"authorization": "Bearer secret"}
+    assert client.get("/runs.json", headers=bearer).status_code == 200
+    opened = client.get("/?token=secret")
+    assert opened.status_code == 200
+    assert "token" not in str(opened.url)
+    assert client.get("/").status_code == 200  # by its cookie
+
+
+def test_a_store_that_does_not_answer_is_an_error_page(tmp_path, monkeypatch):
+    def fail(store):
+        raise StoreUnreachable("The bucket does not answer.", "Check the network.")
+
+    monkeypatch.setattr("orchestrator.dashboard.board.list_runs", fail)
+    answer = serve(tmp_path).get("/")
+    assert answer.status_code == 503
+    assert "The bucket does not answer." in answer.text
+    assert "Check the network." in answer.text
+
+
+def test_the_command_serves_until_it_is_interrupted(tmp_path):
+    write_run(tmp_path, "one")
+    command = [Path(sys.executable).with_name("orchestrate"), "dashboard", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--store", tmp_path.as_uri()], stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+/", server.stderr.readline())
+            assert found is not None
+            with urllib.request.urlopen(f"{found[0]}runs.json") as answer:
+                assert [one["run"] for one in json.load(answer)["runs"]] == ["one"]
+            server.send_signal(signal.SIGINT)
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
