@@ -145,7 +145,8 @@ def account(
         ),
         timedelta(),
     )
-    return Goodput(spans=tuple(_tile(wanted, start, end)), wall=end - start, billed=billed)
+    spans = tuple(_joined(_tile(wanted, start, end)))
+    return Goodput(spans=spans, wall=end - start, billed=billed)
 
 
 def _last_kept_step_by_attempt(state: RunState) -> dict[int, int]:
@@ -221,7 +222,7 @@ def _cut_out_stalls(spans: Iterable[Span]) -> list[Span]:
         for stall in stalls[bisect_right(ends, span.start) : bisect_left(starts, span.end)]:
             cut.append(replace(span, start=start, end=max(start, stall.start)))
             start = min(stall.end, span.end)
-        cut.append(replace(span, start=start))
+        cut.append(span if start == span.start else replace(span, start=start))
     return sorted(cut, key=lambda span: span.start)
 
 
@@ -251,6 +252,19 @@ def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Sp
         cursor = span_end
     if cursor < end:
         yield Span(launch=None, bucket=Bucket.WAITING, start=cursor, end=end)
+
+
+def _joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """Make one span of those that follow each other alike: most steps do."""
+    first = last = None
+    for span in spans:
+        if first is None or (first.launch, first.bucket) != (span.launch, span.bucket):
+            if first is not None and last is not None:
+                yield replace(first, end=last.end)
+            first = span
+        last = span
+    if first is not None and last is not None:
+        yield replace(first, end=last.end)
 
 
 def _snap(instant: datetime, origin: datetime) -> datetime:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from orchestrator.cost import scale_of
-from orchestrator.ledger.measurements import steps_of
 from orchestrator.ledger.record import Percentiles
 from orchestrator.view import RunView
 
@@ -41,7 +40,7 @@ def outlook(view: RunView) -> Outlook | None:
     return Outlook(
         hours=_add(hours_so_far(view), left, launched.hours),
         usd=_add(
-            float(view.parts().total),
+            float(view.parts.total),
             left,
             launched.usd,
             most=float(view.state.spec.limits.budget_usd),
@@ -67,7 +66,7 @@ def _add(
 
 def _slowness(view: RunView, work_hours: float) -> float:
     """Return how much longer a step takes than was assumed; 1 before enough were measured."""
-    steps = steps_of(view.measured)[-_RECENT_STEPS:]
+    steps = view.steps[-_RECENT_STEPS:]
     if len(steps) < _FEWEST_STEPS:
         return 1.0
     seconds = statistics.median(step.seconds for _, step in steps) * float(scale_of(view.state))

@@ -67,7 +67,7 @@ def _living_state(view: RunView) -> RunStateName:
 
 def status_document(view: RunView) -> dict[str, Any]:
     """Return the document of `status RUN --json`."""
-    state, goodput, replay = view.state, view.goodput(), view.replay()
+    state, goodput, replay = view.state, view.goodput, view.replay
     limits = state.spec.limits
     return {
         "schema_version": SCHEMA_VERSION,
@@ -89,8 +89,8 @@ def status_document(view: RunView) -> dict[str, Any]:
             "max_abs_diff": replay.max_abs_diff,
             "differing": list(replay.differing),
         },
-        "evaluations": [{"step": one.step, "loss": one.loss} for one in view.evaluations()],
-        "usd": _usd(view.parts().total),
+        "evaluations": [{"step": one.step, "loss": one.loss} for one in view.evaluations],
+        "usd": _usd(view.parts.total),
         "budget_usd": _usd(limits.budget_usd),
         "deadline_at": _instant(deadline_at(state)),
         "eta_at": _instant(eta_at(view)),
@@ -131,7 +131,7 @@ def _percentiles_document(hours: Percentiles, usd: Percentiles) -> dict[str, Any
 
 def describe_evaluations(view: RunView) -> str | None:
     """Return e.g. `evaluation loss 3.310 after step 0, 3.082 after step 30`."""
-    made = view.evaluations()
+    made = view.evaluations
     if not made:
         return None
     shown = dict.fromkeys([made[0], made[-1]])
@@ -165,7 +165,7 @@ def _vain_launches_document(view: RunView) -> list[dict[str, Any]]:
 
 def cost_document(view: RunView) -> dict[str, Any]:
     """Return the document of `cost RUN --json`."""
-    parts, goodput = view.parts(), view.goodput()
+    parts, goodput = view.parts, view.goodput
     on_demand = on_demand_usd(view.state, goodput.productive_by_launch(), goodput.first_startup())
     trained = goodput.seconds()[Bucket.PRODUCTIVE] > timedelta()
     savings = 1 - parts.total / on_demand if on_demand and trained else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from checkpoints.store import ObjectStore
 from orchestrator.cost import Parts, bill, billed_until
@@ -16,18 +17,24 @@ from orchestrator.ledger.heartbeat import (
     read_heartbeats,
 )
 from orchestrator.ledger.journal import LedgerReader
-from orchestrator.ledger.measurements import Measured, MeasurementReader, evaluations_of, steps_of
+from orchestrator.ledger.measurements import (
+    Measured,
+    MeasurementReader,
+    evaluations_of,
+    latest_by_step,
+    steps_of,
+)
 from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.replay import Replay, compare_replayed
-from train.spool import Evaluated
+from train.spool import Evaluated, Step
 
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
 _SILENT_LOCAL_NODE_STOPS_AFTER = timedelta(seconds=30)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunView:
-    """A run as the run folder shows it at `as_of`."""
+    """A run as the run folder shows it at `as_of`; each fold is made once, when asked for."""
 
     state: RunState
     measured: tuple[Measured, ...]
@@ -39,21 +46,29 @@ class RunView:
         """What was decided at launch."""
         return self.state.record
 
-    @property
+    @cached_property
+    def steps(self) -> list[tuple[int, Step]]:
+        """Every step record with its attempt, in order."""
+        return steps_of(self.measured)
+
+    @cached_property
+    def latest(self) -> dict[int, Step]:
+        """The record of each step from the last attempt that took it."""
+        return latest_by_step(self.measured)
+
+    @cached_property
     def step(self) -> int:
         """Last step that the current (or last) attempt reported, or resumed from."""
         attempts = [one for one in self.state.launches if one.attempt is not None]
         if not attempts:
             return 0
         latest = attempts[-1]
-        reported = [
-            step.step for attempt, step in steps_of(self.measured) if attempt == latest.attempt
-        ]
+        reported = [step.step for attempt, step in self.steps if attempt == latest.attempt]
         return max([*reported, latest.resumed_step or 0])
 
-    @property
+    @cached_property
     def billed_until(self) -> datetime:
-        """Return until when nodes are billed: they stop themselves when their owner is silent."""
+        """Until when nodes are billed: they stop themselves when their owner is silent."""
         until = billed_until(self.state, self.as_of)
         heard_at = max((one.at for one in self.heartbeats), default=None)
         if heard_at is None:
@@ -62,20 +77,24 @@ class RunView:
         lasts = _SILENT_LOCAL_NODE_STOPS_AFTER if is_local else SILENT_NODE_STOPS_AFTER
         return min(until, heard_at + lasts)
 
+    @cached_property
     def parts(self) -> Parts:
-        """Return what the run has cost."""
+        """What the run has cost."""
         return bill(self.state, self.billed_until)
 
+    @cached_property
     def goodput(self) -> Goodput:
-        """Return where the time went."""
+        """Where the time went."""
         return account(self.state, self.measured, self.as_of, self.billed_until)
 
+    @cached_property
     def evaluations(self) -> list[Evaluated]:
-        """Return the evaluations by step."""
+        """The evaluations by step."""
         return evaluations_of(self.measured)
 
+    @cached_property
     def replay(self) -> Replay:
-        """Return how replayed steps compare with their recorded values."""
+        """How replayed steps compare with their recorded values."""
         return compare_replayed(self.measured)
 
 

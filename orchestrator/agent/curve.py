@@ -190,7 +190,7 @@ class Curve:
         return {**values, **recovery}, [*recovered, *alerts]
 
     def _replay(self, view: RunView, attempt: int) -> tuple[dict[str, float], list[Alert]]:
-        replay = view.replay()
+        replay = view.replay
         if replay.max_abs_diff is None:
             return {}, []
         before = [one for one in view.measured if one.attempt < attempt]
@@ -218,7 +218,7 @@ class Curve:
             return {}, []  # the user's pause is not an interruption
         gone_at = last.record.at
         seconds = (step.started_at - gone_at).total_seconds()
-        usd = float(self._view(step.started_at).parts().total - self._view(gone_at).parts().total)
+        usd = float(self._view(step.started_at).parts.total - self._view(gone_at).parts.total)
         values = {"recovery/seconds": seconds, "recovery/usd": usd}
         if reason not in lost:
             return values, []
@@ -233,7 +233,7 @@ class Curve:
     def _look(self, view: RunView) -> tuple[dict[str, float], list[Alert]]:
         """Return where money and time went until the view's instant."""
         self._looked_at = view.as_of
-        parts, goodput, current = view.parts(), view.goodput(), view.state.current_launch
+        parts, goodput, current = view.parts, view.goodput, view.state.current_launch
         usd = float(parts.total)
         values = {
             USD_TOTAL: usd,

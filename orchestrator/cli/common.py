@@ -117,7 +117,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def show_usd(view: RunView) -> str:
     """Write what a run has cost, and that it was simulated where it was."""
-    return f"${view.parts().total:.2f}{' (simulated)' if view.record.simulated else ''}"
+    return f"${view.parts.total:.2f}{' (simulated)' if view.record.simulated else ''}"
 
 
 def show_duration(duration: timedelta) -> str:

@@ -119,7 +119,7 @@ def render_status(view: RunView) -> str:
         lines.append(f"Ended because {document['why']}.")
     else:
         lines += _latest_lines(document)
-    if told := budget_told(view.parts().total, view.state.spec.limits.budget_usd):
+    if told := budget_told(view.parts.total, view.state.spec.limits.budget_usd):
         lines.append(f"{told[-1]:.0%} of the budget is used")
     commit = f"last commit step {document['last_commit_step']}"
     lines.append(

@@ -16,7 +16,6 @@ from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.cost import budget_told
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
 from orchestrator.launch import Launched, is_carried_out, why_job_ended
-from orchestrator.ledger.measurements import steps_of
 from orchestrator.report import describe_evaluations, missed_by, status_document
 from orchestrator.view import RunView, RunViewer
 
@@ -55,7 +54,7 @@ def describe_progress(view: RunView) -> str:
     status = status_document(view)
     share = view.step / view.record.num_steps
     parts = [f"{status['state']}", f"step {view.step}/{view.record.num_steps} ({share:.0%})"]
-    steps = steps_of(view.measured)
+    steps = view.steps
     if steps:
         parts.append(f"loss {steps[-1][1].loss:.4f}")
     launch = view.state.current_launch
@@ -112,8 +111,8 @@ def _require_end(view: RunView, launched: Launched) -> None:
 def _conclude(view: RunView) -> None:
     ended, name = view.state.ended, view.record.run
     assert ended is not None
-    replay = view.replay()
-    took = show_duration(view.goodput().wall)
+    replay = view.replay
+    took = show_duration(view.goodput.wall)
     say(
         f"{name} {ended.state.value} after {took}: step {view.step}/{view.record.num_steps}, "
         f"preempted {view.state.num_preemptions} times, {show_usd(view)}"
@@ -185,7 +184,7 @@ def _events(view: RunView) -> Iterator[tuple[str, str]]:
 
 
 def _budget_events(view: RunView) -> Iterator[tuple[str, str]]:
-    usd, budget = view.parts().total, view.state.spec.limits.budget_usd
+    usd, budget = view.parts.total, view.state.spec.limits.budget_usd
     for share in budget_told(usd, budget):
         # Of which budget: a run can be given more.
         yield f"{share} of {budget}", f"{share:.0%} of the budget is used: ${usd:.2f} of ${budget}"

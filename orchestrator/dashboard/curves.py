@@ -20,7 +20,6 @@ from orchestrator.dashboard.formats import (
 )
 from orchestrator.dashboard.sources import LaunchSummary, Sources
 from orchestrator.dashboard.timeline import time_axis
-from orchestrator.ledger.measurements import latest_by_step, steps_of
 from train.spool import Step
 
 _NUM_X_TICKS, _NUM_Y_TICKS = 6, 6
@@ -91,16 +90,12 @@ class Plot:
 def build_loss(sources: Sources) -> Plot | None:
     """Return the loss curve; None before the first step."""
     view = sources.view
-    latest = latest_by_step(view.measured)
+    latest = view.latest
     if not latest:
         return None
-    replaced = [
-        (attempt, step)
-        for attempt, step in steps_of(view.measured)
-        if latest[step.step] is not step
-    ]
+    replaced = [(attempt, step) for attempt, step in view.steps if latest[step.step] is not step]
     final = [(float(number), latest[number].loss) for number in sorted(latest)]
-    evaluations = [(float(one.step), one.loss) for one in view.evaluations()]
+    evaluations = [(float(one.step), one.loss) for one in view.evaluations]
     everything = [*final, *evaluations, *((float(one.step), one.loss) for _, one in replaced)]
     x = make_axis("optimizer step", 0, view.record.num_steps, _NUM_X_TICKS, write_number)
     low, high = padded_range([loss for _, loss in everything])

@@ -58,7 +58,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenRow:
-    """One run that cannot be read, and why."""
+    """One run that cannot be read now, and why; it may have a row of what was seen before."""
 
     run: str
     store: str
@@ -71,6 +71,8 @@ class Overview:
 
     as_of: str
     totals: str
+    problem: str | None
+    """Why the list may lack runs."""
     rows: tuple[RunRow, ...]
     broken: tuple[BrokenRow, ...]
 
@@ -86,7 +88,7 @@ class Rows:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[RunView, RunRow]] = {}
 
-    def overview(self, seen: Sequence[Seen], as_of: datetime) -> Overview:
+    def overview(self, seen: Sequence[Seen], as_of: datetime, problem: str | None) -> Overview:
         """Return the list of runs, in the order given."""
         # Several threads may make one row at once: they make the same.
         kept = {
@@ -99,11 +101,12 @@ class Rows:
         return Overview(
             as_of=f"{write_instant(as_of)} UTC",
             totals=_totals(rows),
+            problem=problem,
             rows=rows,
             broken=tuple(
-                BrokenRow(run=one.known.run, store=one.known.store_url, error=one.error or "")
+                BrokenRow(run=one.known.run, store=one.known.store_url, error=one.error)
                 for one in seen
-                if one.view is None
+                if one.error is not None
             ),
         )
 
@@ -159,7 +162,7 @@ def _row(key: str, view: RunView) -> RunRow:
         preemptions=f"{status['num_preemptions']:,}",
         goodput=write_share(status["goodput"]),
         saved=_saved(cost["savings_fraction"]),
-        usd=view.parts().total,
+        usd=view.parts.total,
         usd_per_hour=rate,
     )
 

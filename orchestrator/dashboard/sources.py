@@ -12,7 +12,6 @@ from orchestrator.cost import launch_usd, scale_of
 from orchestrator.dashboard.formats import write_words
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView
-from orchestrator.ledger.measurements import steps_of
 from orchestrator.report import cost_document, status_document
 from orchestrator.view import RunView
 
@@ -102,7 +101,7 @@ class Sources:
 
 def gather(view: RunView) -> Sources:
     """Fold the view into everything that the page shows."""
-    goodput = view.goodput()
+    goodput = view.goodput
     return Sources(
         view=view,
         status=status_document(view),
@@ -118,7 +117,7 @@ def _summarize(view: RunView, goodput: Goodput) -> tuple[LaunchSummary, ...]:
         buckets = seconds.setdefault(span.launch, {})
         buckets[span.bucket] = buckets.get(span.bucket, timedelta()) + span.duration
     last_steps: dict[int, int] = {}
-    for attempt, step in steps_of(view.measured):
+    for attempt, step in view.steps:
         last_steps[attempt] = max(step.step, last_steps.get(attempt, 0))
     numbered = sorted(
         (launch.attempt, launch.resumed_step or 0)

@@ -16,7 +16,6 @@ from orchestrator.dashboard.formats import (
 )
 from orchestrator.dashboard.sources import LaunchSummary, Sources
 from orchestrator.goodput import Bucket
-from orchestrator.ledger.measurements import latest_by_step, steps_of
 from train.spool import Commit, Step
 
 # A page stays readable and small; the run folder holds the rest.
@@ -142,7 +141,7 @@ def build_replays(sources: Sources) -> Table:
     """Return each replayed value beside the first recorded one, differing ones first."""
     first: dict[int, tuple[int, Step]] = {}
     rows = []
-    for attempt, step in steps_of(sources.view.measured):
+    for attempt, step in sources.view.steps:
         origin, recorded = first.setdefault(step.step, (attempt, step))
         if recorded is step:
             continue
@@ -169,7 +168,7 @@ def build_replays(sources: Sources) -> Table:
 
 def build_losses(sources: Sources) -> Table:
     """Return the loss curve as rows, evenly spaced if there are many."""
-    latest = latest_by_step(sources.view.measured)
+    latest = sources.view.latest
     numbers = sorted(latest)
     stride = max(1, -(-len(numbers) // _MOST_ROWS))
     shown = [number for number in numbers if number % stride == 0 or number == numbers[-1]]

@@ -62,7 +62,7 @@ def test_halfway_the_rest_is_half_of_it_and_the_range_half_as_wide():
     assert found["hours"] == pytest.approx(
         {"p10": hours + 2.75, "p50": hours + 3.0, "p90": None}, abs=1e-3
     )
-    spent = float(view.parts().total)
+    spent = float(view.parts.total)
     assert found["usd"]["p50"] == pytest.approx(spent + 30, abs=1e-3)
     assert found["usd"]["p90"] - found["usd"]["p10"] == pytest.approx(20, abs=1e-2)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from checkpoints.fence import read_head
 from checkpoints.store import open_store
 from orchestrator.clock import SystemClock
 from orchestrator.inputs import PreparedInputs, prepare_inputs, stage_files
@@ -207,6 +208,15 @@ class GangRun:
     def wait_for_step(self, step: int) -> None:
         """Wait until the ranks have taken a step, by what is on node 0's disk."""
         self.wait_for(lambda: self.nodes[0].last_step() >= step)
+
+    def wait_for_commit(self, step: int) -> None:
+        """Wait until HEAD is at a step, or beyond: saves go on beside steps."""
+
+        def is_there() -> bool:
+            head = read_head(self.store)
+            return head is not None and head[0].step >= step
+
+        self.wait_for(is_there)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 150) -> None:
         give_up_at = time.monotonic() + seconds
