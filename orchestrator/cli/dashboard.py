@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import socket
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -18,6 +20,7 @@ from orchestrator.runs import KnownRun, find_run, list_runs
 from orchestrator.view import RunView
 
 _PORT = 8645
+_HOST_NAME = r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 
 
 @click.command()
@@ -58,6 +61,9 @@ def dashboard(
 
     With --export, write the page of RUN, or of the run launched last, to a file.
     """
+    for name in names:
+        if re.fullmatch(_HOST_NAME, name) is None:
+            raise UsageError(f"--name {name!r} is no host's name.", "Give it without a port.")
     known = None if run is None else find_run(run, store)
     if path is None:
         _serve(known, store, (host, port), names, token)
@@ -101,14 +107,15 @@ def _serve(
         ) from error
     listening = _listen(*address)
     host, port = listening.getsockname()[:2]
+    token = token or None  # an empty one would let everybody in
     if token is None and not _is_loopback(host):
         token = secrets.token_urlsafe(24)
+    here = [socket.gethostname(), socket.getfqdn()] if _is_any(host) else [address[0], host]
     clock = SystemClock()
-    hosts = [*LOOPBACK, *names, *([host] if not _is_any(host) else [])]
-    app = make_app(Board(store, clock), clock, hosts=hosts, token=token)
-    shown = names[0] if names else socket.gethostname() if _is_any(host) else host
+    app = make_app(Board(store, clock), clock, hosts=[*LOOPBACK, *names, *here], token=token)
+    shown = (names or here)[0]
     page = "/" if known is None else f"/runs/{key_of(known)}"
-    query = "" if token is None else f"?token={token}"
+    query = "" if token is None else f"?token={quote(token, safe='')}"
     name = f"[{shown}]" if ":" in shown else shown
     say(f"Dashboard at http://{name}:{port}{page}{query} (read-only; Ctrl-C ends it)")
     if not _is_loopback(host):

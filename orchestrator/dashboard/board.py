@@ -1,29 +1,40 @@
-"""The runs that a served dashboard shows: looked at again only after a while, and one by one."""
+"""The runs that a served dashboard shows: looked at again only after a while, each by itself."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from checkpoints.errors import CheckpointError
+from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError, UnknownRun
+from orchestrator.ledger.record import read_record
 from orchestrator.runs import KnownRun, list_runs
 from orchestrator.view import RunView, RunViewer
 
-# Seconds after which a run that goes on, one that has ended, and the list of runs are looked at
-# again, and a store that could not be read is tried again.
-_LIVE, _ENDED, _LIST, _BROKEN = 2.0, 60.0, 5.0, 10.0
+# Seconds after which a run that goes on, and one that has ended, is looked at again, and what could
+# not be read is tried again.
+_LIVE, _ENDED, _BROKEN = 2.0, 60.0, 10.0
+# The same for the list of runs: this machine's is a few files, a store's are all of its keys.
+_LIST_HERE, _LIST_STORE = 5.0, 60.0
+# Looks at once: a look is some requests to a store.
+_NUM_THREADS = 8
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Watched:
-    """One run: what was seen of it last, or why nothing can be."""
+    """One run: what was seen of it last, and why it cannot be looked at now."""
 
     known: KnownRun
     lock: threading.Lock = field(default_factory=threading.Lock)
+    store: ObjectStore | None = None
     viewer: RunViewer | None = None
     view: RunView | None = None
     error: str | None = None
@@ -32,7 +43,7 @@ class _Watched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A run on the board: its view, or why it cannot be read."""
+    """A run on the board: the last view of it, None if there is none, and what is wrong now."""
 
     key: str
     known: KnownRun
@@ -47,16 +58,19 @@ class Board:
         """Show the runs in `store`, or those that this machine knows."""
         self._store, self._clock = store, clock
         self._lock = threading.Lock()
-        self._runs: dict[str, _Watched] = {}
+        self._runs: dict[str, _Watched] | None = None
         self._listed_until = 0.0
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="look")
+        self.problem: str | None = None
+        """Why new runs cannot be looked for now."""
 
     def every(self) -> list[Seen]:
-        """Return all runs, those launched last first; the ones that cannot be read at the end.
+        """Return all runs, those launched last first; the ones never seen at the end.
 
         Raises:
-            CheckpointError: the store itself cannot be listed.
+            CheckpointError: the store has never been listed, and cannot be now.
         """
-        seen = [self._seen(key, one) for key, one in self._list().items()]
+        seen = list(self._pool.map(lambda item: self._seen(*item), self._list().items()))
         seen.sort(key=lambda one: -one.view.record.created_at.timestamp() if one.view else 0.0)
         return seen
 
@@ -65,7 +79,7 @@ class Board:
 
         Raises:
             UnknownRun: there is none.
-            CheckpointError: the store itself cannot be listed.
+            CheckpointError: the store has never been listed, and cannot be now.
         """
         found = self._list().get(key)
         if found is None:
@@ -75,29 +89,61 @@ class Board:
     def _list(self) -> dict[str, _Watched]:
         with self._lock:
             if time.monotonic() >= self._listed_until:
-                self._runs = {
-                    (key := key_of(known)): self._runs.get(key) or _Watched(known)
-                    for known in list_runs(self._store)
-                }
-                self._listed_until = time.monotonic() + _LIST
-            return dict(self._runs)
+                self._list_again()
+            return dict(self._runs or {})
+
+    def _list_again(self) -> None:
+        known_before = self._runs or {}
+        try:
+            runs = {
+                (key := key_of(known)): known_before.get(key) or _Watched(known)
+                for known in list_runs(self._store)
+            }
+        except (OrchestratorError, CheckpointError) as error:
+            if self._runs is None:
+                raise
+            self.problem = error.what
+            self._listed_until = time.monotonic() + _BROKEN
+            return
+        self._runs, self.problem = runs, None
+        self._listed_until = time.monotonic() + (_LIST_HERE if self._store is None else _LIST_STORE)
 
     def _seen(self, key: str, one: _Watched) -> Seen:
-        with one.lock:
-            if time.monotonic() >= one.stale_at:
-                self._look(one)
-            return Seen(key=key, known=one.known, view=one.view, error=one.error)
+        # Whoever comes while another looks gets what was seen before, if anything was.
+        if one.lock.acquire(blocking=one.view is None):
+            try:
+                if time.monotonic() >= one.stale_at:
+                    self._look(one)
+            finally:
+                one.lock.release()
+        return Seen(key=key, known=one.known, view=one.view, error=one.error)
 
     def _look(self, one: _Watched) -> None:
+        one.stale_at = time.monotonic() + _BROKEN
         try:
-            one.viewer = one.viewer or RunViewer(one.known.open())
-            one.view, one.error = one.viewer.look(self._clock.now()), None
+            one.view, one.error = self._view(one), None
+        except UnknownRun as error:
+            one.viewer, one.view, one.error = None, None, error.what
+            return
         except (OrchestratorError, CheckpointError) as error:
-            one.view, one.error = None, error.what
-            one.stale_at = time.monotonic() + _BROKEN
+            one.viewer, one.error = None, error.what
+            return
+        except Exception:  # noqa: BLE001  # one run's folder must not take the others from sight
+            _log.exception("Cannot look at %s", one.known)
+            one.viewer, one.error = None, "It cannot be read; the dashboard's log says more."
             return
         is_over = one.view.state.ended is not None
         one.stale_at = time.monotonic() + (_ENDED if is_over else _LIVE)
+
+    def _view(self, one: _Watched) -> RunView:
+        if one.store is None:
+            one.store = one.known.open()
+        record = read_record(one.store)
+        # A run may have been deleted, and another of its name launched: its keys are the same.
+        known = one.view.record.run_id if one.view is not None else None
+        if one.viewer is None or record is None or record.run_id != known:
+            one.viewer = RunViewer(one.store)
+        return one.viewer.look(self._clock.now())
 
 
 def key_of(known: KnownRun) -> str:

@@ -7,19 +7,27 @@ requests that a page of another site makes, and without its token anyone beyond 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from importlib import resources
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from fastapi.staticfiles import StaticFiles
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.exceptions import HTTPException
 
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, StoreUnreachable
 from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board, Seen
 from orchestrator.dashboard.content import Page, build_page
@@ -27,11 +35,10 @@ from orchestrator.dashboard.overview import Overview, Rows, RunRow
 from orchestrator.dashboard.page import Served, render, render_page
 from orchestrator.dashboard.tables import Column, Table
 from orchestrator.errors import OrchestratorError, UnknownRun
-from orchestrator.report import SCHEMA_VERSION, cost_document, status_document
+from orchestrator.report import SCHEMA_VERSION, RunStateName, cost_document, status_document
 from orchestrator.view import RunView
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_COOKIE = "orchestrate_token"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
@@ -50,52 +57,86 @@ def make_app(
 ) -> FastAPI:
     """Return the server; `hosts` are the names it answers to, `token` what it asks for, if any."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="orchestrate dashboard")
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    _guard(app, token)
+    _guard(app, frozenset(name.lower() for name in hosts), token)
     rows = Rows()
-    _add_lists(app, board.every, lambda: rows.overview(board.every(), clock.now()))
+    _add_lists(app, board.every, lambda: rows.overview(board.every(), clock.now(), board.problem))
     _add_runs(app, board)
     static = str(resources.files("orchestrator.dashboard") / "static")
     app.mount("/static", StaticFiles(directory=static))
     return app
 
 
-def _guard(app: FastAPI, token: str | None) -> None:
+def _guard(app: FastAPI, hosts: frozenset[str], token: str | None) -> None:
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = _refusal(request, token) or await answer(request)
+        response = _foreign(request, hosts) or _unknown(request, token) or await answer(request)
         response.headers.update(_HEADERS)
         return response
 
-    def show_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, (OrchestratorError, CheckpointError))
-        status = 404 if isinstance(error, UnknownRun) else 503
-        page = render("problem.html.jinja", error=error, served=Served("/"))
-        return HTMLResponse(page, status_code=status)
-
-    app.add_exception_handler(OrchestratorError, show_problem)
-    app.add_exception_handler(CheckpointError, show_problem)
+    for kind in (OrchestratorError, CheckpointError, HTTPException, Exception):
+        app.add_exception_handler(kind, _show_problem)
 
 
-def _refusal(request: Request, token: str | None) -> Response | None:
-    """Return what is answered instead of what was asked for, None if that is in order."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        return Response("Pages of other sites may not read this one.\n", 403)
+def _foreign(request: Request, hosts: frozenset[str]) -> Response | None:
+    """Return the answer to what comes under another name or from another site's page."""
+    host = request.headers.get("host", "")
+    if _name_in(host) not in hosts:
+        text = f"{host!r} is no name of this dashboard: start it with --name HOST.\n"
+        return PlainTextResponse(text, 400)
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    is_embedded = site == "cross-site" and request.headers.get("sec-fetch-mode") != "navigate"
+    if is_embedded or (origin is not None and origin.partition("://")[2] != host):
+        return PlainTextResponse("Pages of other sites may not read this one.\n", 403)
+    return None
+
+
+def _name_in(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _unknown(request: Request, token: str | None) -> Response | None:
+    """Return the answer to who does not show the token."""
     if token is None:
         return None
-    given = request.query_params.get("token")
-    if given is not None and secrets.compare_digest(given.encode(), token.encode()):
+    # Cookies go to every port of a name: others get a digest, and servers keep out of each other's.
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    cookie = f"orchestrate-{digest[:8]}"
+    if _is_same(request.query_params.get("token", ""), token):
         # Out of the address, which is kept in histories.
-        found: Response = RedirectResponse(request.url.path, 303)
-        found.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+        found = RedirectResponse("/" + request.url.path.lstrip("/"), 303)
+        found.set_cookie(cookie, digest, httponly=True, samesite="lax")
         return found
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    shown = bearer if scheme.lower() == "bearer" else request.cookies.get(_COOKIE, "")
-    if secrets.compare_digest(shown.encode(), token.encode()):
+    if scheme.lower() == "bearer" and _is_same(bearer, token):
+        return None
+    if _is_same(request.cookies.get(cookie, ""), digest):
         return None
     text = "Open the address that orchestrate dashboard has printed; it holds the token.\n"
-    return Response(text, 401, {"WWW-Authenticate": "Bearer"})
+    return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+
+
+def _is_same(shown: str, secret: str) -> bool:
+    return secrets.compare_digest(shown.encode(), secret.encode())
+
+
+def _show_problem(request: Request, error: Exception) -> Response:
+    """Say what is wrong in the form that was asked for."""
+    what, next_step, status = "This is a bug of the dashboard.", "Its log says more.", 500
+    if isinstance(error, HTTPException):
+        what, next_step, status = f"{error.detail}.", "See the list of runs.", error.status_code
+    elif isinstance(error, (OrchestratorError, CheckpointError)):
+        what, next_step = error.what, error.next_step
+        status = 404 if isinstance(error, UnknownRun) else 503
+    said = {"error": what, "next_step": next_step}
+    if request.url.path.endswith(".json"):
+        return JSONResponse(said, status, headers=_HEADERS)
+    if request.url.path.endswith(".csv"):
+        return PlainTextResponse(f"{what} {next_step}\n", status, headers=_HEADERS)
+    page = render("problem.html.jinja", **said, served=Served("/"))
+    return HTMLResponse(page, status, headers=_HEADERS)
 
 
 def _add_lists(
@@ -107,8 +148,9 @@ def _add_lists(
 
     @app.get("/runs.json")
     def runs_json() -> JSONResponse:
-        documents = [status_document(one.view) for one in every() if one.view is not None]
-        return JSONResponse({"schema_version": SCHEMA_VERSION, "runs": documents})
+        return JSONResponse(
+            {"schema_version": SCHEMA_VERSION, "runs": [_document(one) for one in every()]}
+        )
 
     @app.get("/runs.csv")
     def runs_csv() -> Response:
@@ -140,10 +182,18 @@ def _add_runs(app: FastAPI, board: Board) -> None:
         return JSONResponse({"schema_version": SCHEMA_VERSION, "table": name, "rows": rows})
 
 
+def _document(seen: Seen) -> dict[str, Any]:
+    if seen.view is not None:
+        return status_document(seen.view)
+    return {"run": seen.known.run, "state": RunStateName.UNKNOWN.value, "why": seen.error}
+
+
 def _view(board: Board, key: str) -> RunView:
     seen = board.one(key)
     if seen.view is None:
-        raise UnknownRun(f"{seen.known.run} cannot be read: {seen.error}", "It is tried again.")
+        raise StoreUnreachable(
+            f"{seen.known.run} cannot be read: {seen.error}", "It is tried again every 10 s."
+        )
     return seen.view
 
 

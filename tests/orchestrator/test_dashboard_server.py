@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ class At(Clock):
         return at(60)
 
 
-def write_run(folder, name: str, *, why: str = "cheapest", over: bool = False, **spec) -> None:
+def write_run(folder, name: str, *, why: str = "cheapest", over: bool = False, run_id=None, **spec):
     """Write a run whose first attempt is up since second 1, at 10 dollars an hour."""
     store = open_store(f"{folder.as_uri()}/{name}")
     ledger = Ledger()
@@ -46,7 +47,7 @@ def write_run(folder, name: str, *, why: str = "cheapest", over: bool = False, *
     if over:
         ledger.ended(50, FinalState.STOPPED, StopReason.BUDGET, "the budget is used up")
     record = make_record(name=name, store=folder.as_uri(), **spec)
-    create_record(store, record.model_copy(update={"run": name, "run_id": name}))
+    create_record(store, record.model_copy(update={"run": name, "run_id": run_id or name}))
     by_writer: dict[str, list[bytes]] = {}
     for entry in ledger.entries:
         by_writer.setdefault(entry.writer, []).append(entry.model_dump_json().encode())
@@ -102,7 +103,7 @@ def test_new_runs_and_new_facts_show_up(tmp_path, monkeypatch):
     assert ">one<" in client.get("/").text
     write_run(tmp_path, "later")
     assert ">later<" not in client.get("/").text
-    now = 5.1
+    now = 61.0
     assert ">later<" in client.get("/").text
 
 
@@ -127,9 +128,10 @@ def test_what_is_not_there_is_a_page_that_says_so(tmp_path):
     client = serve(tmp_path)
     address = key_in(client.get("/").text, "one")
     for path in ("/runs/none.00000000", f"{address}/tables/header.csv", f"{address}/tables/x.json"):
-        answer = client.get(path)
-        assert answer.status_code == 404
-        assert "<h1" in answer.text
+        assert client.get(path).status_code == 404
+    assert "<h1" in client.get("/runs/none.00000000").text
+    assert "<h1" in client.get("/nowhere").text
+    assert client.get("/runs/none.00000000/cost.json").json()["error"] == "There is no such run."
 
 
 def test_no_text_of_a_run_becomes_markup_or_a_formula(tmp_path):
@@ -157,11 +159,63 @@ def test_every_answer_forbids_scripts_of_others(tmp_path):
         ({"host": "evil.example"}, 400),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),
+        ({"host": "[::1]:8645"}, 200),
+        ({"host": "[::1"}, 400),
         ({"host": "localhost:8645", "origin": "http://localhost:8645"}, 200),
     ],
 )
 def test_other_names_and_other_sites_are_refused(tmp_path, headers, status):
     assert serve(tmp_path).get("/", headers=headers).status_code == status
+
+
+def test_a_run_of_the_same_name_takes_the_place_of_one_that_was_deleted(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("orchestrator.dashboard.board.time.monotonic", lambda: now)
+    write_run(tmp_path, "one", why="the old one")
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    assert "the old one" in client.get(address).text
+    shutil.rmtree(tmp_path / "one")
+    write_run(tmp_path, "one", why="the new one", run_id="one-2")
+    now = 10.0
+    page = client.get(address).text
+    assert "the new one" in page
+    assert "the old one" not in page
+    shutil.rmtree(tmp_path / "one")
+    now = 20.0
+    assert client.get(address).status_code == 503
+
+
+def test_what_was_seen_last_stays_while_a_store_is_silent(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("orchestrator.dashboard.board.time.monotonic", lambda: now)
+    write_run(tmp_path, "one")
+    client = serve(tmp_path)
+    assert client.get("/").status_code == 200
+
+    def fail(*arguments):
+        raise StoreUnreachable("The bucket does not answer.", "Check the network.")
+
+    monkeypatch.setattr("orchestrator.dashboard.board.list_runs", fail)
+    monkeypatch.setattr("orchestrator.dashboard.board.read_record", fail)
+    now = 100.0
+    page = client.get("/").text
+    assert "The list may lack runs" in page
+    assert "$10.00" in page
+    assert "Runs that cannot be read" in page
+
+
+def test_one_run_that_nobody_foresaw_hides_no_other(tmp_path, caplog):
+    write_run(tmp_path, "fine")
+    write_run(tmp_path, "odd")
+    open_store(f"{tmp_path.as_uri()}/odd").create("steps/README", b"hello")
+    page = serve(tmp_path).get("/").text
+    assert ">fine<" in page
+    assert "log says more" in page
+    assert "Cannot look at" in caplog.text
 
 
 def test_it_changes_nothing(tmp_path):
@@ -172,14 +226,14 @@ def test_it_changes_nothing(tmp_path):
 
 def test_with_a_token_nothing_is_shown_without_it(tmp_path):
     write_run(tmp_path, "one")
-    client = serve(tmp_path, token="secret")
-    for path in ("/", "/runs.json", "/static/page.css", "/?token=wrong"):
+    client = serve(tmp_path, token="a+b/=")
+    for path in ("/", "/runs.json", "/static/page.css", "/?token=wrong", "/?token="):
         answer = client.get(path)
         assert answer.status_code == 401
         assert "one" not in answer.text.split()
-    bearer = {"authorization": "Bearer secret"}
+    bearer = {"authorization": "Bearer a+b/="}
     assert client.get("/runs.json", headers=bearer).status_code == 200
-    opened = client.get("/?token=secret")
+    opened = client.get("/", params={"token": "a+b/="})
     assert opened.status_code == 200
     assert "token" not in str(opened.url)
     assert client.get("/").status_code == 200  # by its cookie

@@ -1,43 +1,53 @@
-// What was open, scrolled or focused stays so when a page renews itself; a silent server is said so.
+// What is open, scrolled or focused stays so when a page renews itself; if it cannot, it says so.
 "use strict";
 
+const SCROLLED = ".scroll, .timeline-rows";
+const FOCUSED = "summary, a[href], [aria-label][tabindex]";
+
 function nameOf(element) {
-  return element.tagName === "DETAILS"
-    ? element.querySelector("summary").textContent
-    : element.getAttribute("aria-label");
+  if (element.tagName === "DETAILS") return element.querySelector("summary").textContent;
+  if (element.tagName === "SUMMARY") return element.textContent;
+  return element.getAttribute("href") ?? element.getAttribute("aria-label");
+}
+
+function problemOf(status) {
+  if (status === 401) return "The dashboard wants its token: open the address that it has printed.";
+  if (status === 404) return "This run is not there any more.";
+  if (status > 0) return "The dashboard cannot read this just now.";
+  return "The dashboard's server does not answer.";
 }
 
 let kept = { open: new Set(), scrolled: new Map(), focused: null };
 
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden) event.preventDefault();
+  // Nobody looks, or somebody is about to copy what is selected.
+  if (document.hidden || !getSelection().isCollapsed) event.preventDefault();
 });
 
 document.addEventListener("htmx:beforeSwap", () => {
-  const focused = document.activeElement;
   kept = {
     open: new Set(Array.from(document.querySelectorAll("details[open]"), nameOf)),
     scrolled: new Map(
-      Array.from(document.querySelectorAll(".scroll"), (one) => [nameOf(one), [one.scrollLeft, one.scrollTop]]),
+      Array.from(document.querySelectorAll(SCROLLED), (one) => [nameOf(one), [one.scrollLeft, one.scrollTop]]),
     ),
-    focused: focused.tagName === "SUMMARY" ? nameOf(focused.parentElement) : nameOf(focused),
+    focused: document.activeElement.matches(FOCUSED) ? nameOf(document.activeElement) : null,
   };
 });
 
 document.addEventListener("htmx:afterSwap", () => {
   for (const one of document.querySelectorAll("details")) one.open = kept.open.has(nameOf(one));
-  for (const one of document.querySelectorAll(".scroll")) {
+  for (const one of document.querySelectorAll(SCROLLED)) {
     [one.scrollLeft, one.scrollTop] = kept.scrolled.get(nameOf(one)) ?? [0, 0];
   }
-  if (kept.focused === null) return;
-  for (const one of document.querySelectorAll("summary, [aria-label][tabindex]")) {
-    const name = one.tagName === "SUMMARY" ? one.textContent : nameOf(one);
-    if (name === kept.focused) one.focus({ preventScroll: true });
-  }
+  const focused = Array.from(document.querySelectorAll(FOCUSED)).find((one) => nameOf(one) === kept.focused);
+  if (kept.focused !== null && focused !== undefined) focused.focus({ preventScroll: true });
+  document.getElementById("silent").hidden = true;
 });
 
-for (const [event, isSilent] of [["htmx:sendError", true], ["htmx:responseError", true], ["htmx:afterSwap", false]]) {
-  document.addEventListener(event, () => {
-    document.getElementById("silent").hidden = !isSilent;
+for (const event of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+  document.addEventListener(event, ({ detail }) => {
+    const silent = document.getElementById("silent");
+    silent.textContent = `${problemOf(detail.xhr?.status ?? 0)} What is below is as old as it says.`;
+    silent.hidden = false;
   });
 }
