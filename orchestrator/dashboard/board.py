@@ -14,12 +14,13 @@ from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.ledger.record import read_record
+from orchestrator.report import RunStateName, state_name
 from orchestrator.runs import KnownRun, list_runs
 from orchestrator.view import RunView, RunViewer
 
-# Seconds after which a run that goes on, and one that has ended, is looked at again, and what could
-# not be read is tried again.
-_LIVE, _ENDED, _BROKEN = 2.0, 60.0, 10.0
+# Seconds after which a run that goes on, one that nobody reports on, and one that has ended is
+# looked at again, and what could not be read is tried again.
+_LIVE, _SILENT, _ENDED, _BROKEN = 2.0, 10.0, 60.0, 10.0
 # The same for the list of runs: this machine's is a few files, a store's are all of its keys.
 _LIST_HERE, _LIST_STORE = 5.0, 60.0
 # Looks at once: a look is some requests to a store.
@@ -73,6 +74,15 @@ class Board:
         seen = list(self._pool.map(lambda item: self._seen(*item), self._list().items()))
         seen.sort(key=lambda one: -one.view.record.created_at.timestamp() if one.view else 0.0)
         return seen
+
+    def is_new(self, key: str | None = None) -> bool:
+        """Say whether nothing was seen yet of a run, or of any: the first look takes longest."""
+        if self._runs is None:
+            return True
+        runs = (
+            self._runs.values() if key is None else [self._runs[key]] if key in self._runs else []
+        )
+        return any(one.view is None and one.error is None for one in runs)
 
     def one(self, key: str) -> Seen:
         """Return the run of a key.
@@ -132,8 +142,7 @@ class Board:
             _log.exception("Cannot look at %s", one.known)
             one.viewer, one.error = None, "It cannot be read; the dashboard's log says more."
             return
-        is_over = one.view.state.ended is not None
-        one.stale_at = time.monotonic() + (_ENDED if is_over else _LIVE)
+        one.stale_at = time.monotonic() + _lasts(one.view)
 
     def _view(self, one: _Watched) -> RunView:
         if one.store is None:
@@ -144,6 +153,12 @@ class Board:
         if one.viewer is None or record is None or record.run_id != known:
             one.viewer = RunViewer(one.store)
         return one.viewer.look(self._clock.now())
+
+
+def _lasts(view: RunView) -> float:
+    if view.state.ended is not None:
+        return _ENDED
+    return _SILENT if state_name(view) is RunStateName.UNKNOWN else _LIVE
 
 
 def key_of(known: KnownRun) -> str:

@@ -59,7 +59,7 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="orchestrate dashboard")
     _guard(app, frozenset(name.lower() for name in hosts), token)
     rows = Rows()
-    _add_lists(app, board.every, lambda: rows.overview(board.every(), clock.now(), board.problem))
+    _add_lists(app, board, lambda: rows.overview(board.every(), clock.now(), board.problem))
     _add_runs(app, board)
     static = str(resources.files("orchestrator.dashboard") / "static")
     app.mount("/static", StaticFiles(directory=static))
@@ -139,17 +139,17 @@ def _show_problem(request: Request, error: Exception) -> Response:
     return HTMLResponse(page, status, headers=_HEADERS)
 
 
-def _add_lists(
-    app: FastAPI, every: Callable[[], list[Seen]], overview: Callable[[], Overview]
-) -> None:
+def _add_lists(app: FastAPI, board: Board, overview: Callable[[], Overview]) -> None:
     @app.get("/", response_class=HTMLResponse)
-    def runs() -> str:
+    def runs(request: Request) -> str:
+        if board.is_new() and not _waits(request):
+            return render("loading.html.jinja", what="the runs", served=Served("/"))
         return render("runs.html.jinja", overview=overview(), served=Served("/"))
 
     @app.get("/runs.json")
     def runs_json() -> JSONResponse:
         return JSONResponse(
-            {"schema_version": SCHEMA_VERSION, "runs": [_document(one) for one in every()]}
+            {"schema_version": SCHEMA_VERSION, "runs": [_document(one) for one in board.every()]}
         )
 
     @app.get("/runs.csv")
@@ -158,9 +158,19 @@ def _add_lists(
 
 
 def _add_runs(app: FastAPI, board: Board) -> None:
+    # The last page of each run, good for as long as its view: long runs take a second to lay out.
+    pages: dict[str, tuple[RunView, str]] = {}
+
     @app.get("/runs/{key}", response_class=HTMLResponse)
-    def run(key: str) -> str:
-        return render_page(_view(board, key), Served(f"/runs/{key}"))
+    def run(key: str, request: Request) -> str:
+        if board.is_new(key) and not _waits(request):
+            what = key.rpartition(".")[0] or "the run"
+            return render("loading.html.jinja", what=what, served=Served(f"/runs/{key}"))
+        view = _view(board, key)
+        kept = pages.get(key)
+        if kept is None or kept[0] is not view:
+            kept = pages[key] = (view, render_page(view, Served(f"/runs/{key}")))
+        return kept[1]
 
     @app.get("/runs/{key}/status.json")
     def status(key: str) -> JSONResponse:
@@ -180,6 +190,11 @@ def _add_runs(app: FastAPI, board: Board) -> None:
         names = [column.name for column in table.columns]
         rows = [dict(zip(names, row, strict=True)) for row in table.rows]
         return JSONResponse({"schema_version": SCHEMA_VERSION, "table": name, "rows": rows})
+
+
+def _waits(request: Request) -> bool:
+    """Say whether somebody already sees that this takes a while: the script, or one without it."""
+    return "hx-request" in request.headers or "wait" in request.query_params
 
 
 def _document(seen: Seen) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def write_run(folder, name: str, *, why: str = "cheapest", over: bool = False, r
 
 def serve(folder, **options) -> TestClient:
     app = make_app(Board(folder.as_uri(), At()), At(), **options)
-    return TestClient(app, base_url="http://127.0.0.1:8645")
+    # As the script of a page asks: it waits for what has to be read first.
+    return TestClient(app, base_url="http://127.0.0.1:8645", headers={"HX-Request": "true"})
 
 
 def key_in(page: str, name: str) -> str:
@@ -121,6 +122,17 @@ def test_a_run_has_a_page_that_renews_itself_and_links_to_its_tables(tmp_path):
     assert client.get(f"{address}/cost.json").json()["run"] == "one"
     rows = client.get(f"{address}/tables/decisions.json").json()["rows"]
     assert rows[0]["Why"] == "cheapest"
+
+
+def test_the_first_look_is_waited_for_on_a_page_that_says_so(tmp_path):
+    write_run(tmp_path, "one")
+    client = serve(tmp_path)
+    del client.headers["HX-Request"]
+    page = client.get("/").text
+    assert "Reading the runs" in page
+    assert 'hx-trigger="load, every 10s"' in page
+    assert ">one<" in client.get("/?wait=1").text
+    assert ">one<" in client.get("/").text
 
 
 def test_what_is_not_there_is_a_page_that_says_so(tmp_path):
