@@ -65,6 +65,23 @@ def _living_state(view: RunView) -> RunStateName:
     return RunStateName.PENDING if is_first else RunStateName.RECOVERING
 
 
+def describe_progress(view: RunView) -> str:
+    """Return one line that says how far the run is."""
+    share = view.step / view.record.num_steps
+    state = state_name(view).value
+    parts = [state, f"step {view.step}/{view.record.num_steps} ({share:.0%})"]
+    if view.steps:
+        parts.append(f"loss {view.steps[-1][1].loss:.4f}")
+    launch = view.state.current_launch
+    if launch is not None:
+        attempt = "-" if launch.attempt is None else str(launch.attempt)
+        parts.append(f"attempt {attempt} on {launch.offer}")
+    parts.append(f"${view.parts.total:.2f} of ${view.state.spec.limits.budget_usd}")
+    if view.record.simulated:
+        parts.append("simulated")
+    return " · ".join(parts)
+
+
 def status_document(view: RunView) -> dict[str, Any]:
     """Return the document of `status RUN --json`."""
     state, goodput, replay = view.state, view.goodput, view.replay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +110,8 @@ def open_store_at(url: str) -> ObjectStore:
 
         ensure_server()
     return open_store(url)
+
+
+def key_of(known: KnownRun) -> str:
+    """Return what names a run in an address: its name, and a digest of the store that holds it."""
+    return f"{known.run}.{hashlib.sha256(known.store_url.encode()).hexdigest()[:8]}"

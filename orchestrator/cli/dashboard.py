@@ -16,7 +16,7 @@ from orchestrator.cli.common import say, store_option, write_page
 from orchestrator.cli.reports import look, look_at_all
 from orchestrator.clock import SystemClock
 from orchestrator.errors import MissingDependency, UnknownRun, UsageError
-from orchestrator.runs import KnownRun, find_run, list_runs
+from orchestrator.runs import KnownRun, find_run, key_of, list_runs
 from orchestrator.view import RunView
 
 _PORT = 8645
@@ -98,7 +98,7 @@ def _serve(
         # An extra, and 300 ms.
         import uvicorn
 
-        from orchestrator.dashboard.board import Board, key_of
+        from orchestrator.dashboard.board import Board
         from orchestrator.dashboard.server import LOOPBACK, make_app
     except ImportError as error:
         raise MissingDependency(

@@ -19,14 +19,15 @@ from orchestrator.cli.common import (
     show_duration,
     store_option,
 )
-from orchestrator.cli.watch import describe_progress
 from orchestrator.clock import SystemClock
 from orchestrator.cost import budget_told
 from orchestrator.errors import OrchestratorError, UnknownRun
+from orchestrator.glance import Glance, glance_at
 from orchestrator.report import (
     RunStateName,
     cost_document,
     describe_evaluations,
+    describe_progress,
     missed_by,
     state_name,
     status_document,
@@ -67,14 +68,14 @@ def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
         else:
             print(render_cost(view))
         return
-    views = [view for view in look_at_all(list_runs(store)) if isinstance(view, RunView)]
+    seen = glance_at(list_runs(store), SystemClock().now())
+    documents = [one.cost() for one in seen if isinstance(one, Glance)]
     if as_json:
-        print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
+        print_json({"schema_version": 1, "runs": documents})
         return
-    for view in views:
-        document = cost_document(view)
-        print(f"{document['run']:<24}{document['state']:<12}{_money(document['total_usd'], view)}")
-    if not views:
+    for document in documents:
+        print(f"{document['run']:<24}{document['state']:<12}{_money(document)}")
+    if not documents:
         say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
 
 
@@ -165,7 +166,7 @@ def _latest_lines(document: dict[str, Any]) -> list[str]:
 def render_cost(view: RunView) -> str:
     """Return a run's bill as people read it."""
     document = cost_document(view)
-    lines = [f"{document['run']} {document['state']}: {_money(document['total_usd'], view)}"]
+    lines = [f"{document['run']} {document['state']}: {_money(document)}"]
     if document["savings_fraction"] is not None:
         saved = document["savings_fraction"]
         verdict = f"{saved:.0%} saved" if saved >= 0 else f"{-saved:.0%} more than that"
@@ -252,9 +253,9 @@ def _next_command(view: RunView) -> str:
     return f"Next: orchestrate logs {name} -f · orchestrate stop {name}"
 
 
-def _money(usd: float, view: RunView) -> str:
-    note = f" (simulated, 1 s counts as {view.record.spec.time_scale:g} s)"
-    return f"${usd:.2f}{note if view.record.simulated else ''}"
+def _money(document: dict[str, Any]) -> str:
+    note = f" (simulated, 1 s counts as {document['time_scale']:g} s)"
+    return f"${document['total_usd']:.2f}{note if document['simulated'] else ''}"
 
 
 def _moment(instant: str) -> str:
@@ -281,22 +282,19 @@ def look_at_all(runs: list[KnownRun]) -> list[RunView | tuple[KnownRun, str]]:
 
 
 def _status_of_all(runs: list[KnownRun], *, as_json: bool) -> None:
-    views = look_at_all(runs)
+    seen = glance_at(runs, SystemClock().now())
     if as_json:
         documents = [
-            status_document(view)
-            if isinstance(view, RunView)
-            else {"run": view[0].run, "state": RunStateName.UNKNOWN.value, "why": view[1]}
-            for view in views
+            one.status()
+            if isinstance(one, Glance)
+            else {"run": one.run, "state": RunStateName.UNKNOWN.value, "why": one.why}
+            for one in seen
         ]
         print_json({"schema_version": 1, "runs": documents})
         return
-    for view in views:
-        if isinstance(view, RunView):
-            print(f"{view.record.run:<24}{describe_progress(view)}")
-        else:
-            print(f"{view[0].run:<24}UNKNOWN · {view[1]}")
-    if not views:
+    for one in seen:
+        print(f"{one.run:<24}{one.line if isinstance(one, Glance) else f'UNKNOWN · {one.why}'}")
+    if not seen:
         say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
 
 

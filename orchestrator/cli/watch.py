@@ -16,7 +16,7 @@ from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.cost import budget_told
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
 from orchestrator.launch import Launched, is_carried_out, why_job_ended
-from orchestrator.report import describe_evaluations, missed_by, status_document
+from orchestrator.report import describe_evaluations, describe_progress, missed_by
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY = timedelta(seconds=0.5)
@@ -47,24 +47,6 @@ def watch(launched: Launched, clock: Clock) -> None:
             f"Watch: orchestrate resume {name} --yes. Stop: orchestrate stop {name}",
         ) from None
     _conclude(view)
-
-
-def describe_progress(view: RunView) -> str:
-    """Return one line that says how far the run is."""
-    status = status_document(view)
-    share = view.step / view.record.num_steps
-    parts = [f"{status['state']}", f"step {view.step}/{view.record.num_steps} ({share:.0%})"]
-    steps = view.steps
-    if steps:
-        parts.append(f"loss {steps[-1][1].loss:.4f}")
-    launch = view.state.current_launch
-    if launch is not None:
-        attempt = "-" if launch.attempt is None else str(launch.attempt)
-        parts.append(f"attempt {attempt} on {launch.offer}")
-    parts.append(f"${status['usd']:.2f} of ${view.state.spec.limits.budget_usd}")
-    if view.record.simulated:
-        parts.append("simulated")
-    return " · ".join(parts)
 
 
 def _watch_until_over(launched: Launched, clock: Clock) -> RunView:

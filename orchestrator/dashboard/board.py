@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.ledger.record import read_record
 from orchestrator.report import RunStateName, state_name
-from orchestrator.runs import KnownRun, list_runs
+from orchestrator.runs import KnownRun, key_of, list_runs
 from orchestrator.view import RunView, RunViewer
 
 # Seconds after which a run that goes on, one that nobody reports on, and one that has ended is
@@ -159,8 +158,3 @@ def _lasts(view: RunView) -> float:
     if view.state.ended is not None:
         return _ENDED
     return _SILENT if state_name(view) is RunStateName.UNKNOWN else _LIVE
-
-
-def key_of(known: KnownRun) -> str:
-    """Return what names a run in an address: its name, and a digest of the store that holds it."""
-    return f"{known.run}.{hashlib.sha256(known.store_url.encode()).hexdigest()[:8]}"

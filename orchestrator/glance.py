@@ -1,0 +1,127 @@
+"""What lists of runs show of each; of runs that are over it is kept on this machine.
+
+The folder of what is kept may be thrown away at any time. It holds for one content of run.json, one
+list of the ledger's objects (they never change) and one version of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import CheckpointError, ObjectMissing
+from checkpoints.layout import EVENTS, RUN_KEY
+from checkpoints.store import ObjectStore
+from orchestrator import __version__
+from orchestrator.errors import OrchestratorError
+from orchestrator.home import home
+from orchestrator.report import cost_document, describe_progress, status_document
+from orchestrator.runs import KnownRun, key_of
+from orchestrator.view import RunView, RunViewer
+
+# After its end, a node that was cut off may still upload what it measured.
+_SETTLED = timedelta(hours=1)
+# Looks at once: each is some requests to a store.
+_NUM_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """One run in a list: a line for people, and the documents for programs."""
+
+    run: str
+    line: str
+    as_of: datetime
+    view: RunView | None = None
+    documents: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    def status(self) -> dict[str, Any]:
+        """Return the document of `status RUN --json`."""
+        return self._document(0)
+
+    def cost(self) -> dict[str, Any]:
+        """Return the document of `cost RUN --json`."""
+        return self._document(1)
+
+    def _document(self, which: int) -> dict[str, Any]:
+        if self.documents is None:
+            assert self.view is not None
+            return (status_document, cost_document)[which](self.view)
+        return {**self.documents[which], "as_of": self.as_of.isoformat()}
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """One run that cannot be read, and why."""
+
+    run: str
+    why: str
+
+
+def glance_at(runs: Sequence[KnownRun], now: datetime) -> list[Glance | Unread]:
+    """Return what a list shows of each run; one that cannot be read hides no other."""
+
+    def one(known: KnownRun) -> Glance | Unread:
+        try:
+            return _glance(known, now)
+        except (OrchestratorError, CheckpointError) as error:
+            return Unread(known.run, error.what)
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(one, runs))
+
+
+def _glance(known: KnownRun, now: datetime) -> Glance:
+    store, path = known.open(), home() / "glances" / f"{key_of(known)}.json"
+    content = _fingerprint(store)
+    kept = _read(path, content)
+    if kept is not None:
+        return Glance(
+            run=known.run, line=kept["line"], as_of=now, documents=(kept["status"], kept["cost"])
+        )
+    view = RunViewer(store).look(now)
+    line = describe_progress(view)
+    found = Glance(run=view.record.run, line=line, as_of=now, view=view)
+    ended_at = view.state.ended_at
+    if view.state.ended is not None and ended_at is not None and now - ended_at > _SETTLED:
+        _write(
+            path, {"content": content, "line": line, "status": found.status(), "cost": found.cost()}
+        )
+    return found
+
+
+def _fingerprint(store: ObjectStore) -> str:
+    """Return what all that is shown of a run follows from; only what is there changes it."""
+    try:
+        record = store.get(RUN_KEY).data
+    except ObjectMissing:
+        record = b""
+    found = hashlib.sha256(f"{__version__}\n".encode() + record)
+    for key in sorted(entry.key for entry in store.list(EVENTS)):
+        found.update(f"\n{key}".encode())
+    return found.hexdigest()
+
+
+def _read(path: Path, content: str) -> dict[str, Any] | None:
+    try:
+        kept = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    is_whole = isinstance(kept, dict) and kept.keys() == {"content", "line", "status", "cost"}
+    return kept if is_whole and kept["content"] == content else None
+
+
+def _write(path: Path, kept: dict[str, Any]) -> None:
+    scratch = path.with_name(f"{path.name}.{id(kept):x}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(kept))
+        scratch.replace(path)
+    except OSError:
+        return  # a full disk, or a home that is read-only: it is computed again next time
