@@ -126,18 +126,15 @@ def _serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """Listen before the address is told: whoever opens it at once waits, and is served."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen()  # before the address is told: whoever opens it at once waits, and is served
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(
             f"Cannot listen at {host}:{port}: {error.strerror}.",
-            "Choose another --port; 0 is free.",
+            "Choose another --port; 0 is a free one.",
         ) from error
-    return found
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -278,3 +279,15 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+def test_a_port_that_is_taken_and_a_name_with_a_port_are_said_in_one_line(tmp_path, orchestrate):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, told = orchestrate("dashboard", "--store", tmp_path.as_uri(), "--port", port)
+    assert code == 2
+    assert f"Cannot listen at 127.0.0.1:{port}: " in told
+    for name in ("*", "host:80", "http://host"):
+        code, _, told = orchestrate("dashboard", "--store", tmp_path.as_uri(), "--name", name)
+        assert code == 2
+        assert "is no host's name" in told
