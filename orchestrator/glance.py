@@ -1,7 +1,7 @@
 """What lists of runs show of each; of runs that are over it is kept on this machine.
 
 The folder of what is kept may be thrown away at any time. It holds for one content of run.json, one
-list of the ledger's objects (they never change) and one version of this package.
+list of the ledger's objects (they never change) and one state of the code that computes it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,19 @@ def _fingerprint(store: ObjectStore) -> str:
         record = store.get(RUN_KEY).data
     except ObjectMissing:
         record = b""
-    found = hashlib.sha256(f"{__version__}\n".encode() + record)
+    found = hashlib.sha256(_code() + record)
     for key in sorted(entry.key for entry in store.list(EVENTS)):
         found.update(f"\n{key}".encode())
     return found.hexdigest()
+
+
+@cache
+def _code() -> bytes:
+    """Return what changes with any file that a report may come from, also without a new version."""
+    here = Path(__file__).parent
+    files = sorted([*here.glob("*.py"), *here.glob("ledger/*.py")])
+    told = [(file.name, (status := file.stat()).st_mtime_ns, status.st_size) for file in files]
+    return repr((__version__, told)).encode()
 
 
 def _read(path: Path, content: str) -> dict[str, Any] | None:

@@ -195,6 +195,7 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "parts": parts_document(parts),
         "on_demand_usd": _usd(on_demand),
         "savings_fraction": None if savings is None else round(float(savings), 6),
+        **_unit_costs(view),
         "goodput": {
             "billed": round(goodput.share_of_billed, 6),
             "wall": round(goodput.share_of_wall, 6),
@@ -211,6 +212,21 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "attempts": attempts_document(view),
         "prices_source": view.record.prices_source,
         "simulated": view.record.simulated,
+    }
+
+
+def _unit_costs(view: RunView) -> dict[str, float | None]:
+    """Return what the steps, and the tokens in them, cost that the run has got to so far."""
+    reached = view.step if view.state.ended is None else view.state.last_commit_step
+    kept = [step for number, step in view.latest.items() if number <= reached]
+    amounts = {
+        "usd_per_thousand_steps": Decimal(len(kept)) / 1_000,
+        "usd_per_million_tokens": Decimal(sum(step.num_tokens for step in kept)) / 1_000_000,
+    }
+    total = view.parts.total
+    return {
+        name: round(float(total / amount), 6) if amount else None
+        for name, amount in amounts.items()
     }
 
 

@@ -173,6 +173,11 @@ def render_cost(view: RunView) -> str:
         lines.append(
             f"On demand, without preemptions: ${document['on_demand_usd']:.2f} ({verdict})"
         )
+    if document["usd_per_thousand_steps"] is not None:
+        lines.append(
+            f"${document['usd_per_thousand_steps']:.2f} per 1,000 steps, "
+            f"${document['usd_per_million_tokens']:.2f} per million tokens"
+        )
     if document["forecast"] is not None:
         lines += _predicted_lines(document)
     lines += ["", *_bars(document["parts"], "${:.4f}"), "", "Where the time went:"]

@@ -54,6 +54,12 @@ def test_parts_of_the_bill_are_those_reckoned_by_hand(view):
     assert f"{document['savings_fraction']:.0%}" == "57%"
 
 
+def test_costs_of_steps_and_tokens_are_those_reckoned_by_hand(view):
+    document = cost_document(view)
+    units = ("usd_per_thousand_steps", "usd_per_million_tokens")
+    assert {f"{document[unit]:.6f}" for unit in units} < set(amounts_in("Per unit."))
+
+
 def test_attempts_are_those_reckoned_by_hand(view):
     for row in cost_document(view)["attempts"]:
         assert f"{row['usd']:.6f}" in amounts_in("Compute.")
