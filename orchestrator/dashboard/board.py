@@ -78,10 +78,8 @@ class Board:
         """Say whether nothing was seen yet of a run, or of any: the first look takes longest."""
         if self._runs is None:
             return True
-        runs = (
-            self._runs.values() if key is None else [self._runs[key]] if key in self._runs else []
-        )
-        return any(one.view is None and one.error is None for one in runs)
+        asked = list(self._runs.values()) if key is None else [self._runs.get(key)]
+        return any(one and one.view is None and one.error is None for one in asked)
 
     def one(self, key: str) -> Seen:
         """Return the run of a key.
