@@ -1,6 +1,6 @@
 """What lists of runs show of each; of runs that are over it is kept on this machine.
 
-The folder of what is kept may be thrown away at any time. It holds for one content of run.json, one
+What is kept may be thrown away at any time. It holds for one content of run.json, one
 list of the ledger's objects (they never change) and one state of the code that computes it.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,12 @@ from checkpoints.layout import EVENTS, RUN_KEY
 from checkpoints.store import ObjectStore
 from orchestrator import __version__
 from orchestrator.errors import OrchestratorError
-from orchestrator.home import home
+from orchestrator.home import run_home
 from orchestrator.report import cost_document, describe_progress, status_document
-from orchestrator.runs import KnownRun, key_of
+from orchestrator.runs import KnownRun
 from orchestrator.view import RunView, RunViewer
 
+_NAME = "glance.json"
 # After its end, a node that was cut off may still upload what it measured.
 _SETTLED = timedelta(hours=1)
 # Looks at once: each is some requests to a store.
@@ -40,21 +41,19 @@ class Glance:
     line: str
     as_of: datetime
     view: RunView | None = None
-    documents: tuple[dict[str, Any], dict[str, Any]] | None = None
+    """None where documents were kept."""
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     def status(self) -> dict[str, Any]:
         """Return the document of `status RUN --json`."""
-        return self._document(0)
+        return self._again("status") if self.view is None else status_document(self.view)
 
     def cost(self) -> dict[str, Any]:
         """Return the document of `cost RUN --json`."""
-        return self._document(1)
+        return self._again("cost") if self.view is None else cost_document(self.view)
 
-    def _document(self, which: int) -> dict[str, Any]:
-        if self.documents is None:
-            assert self.view is not None
-            return (status_document, cost_document)[which](self.view)
-        return {**self.documents[which], "as_of": self.as_of.isoformat()}
+    def _again(self, name: str) -> dict[str, Any]:
+        return {**self.kept[name], "as_of": self.as_of.isoformat()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,11 @@ def glance_at(runs: Sequence[KnownRun], now: datetime) -> list[Glance | Unread]:
 
 
 def _glance(known: KnownRun, now: datetime) -> Glance:
-    store, path = known.open(), home() / "glances" / f"{key_of(known)}.json"
+    store, path = known.open(), run_home(known.store_url, known.run) / _NAME
     content = _fingerprint(store)
     kept = _read(path, content)
     if kept is not None:
-        return Glance(
-            run=known.run, line=kept["line"], as_of=now, documents=(kept["status"], kept["cost"])
-        )
+        return Glance(run=known.run, line=kept["line"], as_of=now, kept=kept)
     view = RunViewer(store).look(now)
     line = describe_progress(view)
     found = Glance(run=view.record.run, line=line, as_of=now, view=view)

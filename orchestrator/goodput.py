@@ -256,15 +256,9 @@ def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Sp
 
 def _joined(spans: Iterable[Span]) -> Iterator[Span]:
     """Make one span of those that follow each other alike: most steps do."""
-    first = last = None
-    for span in spans:
-        if first is None or (first.launch, first.bucket) != (span.launch, span.bucket):
-            if first is not None and last is not None:
-                yield replace(first, end=last.end)
-            first = span
-        last = span
-    if first is not None and last is not None:
-        yield replace(first, end=last.end)
+    for _, alike in itertools.groupby(spans, key=lambda span: (span.launch, span.bucket)):
+        run = list(alike)
+        yield replace(run[0], end=run[-1].end)
 
 
 def _snap(instant: datetime, origin: datetime) -> datetime:

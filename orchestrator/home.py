@@ -31,5 +31,9 @@ def make_folder(folder: Path) -> None:
 
 def run_home(store_url: str, run: str) -> Path:
     """Return this machine's folder for one run in one store (lock, supervisor log, nodes)."""
-    digest = hashlib.sha256(f"{store_url}/{run}".encode()).hexdigest()[:12]
-    return home() / "runs" / f"{run}-{digest}"
+    return home() / "runs" / run_key(store_url, run)
+
+
+def run_key(store_url: str, run: str) -> str:
+    """Return what tells a run from those of its name in other stores."""
+    return f"{run}-{hashlib.sha256(f'{store_url}/{run}'.encode()).hexdigest()[:12]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.errors import UnknownRun
-from orchestrator.home import home, make_folder
+from orchestrator.home import home, make_folder, run_key
 from orchestrator.spec import LOCAL_S3, RUN_NAME, resolve_store, suggest
 
 _KNOWN_NAME = "known.json"
@@ -30,6 +29,11 @@ class KnownRun:
 
     run: str
     store_url: str
+
+    @property
+    def key(self) -> str:
+        """What tells it from runs of its name in other stores."""
+        return run_key(self.store_url, self.run)
 
     def open(self) -> ObjectStore:
         """Return the run folder."""
@@ -110,8 +114,3 @@ def open_store_at(url: str) -> ObjectStore:
 
         ensure_server()
     return open_store(url)
-
-
-def key_of(known: KnownRun) -> str:
-    """Return what names a run in an address: its name, and a digest of the store that holds it."""
-    return f"{known.run}.{hashlib.sha256(known.store_url.encode()).hexdigest()[:8]}"

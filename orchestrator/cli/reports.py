@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from checkpoints.errors import CheckpointError
 from checkpoints.layout import LOGS, parse_log_key
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import (
@@ -21,7 +20,7 @@ from orchestrator.cli.common import (
 )
 from orchestrator.clock import SystemClock
 from orchestrator.cost import budget_told
-from orchestrator.errors import OrchestratorError, UnknownRun
+from orchestrator.errors import UnknownRun
 from orchestrator.glance import Glance, glance_at
 from orchestrator.report import (
     RunStateName,
@@ -273,17 +272,6 @@ def _moment(instant: str) -> str:
 def look(known: KnownRun) -> RunView:
     """Return a run as it is now; raises UnknownRun if its store does not hold it."""
     return RunViewer(known.open()).look(SystemClock().now())
-
-
-def look_at_all(runs: list[KnownRun]) -> list[RunView | tuple[KnownRun, str]]:
-    """Look at every run; one that cannot be read is reported instead of hiding the others."""
-    views: list[RunView | tuple[KnownRun, str]] = []
-    for known in runs:
-        try:
-            views.append(look(known))
-        except (OrchestratorError, CheckpointError) as error:
-            views.append((known, error.what))
-    return views
 
 
 def _status_of_all(runs: list[KnownRun], *, as_json: bool) -> None:

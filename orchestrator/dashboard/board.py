@@ -14,7 +14,7 @@ from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.ledger.record import read_record
 from orchestrator.report import RunStateName, state_name
-from orchestrator.runs import KnownRun, key_of, list_runs
+from orchestrator.runs import KnownRun, list_runs
 from orchestrator.view import RunView, RunViewer
 
 # Seconds after which a run that goes on, one that nobody reports on, and one that has ended is
@@ -103,7 +103,7 @@ class Board:
         known_before = self._runs or {}
         try:
             runs = {
-                (key := key_of(known)): known_before.get(key) or _Watched(known)
+                known.key: known_before.get(known.key) or _Watched(known)
                 for known in list_runs(self._store)
             }
         except (OrchestratorError, CheckpointError) as error:

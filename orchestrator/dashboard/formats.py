@@ -23,6 +23,11 @@ def write_share(share: float) -> str:
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
+def write_saving(share: float) -> str:
+    """Write a saved fraction; a negative one is what is dearer."""
+    return write_share(share) if share >= 0 else f"{-share:.0%} dearer"
+
+
 def write_seconds(seconds: float) -> str:
     """Write a duration: 0.4 s, 44.9 s, 3 min 10 s, 2 h 05 min, 1 d 06 h."""
     if 0 < seconds < 0.05:

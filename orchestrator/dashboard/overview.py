@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from orchestrator.cost import node_rate
 from orchestrator.dashboard.board import Seen
@@ -15,11 +14,13 @@ from orchestrator.dashboard.formats import (
     NOTHING,
     write_duration,
     write_instant,
+    write_saving,
     write_share,
     write_usd,
 )
 from orchestrator.dashboard.summary import STATES, Tone, budget_tone
-from orchestrator.report import RunStateName, cost_document, status_document
+from orchestrator.dashboard.tables import Column, Table
+from orchestrator.report import RunStateName, cost_document, deadline_at, eta_at, status_document
 from orchestrator.view import RunView
 
 
@@ -131,11 +132,11 @@ def _totals(rows: Sequence[RunRow]) -> str:
 
 
 def _row(key: str, view: RunView) -> RunRow:
-    status, cost = status_document(view), cost_document(view)
+    status, saved = status_document(view), cost_document(view)["savings_fraction"]
     state = RunStateName(status["state"])
     symbol, tone, _ = STATES[state]
     share = status["usd"] / status["budget_usd"]
-    end, end_tone = _end(status, view)
+    end, end_tone = _end(state, view)
     rate = _usd_per_hour(view)
     return RunRow(
         key=key,
@@ -161,27 +162,20 @@ def _row(key: str, view: RunView) -> RunRow:
         end_tone=end_tone,
         preemptions=f"{status['num_preemptions']:,}",
         goodput=write_share(status["goodput"]),
-        saved=_saved(cost["savings_fraction"]),
+        saved=NOTHING if saved is None else write_saving(saved),
         usd=view.parts.total,
         usd_per_hour=rate,
     )
 
 
-def _saved(share: float | None) -> str:
-    if share is None:
-        return NOTHING
-    return f"{share:.0%}" if share >= 0 else f"{-share:.0%} dearer"
-
-
-def _end(status: dict[str, Any], view: RunView) -> tuple[str, Tone]:
-    if status["ended_at"] is not None:
-        return f"ended {status['ended_at'][:16].replace('T', ' ')}", Tone.PLAIN
-    if status["eta_at"] is None or status["state"] == RunStateName.UNKNOWN.value:
+def _end(state: RunStateName, view: RunView) -> tuple[str, Tone]:
+    ended_at, eta, due = view.state.ended_at, eta_at(view), deadline_at(view.state)
+    if ended_at is not None:
+        return f"ended {ended_at:%Y-%m-%d %H:%M}", Tone.PLAIN
+    if eta is None or state is RunStateName.UNKNOWN:
         return NOTHING, Tone.PLAIN
-    eta_at = datetime.fromisoformat(status["eta_at"])
-    due = status["deadline_at"]
-    is_late = due is not None and eta_at > datetime.fromisoformat(due)
-    left = f"in {write_duration(eta_at - view.as_of)}"
+    left = f"in {write_duration(eta - view.as_of)}"
+    is_late = due is not None and eta > due
     return (f"{left}, after the deadline", Tone.WARN) if is_late else (left, Tone.PLAIN)
 
 
@@ -191,3 +185,30 @@ def _usd_per_hour(view: RunView) -> Decimal:
         return Decimal(0)
     up = (one for one in view.state.launches if one.ready_at is not None and one.ended_at is None)
     return sum((node_rate(launch) for launch in up), Decimal(0))
+
+
+def runs_table(rows: Sequence[RunRow]) -> Table:
+    """Return the rows as a table, for programs."""
+    names = ("Run", "Store", "State", "Simulated", "Step", "Spent", "$ per hour", "End")
+    more = ("Preemptions", "Goodput", "Saved")
+    return Table(
+        caption="Runs",
+        columns=tuple(Column(name=name) for name in (*names, *more)),
+        rows=tuple(
+            (
+                row.run,
+                row.store,
+                row.state,
+                "yes" if row.is_simulated else "no",
+                f"{row.progress.text} {row.progress.detail}",
+                row.spent.text,
+                row.burn,
+                row.end,
+                row.preemptions,
+                row.goodput,
+                row.saved,
+            )
+            for row in rows
+        ),
+        empty="No runs yet.",
+    )

@@ -31,9 +31,9 @@ from checkpoints.errors import CheckpointError, StoreUnreachable
 from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board, Seen
 from orchestrator.dashboard.content import Page, build_page
-from orchestrator.dashboard.overview import Overview, Rows, RunRow
+from orchestrator.dashboard.overview import Overview, Rows, runs_table
 from orchestrator.dashboard.page import Served, render, render_page
-from orchestrator.dashboard.tables import Column, Table
+from orchestrator.dashboard.tables import Table
 from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.report import SCHEMA_VERSION, RunStateName, cost_document, status_document
 from orchestrator.view import RunView
@@ -154,7 +154,7 @@ def _add_lists(app: FastAPI, board: Board, overview: Callable[[], Overview]) -> 
 
     @app.get("/runs.csv")
     def runs_csv() -> Response:
-        return _csv("runs", _runs_table(overview().rows))
+        return _csv("runs", runs_table(overview().rows))
 
 
 def _add_runs(app: FastAPI, board: Board) -> None:
@@ -164,7 +164,7 @@ def _add_runs(app: FastAPI, board: Board) -> None:
     @app.get("/runs/{key}", response_class=HTMLResponse)
     def run(key: str, request: Request) -> str:
         if board.is_new(key) and not _waits(request):
-            what = key.rpartition(".")[0] or "the run"
+            what = key.rpartition("-")[0] or "the run"
             return render("loading.html.jinja", what=what, served=Served(f"/runs/{key}"))
         view = _view(board, key)
         kept = pages.get(key)
@@ -218,32 +218,6 @@ def _table(board: Board, key: str, name: str) -> Table:
     if not isinstance(found, Table):
         raise UnknownRun(f"A run has no table {name!r}.", "See the links below its tables.")
     return found
-
-
-def _runs_table(rows: Sequence[RunRow]) -> Table:
-    names = ("Run", "Store", "State", "Simulated", "Step", "Spent", "$ per hour", "End")
-    more = ("Preemptions", "Goodput", "Saved")
-    return Table(
-        caption="Runs",
-        columns=tuple(Column(name=name) for name in (*names, *more)),
-        rows=tuple(
-            (
-                row.run,
-                row.store,
-                row.state,
-                "yes" if row.is_simulated else "no",
-                f"{row.progress.text} {row.progress.detail}",
-                row.spent.text,
-                row.burn,
-                row.end,
-                row.preemptions,
-                row.goodput,
-                row.saved,
-            )
-            for row in rows
-        ),
-        empty="No runs yet.",
-    )
 
 
 def _csv(name: str, table: Table) -> Response:

@@ -12,6 +12,7 @@ from orchestrator.dashboard.formats import (
     write_duration,
     write_instant,
     write_number,
+    write_saving,
     write_share,
     write_usd,
 )
@@ -178,14 +179,14 @@ def _saved(sources: Sources) -> Indicator:
     if saved < 0:
         return Indicator(
             label=label,
-            value=f"{-saved:.0%} dearer",
+            value=write_saving(saved),
             detail=f"{write_usd(-usd)} more than {write_usd(on_demand)}",
             definition=definition,
             tone=Tone.WARN,
         )
     return Indicator(
         label=label,
-        value=write_share(saved),
+        value=write_saving(saved),
         detail=f"{write_usd(usd)} less than {write_usd(on_demand)}",
         definition=definition,
         tone=Tone.GOOD,

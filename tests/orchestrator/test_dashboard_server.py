@@ -65,7 +65,7 @@ def serve(folder, **options) -> TestClient:
 
 
 def key_in(page: str, name: str) -> str:
-    found = re.search(rf'href="(/runs/{name}\.[0-9a-f]{{8}})"', page)
+    found = re.search(rf'href="(/runs/{name}-[0-9a-f]{{12}})"', page)
     assert found is not None
     return found[1]
 
@@ -140,11 +140,12 @@ def test_what_is_not_there_is_a_page_that_says_so(tmp_path):
     write_run(tmp_path, "one")
     client = serve(tmp_path)
     address = key_in(client.get("/").text, "one")
-    for path in ("/runs/none.00000000", f"{address}/tables/header.csv", f"{address}/tables/x.json"):
+    none = "/runs/none-000000000000"
+    for path in (none, f"{address}/tables/header.csv", f"{address}/tables/x.json"):
         assert client.get(path).status_code == 404
-    assert "<h1" in client.get("/runs/none.00000000").text
+    assert "<h1" in client.get(none).text
     assert "<h1" in client.get("/nowhere").text
-    assert client.get("/runs/none.00000000/cost.json").json()["error"] == "There is no such run."
+    assert client.get(f"{none}/cost.json").json()["error"] == "There is no such run."
 
 
 def test_no_text_of_a_run_becomes_markup_or_a_formula(tmp_path):

@@ -35,7 +35,7 @@ def look(known: KnownRun, now: datetime = LATER) -> Glance | Unread:
 
 
 def kept(tmp_path) -> list[Path]:
-    return list((tmp_path / "home" / "glances").glob("*"))
+    return list((tmp_path / "home" / "runs").glob("*/glance.json"))
 
 
 def test_what_is_kept_is_what_is_computed(known, monkeypatch):
