@@ -13,7 +13,8 @@ from enum import Enum
 from typing import TypeAlias
 
 from orchestrator.attempts import EndReason
-from orchestrator.cost import BUDGET_SHARES, node_rate
+from orchestrator.charges import node_rate
+from orchestrator.cost import BUDGET_SHARES
 from orchestrator.ledger.facts import Entry
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from orchestrator.cost import node_rate
+from orchestrator.charges import node_rate
 from orchestrator.dashboard.board import Seen
 from orchestrator.dashboard.charts import place
 from orchestrator.dashboard.formats import (

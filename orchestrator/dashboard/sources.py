@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.attempts import EndReason
-from orchestrator.cost import launch_usd, scale_of
 from orchestrator.dashboard.formats import write_words
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView
@@ -126,11 +125,10 @@ def _summarize(view: RunView, goodput: Goodput) -> tuple[LaunchSummary, ...]:
     )
     following = {one: after for (one, _), after in itertools.pairwise(numbered)}
     errors = {end.attempt: end.error for end in view.state.attempt_ends}
-    scale = scale_of(view.state)
     return tuple(
         LaunchSummary(
             launch=launch,
-            usd=float(launch_usd(launch, view.as_of, scale)),
+            usd=float(view.charges[launch.launch].usd),
             seconds=seconds.get(launch.launch, {}),
             last_step=_last_step(launch, last_steps),
             next_attempt=following.get(launch.attempt or 0, (None, None))[0],
