@@ -23,24 +23,22 @@ BADPUT_TYPES = {
 }
 
 
-def compute_by_bucket(
+def compute_by_launch(
     state: RunState, goodput: Goodput, charges: Mapping[str, Charge]
-) -> dict[Bucket, Decimal]:
-    """Return USD of the compute part by what its time went to; they add up to it exactly.
+) -> dict[str, dict[Bucket, Decimal]]:
+    """Return what each launch of the compute part was charged for, in USD; adds up to its charge.
 
-    A launch's charge is shared out by the time for which its nodes were up; what is left of
-    rounding is in its largest bucket.
+    A charge is shared out by the time for which the nodes were up; what is left of rounding is in
+    the largest bucket.
     """
-    totals = dict.fromkeys(Bucket, Decimal(0))
     spans: dict[str | None, list[Span]] = {}
     for span in goodput.spans:
         spans.setdefault(span.launch, []).append(span)
-    for launch in state.launches:
-        usd = charges[launch.launch].usd
-        if usd and not is_failed(launch):
-            for bucket, share in _shared(usd, launch, spans.get(launch.launch, [])).items():
-                totals[bucket] += share
-    return totals
+    return {
+        launch.launch: _shared(charges[launch.launch].usd, launch, spans.get(launch.launch, []))
+        for launch in state.launches
+        if charges[launch.launch].usd and not is_failed(launch)
+    }
 
 
 def _shared(usd: Decimal, launch: LaunchView, spans: list[Span]) -> dict[Bucket, Decimal]:

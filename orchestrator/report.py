@@ -195,7 +195,9 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "total_usd": _usd(parts.total),
         "parts": parts_document(parts),
         "basis": _basis_document(view),
-        "compute_by_bucket": {bucket.value: _usd(usd) for bucket, usd in view.compute_usd.items()},
+        "compute_by_bucket": {
+            bucket.value: _usd(usd) for bucket, usd in view.compute_by_bucket.items()
+        },
         "waived_usd": _usd(waived_usd(view)),
         "storage_usd_per_day": _usd(storage_usd_per_day(view.state)),
         "on_demand_usd": _usd(on_demand),

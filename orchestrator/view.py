@@ -8,7 +8,7 @@ from decimal import Decimal
 from functools import cached_property
 
 from checkpoints.store import ObjectStore
-from orchestrator.badput import compute_by_bucket
+from orchestrator.badput import compute_by_launch
 from orchestrator.charges import Charge, charge
 from orchestrator.cost import Parts, bill, billed_until
 from orchestrator.errors import UnknownRun
@@ -94,9 +94,18 @@ class RunView:
         }
 
     @cached_property
-    def compute_usd(self) -> dict[Bucket, Decimal]:
-        """What the compute part went to; adds up to it exactly."""
-        return compute_by_bucket(self.state, self.goodput, self.charges)
+    def compute_by_launch(self) -> dict[str, dict[Bucket, Decimal]]:
+        """What each launch was charged for."""
+        return compute_by_launch(self.state, self.goodput, self.charges)
+
+    @cached_property
+    def compute_by_bucket(self) -> dict[Bucket, Decimal]:
+        """What the compute part was charged for; adds up to it exactly."""
+        totals = dict.fromkeys(Bucket, Decimal(0))
+        for shares in self.compute_by_launch.values():
+            for bucket, usd in shares.items():
+                totals[bucket] += usd
+        return totals
 
     @cached_property
     def goodput(self) -> Goodput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.attempts import EndReason
@@ -23,6 +24,8 @@ class LaunchSummary:
 
     launch: LaunchView
     usd: float
+    lost_usd: float
+    """How much of it went to steps that were trained again, and to what a lost node did last."""
     seconds: dict[Bucket, timedelta]
     last_step: int | None
     """Last step that it reported, or resumed from; None without an attempt."""
@@ -129,6 +132,9 @@ def _summarize(view: RunView, goodput: Goodput) -> tuple[LaunchSummary, ...]:
         LaunchSummary(
             launch=launch,
             usd=float(view.charges[launch.launch].usd),
+            lost_usd=float(
+                view.compute_by_launch.get(launch.launch, {}).get(Bucket.LOST_WORK, Decimal(0))
+            ),
             seconds=seconds.get(launch.launch, {}),
             last_step=_last_step(launch, last_steps),
             next_attempt=following.get(launch.attempt or 0, (None, None))[0],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from orchestrator.attempts import EndReason
@@ -136,6 +137,9 @@ class RunState:
     is_stop_requested: bool
     ended_at: datetime | None
     ended: RunEnded | None
+    clock_skew: timedelta
+    """By how much clocks disagree at the least: what had to be put in order between launches'
+    beginnings and ends."""
 
     @property
     def current_launch(self) -> LaunchView | None:
@@ -222,6 +226,9 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         is_stop_requested=launched_at in draft.stops,
         ended_at=ended_at,
         ended=ended,
+        clock_skew=max(
+            (_out_of_order(launch) for launch in draft.launches.values()), default=timedelta()
+        ),
     )
 
 
@@ -362,6 +369,14 @@ def _in_order(launch: LaunchView) -> LaunchView:
     if ended_at is not None:
         ended_at = max(ended_at, ready_at or launch.started_at)
     return replace(launch, ready_at=ready_at, ended_at=ended_at)
+
+
+def _out_of_order(launch: LaunchView) -> timedelta:
+    """Return by how much the launch's instants are in the wrong order, as they were written."""
+    instants = [launch.started_at, launch.ready_at, launch.ended_at]
+    known = [instant for instant in instants if instant is not None]
+    gaps = (earlier - later for earlier, later in itertools.combinations(known, 2))
+    return max([timedelta(), *gaps])
 
 
 def _amend(spec: RunSpec, changes: dict[str, object]) -> RunSpec:
