@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     store_option,
 )
 from orchestrator.clock import SystemClock
+from orchestrator.comparison import compare
 from orchestrator.cost import budget_told
 from orchestrator.errors import UnknownRun
 from orchestrator.glance import Glance, glance_at
@@ -55,18 +56,42 @@ def status(run: str | None, store: str | None, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @store_option
 @json_option
-def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
-    """Show what RUN cost and where its time went; without RUN, one line per run."""
-    if run is not None:
-        view = look(find_run(run, store))
+def cost(runs: tuple[str, ...], store: str | None, *, as_json: bool) -> None:
+    """Show what RUN cost and where its time went; several side by side.
+
+    Without RUN, one line per run.
+    """
+    views = [look(find_run(run, store)) for run in runs]
+    if len(views) == 1:
         if as_json:
-            print_json(cost_document(view))
+            print_json(cost_document(views[0]))
         else:
-            print(render_cost(view))
-        return
+            print(render_cost(views[0]))
+    elif views:
+        if as_json:
+            print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
+        else:
+            print(_side_by_side(views))
+    else:
+        _cost_of_all(store, as_json=as_json)
+
+
+def _side_by_side(views: list[RunView]) -> str:
+    names = [view.record.run for view in views]
+    rows = compare([(cost_document(view), status_document(view)) for view in views])
+    texts = [("", names), *((name, [value or "-" for value in values]) for name, values in rows)]
+    widths = [max(len(values[place]) for _, values in texts) + 2 for place in range(len(views))]
+    return "\n".join(
+        f"{name:<24}"
+        + "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+        for name, values in texts
+    )
+
+
+def _cost_of_all(store: str | None, *, as_json: bool) -> None:
     seen = glance_at(list_runs(store), SystemClock().now())
     documents = [one.cost() for one in seen if isinstance(one, Glance)]
     if as_json:
@@ -179,11 +204,30 @@ def render_cost(view: RunView) -> str:
         )
     if document["forecast"] is not None:
         lines += _predicted_lines(document)
-    lines += ["", *_bars(document["parts"], "${:.4f}"), "", "Where the time went:"]
+    lines += ["", *_bars(document["parts"], "${:.4f}"), *_basis_lines(document)]
+    lines += ["", "What the nodes were paid for:", *_bars(document["compute_by_bucket"], "${:.4f}")]
+    lines += ["", "Where the time went:"]
     lines += _bars(document["seconds"], "{:.1f} s")
     goodput = document["goodput"]
     lines.append(f"goodput {goodput['wall']:.0%} of wall time, {goodput['billed']:.0%} of billed")
-    return "\n".join([*lines, "", *_attempt_lines(document["attempts"])])
+    lines += ["", *_attempt_lines(document["attempts"])]
+    if document["storage_usd_per_day"]:
+        lines += ["", _storage_line(document)]
+    return "\n".join(lines)
+
+
+def _basis_lines(document: dict[str, Any]) -> list[str]:
+    """Say by which kind of prices the total is, and what clouds did not charge."""
+    shares = [f"${usd:.4f} {name}" for name, usd in document["basis"].items() if usd]
+    lines = [f"  of which {', '.join(shares)}"] if shares else []
+    if document["waived_usd"]:
+        lines.append(f"  not charged for nodes taken back early: ${document['waived_usd']:.4f}")
+    return lines
+
+
+def _storage_line(document: dict[str, Any]) -> str:
+    usd, run = document["storage_usd_per_day"], document["run"]
+    return f"Checkpoints that are kept cost ${usd:.4f} a day. End that: orchestrate delete {run}"
 
 
 def _predicted_lines(document: dict[str, Any]) -> list[str]:

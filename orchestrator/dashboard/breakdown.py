@@ -72,6 +72,7 @@ class Breakdown:
     stack: tuple[StackedSegment, ...]
     summary: str
     """The stacked bar in words; empty without one."""
+    note: str = ""
 
 
 def build_cost(sources: Sources) -> Breakdown:
@@ -98,6 +99,17 @@ def build_cost(sources: Sources) -> Breakdown:
         total=write_exact_usd(total),
         stack=(),
         summary="",
+        note=_storage_note(cost),
+    )
+
+
+def _storage_note(cost: dict[str, Any]) -> str:
+    usd = cost["storage_usd_per_day"]
+    if not usd:
+        return ""
+    return (
+        f"Checkpoints that are kept cost {write_usd(usd)} a day, also after the end; "
+        f"orchestrate delete {cost['run']} ends that."
     )
 
 

@@ -36,6 +36,8 @@ class Page:
     timeline: Timeline
     launch_seconds: Table
     attempts: Table
+    logged: tuple[int, ...]
+    """Attempts that may have a log."""
     loss: Plot | None
     losses: Table
     replays: Table
@@ -59,6 +61,9 @@ def build_page(view: RunView) -> Page:
         timeline=build_timeline(sources),
         launch_seconds=build_launch_seconds(sources),
         attempts=build_attempts(sources),
+        logged=tuple(
+            one.launch.attempt for one in sources.launches if one.launch.attempt is not None
+        ),
         loss=build_loss(sources),
         losses=build_losses(sources),
         replays=build_replays(sources),
