@@ -16,6 +16,10 @@ def _share(share: float | None) -> str | None:
     return None if share is None else f"{share:.0%}"
 
 
+def _saving(share: float | None) -> str | None:
+    return f"{-share:.0%} dearer" if share is not None and share < 0 else _share(share)
+
+
 # What is compared, and how it reads; of `cost RUN --json`, `status RUN --json`.
 _MEASURES: tuple[tuple[str, Callable[[Document, Document], str | None]], ...] = (
     ("State", lambda cost, status: cost["state"]),
@@ -24,7 +28,7 @@ _MEASURES: tuple[tuple[str, Callable[[Document, Document], str | None]], ...] = 
     ("Total", lambda cost, status: _usd(cost["total_usd"])),
     ("Per 1,000 steps", lambda cost, status: _usd(cost["usd_per_thousand_steps"])),
     ("Per million tokens", lambda cost, status: _usd(cost["usd_per_million_tokens"])),
-    ("Saved against on demand", lambda cost, status: _share(cost["savings_fraction"])),
+    ("Saved against on demand", lambda cost, status: _saving(cost["savings_fraction"])),
     ("Market hours", lambda cost, status: f"{cost['market_hours']:,.2f}"),
     ("Goodput of wall time", lambda cost, status: _share(cost["goodput"]["wall"])),
     ("Goodput of billed time", lambda cost, status: _share(cost["goodput"]["billed"])),
