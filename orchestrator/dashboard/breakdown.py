@@ -16,6 +16,7 @@ from orchestrator.dashboard.formats import (
     write_words,
 )
 from orchestrator.dashboard.sources import Sources
+from orchestrator.dashboard.tables import Column, Table
 from orchestrator.goodput import Bucket
 
 # Narrower segments have no room for their percentage, even on a wide screen.
@@ -73,6 +74,15 @@ class Breakdown:
     summary: str
     """The stacked bar in words; empty without one."""
     note: str = ""
+
+    def as_table(self) -> Table:
+        """Return the same as rows of text, for programs."""
+        return Table(
+            caption=self.caption,
+            columns=tuple(Column(name=name) for name in ("What", "Amount", "Share", "Meaning")),
+            rows=tuple((row.name, row.amount, row.share, row.description) for row in self.rows),
+            empty="Nothing yet.",
+        )
 
 
 def build_cost(sources: Sources) -> Breakdown:

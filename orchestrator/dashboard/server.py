@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException
 from checkpoints.errors import CheckpointError, StoreUnreachable
 from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board, Seen
+from orchestrator.dashboard.breakdown import Breakdown
 from orchestrator.dashboard.content import Page, build_page
 from orchestrator.dashboard.logs import last_lines, whole_log
 from orchestrator.dashboard.overview import Overview, Rows, comparison_table, runs_table
@@ -256,6 +257,8 @@ def _view(board: Board, key: str) -> RunView:
 def _table(board: Board, key: str, name: str) -> Table:
     page = build_page(_view(board, key))
     found = getattr(page, name) if name in {one.name for one in fields(Page)} else None
+    if isinstance(found, Breakdown):
+        return found.as_table()
     if not isinstance(found, Table):
         raise UnknownRun(f"A run has no table {name!r}.", "See the links below its tables.")
     return found

@@ -349,3 +349,19 @@ def test_a_long_log_is_shown_from_its_end(tmp_path):
     assert "piece 2" in page
     assert "piece 0" not in page
     assert "piece 0" in client.get(f"{address}/logs/1.txt").text
+
+
+def test_every_table_of_a_page_is_there_for_programs(tmp_path):
+    write_run(tmp_path, "one", over=True)
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    page = client.get(address).text
+    links = set(re.findall(rf'href="({address}/tables/[a-z_]+\.(?:csv|json))"', page))
+    names = {re.sub(r".*/|\.(csv|json)", "", link) for link in links}
+    assert {"cost", "seconds", "places", "attempts", "decisions", "provenance"} <= names
+    assert len(links) == 2 * len(names)
+    for name in names:
+        rows = client.get(f"{address}/tables/{name}.json").json()["rows"]
+        table = list(csv.reader(io.StringIO(client.get(f"{address}/tables/{name}.csv").text)))
+        assert table[0] == list(rows[0])
+        assert len(table) == len(rows) + 1
