@@ -55,13 +55,16 @@ def charge(state: RunState, launch: LaunchView, until: datetime) -> Charge:
     quoted, sampled = _at_each_price(launch, launch.ready_at, ended_at)
     if not state.record.simulated:
         quoted += _up_to_minimum(launch, ended_at - launch.ready_at)
-    usd, of_samples = _round((quoted + sampled) * scale), _round(sampled * scale)
+    whole, of_samples = (quoted + sampled) * scale, sampled * scale
+    # Of a gang the cloud took one node for all that is known; the others were terminated with it.
     is_free = not state.record.simulated and _is_free(launch)
+    charged = Decimal(launch.num_nodes - is_free) / launch.num_nodes
+    usd = _round(whole * charged)
     return Charge(
         hours=hours(ended_at - launch.ready_at) * scale,
-        usd=_NOTHING if is_free else usd,
-        sampled_usd=_NOTHING if is_free else of_samples,
-        waived_usd=usd if is_free else _NOTHING,
+        usd=usd,
+        sampled_usd=min(usd, _round(of_samples * charged)),
+        waived_usd=_round(whole) - usd,
     )
 
 

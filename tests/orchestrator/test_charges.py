@@ -74,6 +74,16 @@ def test_nodes_that_left_before_the_cloud_took_them_are_charged():
     assert charged(launched(60, 600, notice=700), HOUR).usd == Decimal("1.5")
 
 
+def test_of_a_gang_only_the_node_that_was_taken_is_free():
+    """The others are terminated with it, by SkyPilot."""
+    ledger = launched(60, 60 + 1800)
+    started = ledger.entries[0]
+    gang = started.body.model_copy(update={"num_nodes": 4})
+    ledger.entries[0] = started.model_copy(update={"body": gang})
+    found = charged(ledger, HOUR)
+    assert (found.usd, found.waived_usd) == (15, 5)
+
+
 def test_simulated_nodes_are_charged_for_every_second():
     assert charged(launched(60, 120), HOUR, make_record()).usd == Decimal(10)
 
