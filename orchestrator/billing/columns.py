@@ -119,7 +119,7 @@ def _google_tag(row: Row, where: str) -> str | None:
         labels = _json(labels, where, (list, dict))
     if isinstance(labels, dict):
         labels = [{"key": key, "value": value} for key, value in labels.items()]
-    for label in labels or ():
+    for label in _json(labels or [], where, list):
         if _get(label, "key") == RUN_TAG:
             return str(_get(label, "value"))
     return None
@@ -133,7 +133,7 @@ def _json(cell: Any, where: str, kind: type | tuple[type, ...]) -> Any:  # noqa:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell, parse_float=Decimal, parse_int=Decimal)
-        except (ValueError, RecursionError):
+        except (ValueError, ArithmeticError, RecursionError):
             cell = None if cell.strip() else []
     if not isinstance(cell, kind):
         raise InputError(

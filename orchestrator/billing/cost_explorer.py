@@ -39,8 +39,8 @@ def ask_bill(run_id: str, started_at: datetime, ended_at: datetime | None, now: 
     tally = Tally("aws", sources=["Cost Explorer"])
     tally.cover(start, end)
     for page in _pages(run_id, start, end):
-        for day in page["ResultsByTime"]:
-            for group in day["Groups"]:
+        for day in page.get("ResultsByTime", ()):
+            for group in day.get("Groups", ()):
                 tally.add([_line(group, is_final=not day.get("Estimated", True))])
     return tally
 

@@ -98,7 +98,7 @@ def _objects(lines: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, A
             continue
         try:
             found = json.loads(line, parse_float=Decimal, parse_int=Decimal)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, ArithmeticError, RecursionError) as error:
             raise _broken(name, number, error) from error
         if not isinstance(found, dict):
             raise InputError(f"{name}, line {number} is no JSON object.", _NEXT_STEP)

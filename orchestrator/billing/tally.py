@@ -13,9 +13,11 @@ from orchestrator.errors import InputError
 from orchestrator.ledger.facts import BillRead
 
 _MICRO_USD = Decimal("0.000001")
-# Sums of amounts within the limits below never round: 15 digits before the point, 40 behind it.
+# Sums of amounts within the limits never round: 12 digits before the point, 40 behind it.
 _EXACT = Context(prec=100)
-_LARGEST, _FINEST = Decimal(10) ** 12, -40
+_LARGEST, _FINEST = 12, -40
+# What lies outside is a slip, and calendars end.
+_YEARS = range(2000, 2200)
 DAY = timedelta(days=1)
 _SHOWN = 60
 
@@ -88,7 +90,9 @@ def amount_of(text: object, what: str) -> Decimal:
         found = Decimal(str(text).strip())
     except InvalidOperation:
         found = Decimal("nan")
-    if not found.is_finite() or abs(found) >= _LARGEST or _exponent(found) < _FINEST:
+    if found == 0:
+        return Decimal(0)
+    if not found.is_finite() or found.adjusted() >= _LARGEST or _exponent(found) < _FINEST:
         raise InputError(f"{what} is no amount: {shown(text)}.", "Export the bill anew.")
     return found
 
@@ -106,9 +110,10 @@ def require_usd(currency: str, what: str) -> None:
 def day_of(text: str) -> date | None:
     """Return the day that an instant of a bill begins with, None if there is none."""
     try:
-        return date.fromisoformat(text.strip()[:10])
+        found = date.fromisoformat(text.strip()[:10])
     except ValueError:
         return None
+    return found if found.year in _YEARS else None
 
 
 def shown(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -279,12 +280,37 @@ def test_kinds_sum_to_the_run_s_rows_whatever_their_order(tmp_path_factory, line
         (json_lines(google_line(CORE, 1, currency="EUR")), "line 1 is in 'EUR'"),
         (json_lines(google_line(CORE, 1, credits=["much"])), "a credit is no amount"),
         (json_lines(google_line(CORE, 1, labels="x orchestrate-run")), "holds no JSON"),
+        (write_csv(CUR, [cur_row(SPOT, "1e9999999")]), "no amount"),
+        (write_csv(CUR, [cur_row(SPOT, "8", day="9999-12-31")]), "line 2 has no day"),
+        (json_lines(google_line(CORE, 1, labels=5)), "holds no JSON"),
+        (b'{"cost": 1e99999999999999999999}\n', "line 1 cannot be read"),
+        (b"[" * 100_000, "one JSON array"),
+        (b'{"a":' * 100_000, "line 1 cannot be read"),
         (b"cost,labels," + b"x" * (1 << 21), "a line of more than"),
         (write_csv(CUR, [("=" * 140_000, *cur_row(SPOT, "8")[1:])]), "field larger than"),
     ],
 )
 def test_what_is_not_understood_is_refused_in_one_line(write, data, words):
     assert words in refusal(write(data))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(list(google_line(CORE, 1))), anything, st.binary(max_size=80))
+def test_nothing_in_a_file_breaks_more_than_its_reading(tmp_path_factory, cell, value, garbage):
+    folder = tmp_path_factory.mktemp("bills")
+    line = {**google_line(CORE, 1), cell: value}
+    header = ",".join(CUR).encode()
+    for number, data in enumerate((json_lines(line), garbage, header + b"\n" + garbage)):
+        path = folder / f"{number}.csv"
+        path.write_bytes(data)
+        with contextlib.suppress(InputError):
+            read_exports([str(path)], RUN)
 
 
 def test_a_folder_or_nothing_is_refused_by_name(tmp_path):
