@@ -1,4 +1,4 @@
-"""The least that a run needs of its buckets, as policies to paste."""
+"""The least that a run needs of its buckets, as policies to paste; and what reads bills."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ _OBJECT_ACTIONS = (
     "s3:AbortMultipartUpload",
 )
 _LIST, _LIST_UPLOADS = "s3:ListBucket", "s3:ListBucketMultipartUploads"
+# AWS knows no narrower resource: who may ask sees the whole account's bill.
+_READ_BILLS = "ce:GetCostAndUsage"
 _OTHER_CLOUDS = {
     "gs": "grant roles/storage.objectUser on bucket {bucket} to the run's service account",
     "az": "grant Storage Blob Data Contributor on container {bucket} to the run's identity",
@@ -42,6 +44,16 @@ def s3_policy(urls: Iterable[str]) -> dict[str, Any] | None:
             {"Effect": "Allow", "Action": [_LIST_UPLOADS], "Resource": bucket},
         ]
     return {"Version": "2012-10-17", "Statement": statements} if statements else None
+
+
+def bill_grant(clouds: Iterable[str] | None) -> str | None:
+    """Return what whoever compares bills may be granted besides, None where AWS is not used."""
+    if "aws" not in (clouds or ()):
+        return None
+    return (
+        "optional, for whoever runs orchestrate cost RUN --reconcile aws and not for nodes: allow "
+        f"{_READ_BILLS} on resource *"
+    )
 
 
 def other_grants(urls: Iterable[str]) -> list[str]:

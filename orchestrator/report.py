@@ -14,6 +14,7 @@ from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.record import Percentiles
 from orchestrator.outlook import hours_so_far, outlook
+from orchestrator.reconciliation import reconciliation_document
 from orchestrator.view import RunView
 
 SCHEMA_VERSION = 1
@@ -220,6 +221,7 @@ def cost_document(view: RunView) -> dict[str, Any]:
         else _percentiles_document(view.record.forecast.hours, view.record.forecast.usd),
         "market_hours": round(hours_so_far(view), 3),
         "attempts": attempts_document(view),
+        "reconciliation": reconciliation_document(view),
         "prices_source": view.record.prices_source,
         "simulated": view.record.simulated,
     }

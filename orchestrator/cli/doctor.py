@@ -19,7 +19,8 @@ from orchestrator.cli.failures import explain
 from orchestrator.doctor import examine, store_urls
 from orchestrator.errors import UsageError
 from orchestrator.finding import Finding, Verdict
-from orchestrator.iam import other_grants, s3_policy
+from orchestrator.iam import bill_grant, other_grants, s3_policy
+from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec
 
 _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"}
@@ -60,7 +61,7 @@ def doctor(
     if iam:
         if loaded is None:
             raise UsageError("A policy is for a spec's buckets.", "orchestrate doctor SPEC --iam")
-        _print_policy(store_urls(loaded))
+        _print_policy(loaded)
         return
     findings = []
     for finding in examine(loaded, offline=offline):
@@ -112,11 +113,13 @@ def _row(finding: Finding) -> dict[str, str | None]:
     }
 
 
-def _print_policy(urls: list[str]) -> None:
+def _print_policy(spec: RunSpec) -> None:
+    urls = store_urls(spec)
     policy, grants = s3_policy(urls), other_grants(urls)
     if policy is None and not grants:
         raise UsageError(f"{', '.join(urls)} needs no policy.", "It is no bucket of a cloud.")
     if policy is not None:
         print(json.dumps(policy, indent=1))
-    for grant in grants:
+    optional = bill_grant(spec.clouds)
+    for grant in [*grants, *([optional] if optional else [])]:
         say(grant)

@@ -18,7 +18,9 @@ from orchestrator.cli.common import (
     say,
     show_duration,
     store_option,
+    yes_option,
 )
+from orchestrator.cli.reconciling import read_bills, reconcile_option, reconciliation_lines
 from orchestrator.clock import SystemClock
 from orchestrator.comparison import compare
 from orchestrator.cost import budget_told
@@ -123,11 +125,21 @@ def _print_changes(viewer: RunViewer, view: RunView, clock: SystemClock) -> None
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @store_option
 @json_option
-def cost(runs: tuple[str, ...], store: str | None, *, as_json: bool) -> None:
+@reconcile_option
+@yes_option
+def cost(
+    runs: tuple[str, ...], store: str | None, sources: tuple[str, ...], *, as_json: bool, yes: bool
+) -> None:
     """Show what RUN cost and where its time went; several side by side.
 
     Without RUN, one line per run.
     """
+    if sources and len(runs) != 1:
+        raise UsageError(
+            "A cloud's bill is read for one run.", "orchestrate cost RUN --reconcile SOURCE"
+        )
+    if sources:
+        read_bills(find_run(runs[0], store), sources, yes=yes)
     views = [look(find_run(run, store)) for run in runs]
     if len(views) == 1:
         if as_json:
@@ -277,7 +289,7 @@ def render_cost(view: RunView) -> str:
     lines += ["", *_attempt_lines(document["attempts"])]
     if document["storage_usd_per_day"]:
         lines += ["", _storage_line(document)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *reconciliation_lines(document["reconciliation"])])
 
 
 def _basis_lines(document: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ Loss curves and timings are measurements; they live in steps/, not here.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -19,11 +19,12 @@ from pydantic import (
 )
 
 from orchestrator.attempts import EndReason, StopReason
+from orchestrator.billing.kinds import BillKind
 from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
-# 2 has the question of a decision, 3 has sampled prices.
+# 2 has the question of a decision, 3 has sampled prices and bills that were read.
 SCHEMA_VERSION = 3
 
 
@@ -270,6 +271,27 @@ class StopRequested(_Fact):
     """Which launch of the run is to stop; a later one goes on, whatever the clocks say."""
 
 
+class BillRead(_Fact):
+    """Somebody read what a cloud says that it billed for the nodes with the run's tag."""
+
+    fact: Literal["bill_read"] = "bill_read"
+    cloud: str
+    source: str
+    """`Cost Explorer`, or the names of the files; a later reading of a source replaces it."""
+    read_at: Instant
+    start: date
+    """First day (UTC) that was asked for, or that the files cover."""
+    end: date
+    """The day after the last one."""
+    currency: Literal["USD"]
+    usd: dict[BillKind, Decimal]
+    instance_hours: Decimal | None
+    """Of all nodes together; None where the cloud counts something else."""
+    num_lines: int
+    is_final: bool
+    """The cloud says that it has invoiced all of it."""
+
+
 class RunEnded(_Fact):
     """The supervisor is done with the run."""
 
@@ -318,6 +340,7 @@ Fact = (
     | CheckpointDeleted
     | AttemptEnded
     | StopRequested
+    | BillRead
     | RunEnded
 )
 

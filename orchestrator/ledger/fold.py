@@ -14,6 +14,7 @@ from orchestrator.ledger.facts import (
     AmendedBy,
     AttemptEnded,
     AttemptStarted,
+    BillRead,
     CheckpointCommitted,
     CheckpointDamaged,
     CheckpointDeleted,
@@ -124,6 +125,7 @@ class RunState:
     file_spec: RunSpec
     """The spec as the file of the last launch had it."""
     num_entries: int
+    """Facts of the run; not those of what was billed for it: to look is not to spend."""
     num_by_writer: Mapping[str, int]
     """How many facts of each writer these are."""
     launched_at: datetime
@@ -140,6 +142,8 @@ class RunState:
     clock_skew: timedelta
     """By how much clocks disagree at the least: what had to be put in order between launches'
     beginnings and ends."""
+    bills: tuple[BillRead, ...]
+    """The latest reading of each source, the latest last."""
 
     @property
     def current_launch(self) -> LaunchView | None:
@@ -209,7 +213,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         record=record,
         spec=_amend(record.spec, draft.spec_changes),
         file_spec=_amend(record.spec, draft.file_changes),
-        num_entries=len(unique),
+        num_entries=sum(not isinstance(entry.body, BillRead) for entry in ordered),
         num_by_writer=Counter(writer for writer, _ in unique),
         launched_at=launched_at,
         launches=tuple(
@@ -229,6 +233,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         clock_skew=max(
             (_out_of_order(launch) for launch in draft.launches.values()), default=timedelta()
         ),
+        bills=_bills(ordered),
     )
 
 
@@ -281,6 +286,17 @@ def _apply_notice(draft: _Draft, at: datetime, body: NoticeReceived) -> None:
             draft.launches[launch.launch] = replace(
                 launch, notice_at=at, leaves_at=body.deadline_at
             )
+
+
+def _bills(ordered: Iterable[Entry]) -> tuple[BillRead, ...]:
+    """Return the latest reading of each source; of two at one instant the one that is told last."""
+    latest: dict[tuple[str, str], BillRead] = {}
+    for body in (entry.body for entry in ordered):
+        if isinstance(body, BillRead):
+            known = latest.get((body.cloud, body.source))
+            if known is None or body.read_at >= known.read_at:
+                latest[body.cloud, body.source] = body
+    return tuple(sorted(latest.values(), key=lambda one: (one.read_at, one.cloud, one.source)))
 
 
 def _with_fates(draft: _Draft) -> tuple[CommitView, ...]:

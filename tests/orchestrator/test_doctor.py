@@ -99,9 +99,12 @@ def test_a_configuration_of_skypilot_that_makes_no_sense_is_no_crash(
 
 
 def test_the_policy_names_no_more_than_the_run_s_folder(orchestrate):
-    code, out, _ = orchestrate("doctor", CLOUD, "--iam", "--set", "checkpoints.stores={}")
+    code, out, err = orchestrate("doctor", CLOUD, "--iam", "--set", "checkpoints.stores={}")
     assert code == 0
     policy = json.loads(out)
+    assert "GetCostAndUsage" not in out  # nodes read no bills
+    assert "optional" in err
+    assert "ce:GetCostAndUsage" in err
     objects, listing, uploads = policy["Statement"]
     assert objects["Resource"] == "arn:aws:s3:::my-bucket/runs/*"
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/*"]}}

@@ -122,6 +122,7 @@ class Conductor:
         self._sampler = PriceSampler(ask_prices)
         self._seen: RunState | None = None
         self.owner = owner_of(job)
+        self.run_id = record.run_id
         self._prefix = f"{record.run_id}-{self.owner[-6:]}-"
         self._journal = Journal(store, "controller", clock)
         self._decider = Decider(record)

@@ -48,6 +48,7 @@ class Job:
         self.task_id = task_id
         self.cluster_name = cluster_name
         self.owner = conductor.owner
+        self.run_id = conductor.run_id
         self.underway: Underway | None = None
         self.failure: Loss | None = None
         """How the job on the nodes failed, until that is written down."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.catalog import catalog_state, read_catalog
@@ -38,8 +38,15 @@ def _offers(spec: RunSpec) -> Sequence[Offer] | None:
         return None
 
 
-def resources_for(offer: Offer, requested: Any) -> Any:  # noqa: ANN401  # sky.Resources
-    """Return `requested` narrowed to the one place, machine and market of `offer`."""
+def resources_for(
+    offer: Offer,
+    requested: Any,  # noqa: ANN401  # sky.Resources
+    tags: Mapping[str, str],
+) -> Any:  # noqa: ANN401  # as above
+    """Return `requested` narrowed to the one place, machine and market of `offer`.
+
+    `tags` are added to those that it has: the cloud's bill names them, beside each node.
+    """
     from sky.utils import registry
 
     place: dict[str, Any] = {
@@ -51,6 +58,7 @@ def resources_for(offer: Offer, requested: Any) -> Any:  # noqa: ANN401  # sky.R
         # Of another machine, where `requested` was narrowed before.
         "cpus": None,
         "memory": None,
+        "labels": {**(requested.labels or {}), **tags},
     }
     if offer.zone == offer.region:  # a cloud without zones
         return requested.copy(**place, zone=None)

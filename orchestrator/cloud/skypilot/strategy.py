@@ -21,6 +21,7 @@ from sky.utils import context, registry
 from checkpoints.errors import CheckpointError
 from checkpoints.store import open_store
 from orchestrator.attempts import AgentExit, EndReason
+from orchestrator.billing.tags import tags_of
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.attendant import Attendant
 from orchestrator.cloud.skypilot.clusters import count_instances, describe, is_capacity
@@ -156,7 +157,8 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         log.info("%s: %s", launch, decision.why)
         task = self.dag.tasks[0]
         requested = task.resources
-        task.set_resources({resources_for(decision.offer, next(iter(requested)))})
+        tags = tags_of(self._opened.run_id, launch)
+        task.set_resources({resources_for(decision.offer, next(iter(requested)), tags)})
         task.update_envs(
             {LAUNCH: launch, OFFER: quoted.model_dump_json(), OWNER: self._opened.owner}
         )

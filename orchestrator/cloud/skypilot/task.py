@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from orchestrator.billing.tags import tags_of
 from orchestrator.cloud.skypilot import environment
 from orchestrator.cloud.skypilot.client import require_skypilot
 from orchestrator.cloud.skypilot.offers import resources_for
@@ -53,7 +54,8 @@ def build_task(
         requested = requested.copy(job_recovery={"strategy": environment.STRATEGY})
         offers = offers[:1]
     # A list is tried in order; a set would be any of them.
-    task.set_resources([resources_for(offer, requested) for offer in _by_region(offers)])
+    tags = tags_of(record.run_id)
+    task.set_resources([resources_for(offer, requested, tags) for offer in _by_region(offers)])
     return task
 
 

@@ -57,7 +57,7 @@ def skypilot(monkeypatch):
         lambda name: object() if said.has_cluster else None,
     )
     monkeypatch.setattr(strategy, "count_instances", lambda name: 0)
-    monkeypatch.setattr(strategy, "resources_for", lambda offer, requested: requested)
+    monkeypatch.setattr(strategy, "resources_for", lambda offer, requested, tags: requested)
     monkeypatch.setattr("orchestrator.cloud.skypilot.job.up_since", lambda name, since: None)
     return said
 
