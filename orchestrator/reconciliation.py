@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.attempts import EndReason
 from orchestrator.billing.kinds import BillKind
-from orchestrator.charges import charge
+from orchestrator.charges import Basis, charge
 from orchestrator.cost import Parts, bill
 from orchestrator.ledger.facts import BillRead
 from orchestrator.ledger.fold import LaunchView, RunState
@@ -40,6 +40,7 @@ def _cloud_document(view: RunView, reading: BillRead) -> dict[str, Any]:
     hours = sum((charge(state, one, until).hours * one.num_nodes for one in state.launches), _ZERO)
     return {
         "cloud": reading.cloud,
+        "basis": Basis.BILLED.value,
         "source": reading.source,
         "read_at": reading.read_at.isoformat(),
         "start": reading.start.isoformat(),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime, timedelta
-from typing import Any
 
 import click
 
@@ -16,33 +14,20 @@ from orchestrator.cli.common import (
     plain,
     print_json,
     say,
-    show_duration,
     store_option,
     yes_option,
 )
-from orchestrator.cli.reconciling import read_bills, reconcile_option, reconciliation_lines
+from orchestrator.cli.reconciling import read_bills, reconcile_option
+from orchestrator.cli.watching import draw, watch_status
+from orchestrator.cli.wording import money, render_cost, render_status, side_by_side
 from orchestrator.clock import SystemClock
-from orchestrator.comparison import compare
-from orchestrator.cost import budget_told
-from orchestrator.errors import Detached, UnknownRun, UsageError
+from orchestrator.errors import UnknownRun, UsageError
 from orchestrator.glance import Glance, glance_at
-from orchestrator.report import (
-    RunStateName,
-    cost_document,
-    describe_evaluations,
-    describe_progress,
-    missed_by,
-    state_name,
-    status_document,
-)
+from orchestrator.report import RunStateName, cost_document, state_name, status_document
 from orchestrator.runs import KnownRun, find_run, list_runs
 from orchestrator.view import RunView, RunViewer
 
 _FOLLOW_EVERY_S = 1.0
-# Each look at a bucket is a few requests that somebody pays for.
-_WATCH_EVERY = timedelta(seconds=2)
-_LINE_EVERY = timedelta(seconds=10)
-_BAR_WIDTH = 30
 
 
 @click.command()
@@ -61,64 +46,15 @@ def status(run: str | None, store: str | None, *, is_watched: bool, as_json: boo
         _status_of_all(list_runs(store), as_json=as_json)
         return
     if is_watched:
-        _watch(find_run(run, store))
+        watch_status(find_run(run, store))
         return
     view = look(find_run(run, store))
     if as_json:
         print_json(status_document(view))
     elif sys.stdout.isatty():
-        _draw(view)
+        draw(view)
     else:
         print(plain(render_status(view)))
-
-
-def _draw(view: RunView) -> None:
-    from rich.console import Console  # 60 ms, and only for people
-
-    from orchestrator.cli.frames import status_frame
-
-    Console().print(status_frame(view, render_status(view)))
-
-
-def _watch(known: KnownRun) -> None:
-    """Show the run as it changes: in place on a terminal, else a line for each change."""
-    viewer, clock = RunViewer(known.open()), SystemClock()
-    view = viewer.look(clock.now())
-    try:
-        if sys.stdout.isatty():
-            _redraw(viewer, view, clock)
-        else:
-            _print_changes(viewer, view, clock)
-    except KeyboardInterrupt:
-        raise Detached(
-            f"Stopped watching. {known.run} goes on, and so does its cost.",
-            f"Stop it: orchestrate stop {known.run}",
-        ) from None
-
-
-def _redraw(viewer: RunViewer, view: RunView, clock: SystemClock) -> None:
-    from rich.live import Live
-
-    from orchestrator.cli.frames import status_frame
-
-    with Live(status_frame(view, render_status(view)), auto_refresh=False) as live:
-        while view.state.ended is None:
-            clock.sleep(_WATCH_EVERY)
-            view = viewer.look(clock.now())
-            live.update(status_frame(view, render_status(view)), refresh=True)
-
-
-def _print_changes(viewer: RunViewer, view: RunView, clock: SystemClock) -> None:
-    said, said_at = "", view.as_of - _LINE_EVERY
-    while True:
-        line, is_over = describe_progress(view), view.state.ended is not None
-        if line != said and (is_over or view.as_of - said_at >= _LINE_EVERY):
-            print(plain(line), flush=True)
-            said, said_at = line, view.as_of
-        if is_over:
-            return
-        clock.sleep(_WATCH_EVERY)
-        view = viewer.look(clock.now())
 
 
 @click.command()
@@ -150,21 +86,9 @@ def cost(
         if as_json:
             print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
         else:
-            print(_side_by_side(views))
+            print(side_by_side(views))
     else:
         _cost_of_all(store, as_json=as_json)
-
-
-def _side_by_side(views: list[RunView]) -> str:
-    names = [view.record.run for view in views]
-    rows = compare([(cost_document(view), status_document(view)) for view in views])
-    texts = [("", names), *((name, [value or "-" for value in values]) for name, values in rows)]
-    widths = [max(len(values[place]) for _, values in texts) + 2 for place in range(len(views))]
-    return "\n".join(
-        f"{name:<24}"
-        + "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
-        for name, values in texts
-    )
 
 
 def _cost_of_all(store: str | None, *, as_json: bool) -> None:
@@ -174,7 +98,7 @@ def _cost_of_all(store: str | None, *, as_json: bool) -> None:
         print_json({"schema_version": 1, "runs": documents})
         return
     for document in documents:
-        print(f"{document['run']:<24}{document['state']:<12}{_money(document)}")
+        print(f"{document['run']:<24}{document['state']:<12}{money(document)}")
     if not documents:
         say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
 
@@ -210,183 +134,6 @@ def logs(
         raise UnknownRun(f"{run} has no log of {which}.", f"See orchestrate status {run}")
     if not printed:
         say(f"{run} has no log yet. See orchestrate status {run}")
-
-
-def render_status(view: RunView) -> str:
-    """Return a run's status as people read it."""
-    document = status_document(view)
-    lines = [describe_progress(view)]
-    if document["why"]:
-        lines.append(f"Ended because {document['why']}.")
-    else:
-        lines += _latest_lines(document)
-    if told := budget_told(view.parts.total, view.state.spec.limits.budget_usd):
-        lines.append(f"{told[-1]:.0%} of the budget is used")
-    commit = f"last commit step {document['last_commit_step']}"
-    lines.append(
-        f"{commit} · {document['num_preemptions']} preemptions · goodput {document['goodput']:.0%}"
-    )
-    evaluations = describe_evaluations(view)
-    if evaluations is not None:
-        lines.append(evaluations)
-    replay = document["replay"]
-    if replay["steps"]:
-        verdict = "all equal" if not replay["differing"] else f"differ: {replay['differing']}"
-        lines.append(
-            f"{replay['steps']} replayed steps compared with their recorded values: {verdict}"
-        )
-    late = missed_by(view)
-    if late is not None:
-        lines.append(f"deadline missed by {show_duration(late)} (wall time)")
-    elif document["deadline_at"] is not None and view.state.ended is None:
-        lines.append(f"deadline {_moment(document['deadline_at'])}")
-    if document["eta_at"] is not None:
-        lines.append(f"done about {_moment(document['eta_at'])}")
-    if document["forecast"] is not None:
-        lines.append(f"forecast of it all, by now: {_show_percentiles(document['forecast'])}")
-    return "\n".join([*lines, "", *_attempt_lines(document["attempts"]), "", _next_command(view)])
-
-
-def _latest_lines(document: dict[str, Any]) -> list[str]:
-    """Return what was decided last, and the latest launch since that came to nothing."""
-    decision, vain = document["last_decision"], document["vain_launches"]
-    if decision is None:
-        return []
-    until = "" if decision["until"] is None else f", until {_moment(decision['until'])}"
-    lines = [f"Decided to {decision['action']}: {decision['why']}{until}"]
-    running = document["attempts"] and document["attempts"][-1]["ended_at"] is None
-    if vain and not running:
-        latest = vain[-1]
-        place = f"{latest['cloud']} {latest['region']} {latest['zone']} {latest['market']}"
-        detail = f" ({latest['detail']})" if latest["detail"] else ""
-        lines.append(f"Last tried in vain: {place}: {latest['end_reason']}{detail}")
-    return lines
-
-
-def render_cost(view: RunView) -> str:
-    """Return a run's bill as people read it."""
-    document = cost_document(view)
-    lines = [f"{document['run']} {document['state']}: {_money(document)}"]
-    if document["savings_fraction"] is not None:
-        saved = document["savings_fraction"]
-        verdict = f"{saved:.0%} saved" if saved >= 0 else f"{-saved:.0%} more than that"
-        lines.append(
-            f"On demand, without preemptions: ${document['on_demand_usd']:.2f} ({verdict})"
-        )
-    if document["usd_per_thousand_steps"] is not None:
-        lines.append(
-            f"${document['usd_per_thousand_steps']:.2f} per 1,000 steps, "
-            f"${document['usd_per_million_tokens']:.2f} per million tokens"
-        )
-    if document["forecast"] is not None:
-        lines += _predicted_lines(document)
-    lines += ["", *_bars(document["parts"], "${:.4f}"), *_basis_lines(document)]
-    lines += ["", "What the nodes were paid for:", *_bars(document["compute_by_bucket"], "${:.4f}")]
-    lines += ["", "Where the time went:"]
-    lines += _bars(document["seconds"], "{:.1f} s")
-    goodput = document["goodput"]
-    lines.append(f"goodput {goodput['wall']:.0%} of wall time, {goodput['billed']:.0%} of billed")
-    lines += ["", *_attempt_lines(document["attempts"])]
-    if document["storage_usd_per_day"]:
-        lines += ["", _storage_line(document)]
-    return "\n".join([*lines, *reconciliation_lines(document["reconciliation"])])
-
-
-def _basis_lines(document: dict[str, Any]) -> list[str]:
-    """Say by which kind of prices the total is, and what clouds did not charge."""
-    shares = [f"${usd:.4f} {name}" for name, usd in document["basis"].items() if usd]
-    lines = [f"  of which {', '.join(shares)}"] if shares else []
-    if document["waived_usd"]:
-        lines.append(f"  not charged for nodes taken back early: ${document['waived_usd']:.4f}")
-    return lines
-
-
-def _storage_line(document: dict[str, Any]) -> str:
-    usd, run = document["storage_usd_per_day"], document["run"]
-    return f"Checkpoints that are kept cost ${usd:.4f} a day. End that: orchestrate delete {run}"
-
-
-def _predicted_lines(document: dict[str, Any]) -> list[str]:
-    """Return what was forecast at the launch, and how what came compares with it."""
-    forecast, usd, hours = document["forecast"], document["total_usd"], document["market_hours"]
-    lines = [f"Forecast at launch: {_show_percentiles(forecast)}"]
-    if document["state"] != RunStateName.SUCCEEDED.value:
-        return [*lines, f"So far: {hours:.1f} h and ${usd:.2f}"]
-    verdicts = [
-        f"{text} ({_compared(actual, forecast[what])})"
-        for what, text, actual in (
-            ("hours", f"{hours:.1f} h", hours),
-            ("usd", f"${usd:.2f}", usd),
-        )
-    ]
-    return [*lines, f"It took {' and '.join(verdicts)}"]
-
-
-def _compared(actual: float, predicted: dict[str, float | None]) -> str:
-    low, middle, high = predicted["p10"], predicted["p50"], predicted["p90"]
-    if low is not None and actual < low:
-        where = "below p10"
-    elif high is not None and actual > high:
-        where = "above p90"
-    else:
-        where = "within p10 to p90"
-    return where if not middle else f"{actual / middle - 1:+.0%} of p50, {where}"
-
-
-def _show_percentiles(found: dict[str, Any]) -> str:
-    hours = " / ".join(
-        "unfinished" if one is None else f"{one:.1f}" for one in _values(found, "hours")
-    )
-    usd = " / ".join("?" if one is None else f"${one:.2f}" for one in _values(found, "usd"))
-    return f"{hours} h and {usd} (p10 / p50 / p90)"
-
-
-def _values(found: dict[str, Any], what: str) -> list[float | None]:
-    return [found[what][share] for share in ("p10", "p50", "p90")]
-
-
-def _bars(amounts: dict[str, float], style: str) -> list[str]:
-    most = max(amounts.values(), default=0.0) or 1.0
-    return [
-        f"  {name:<17}{style.format(amount):>14}  {'█' * round(_BAR_WIDTH * amount / most)}"
-        for name, amount in amounts.items()
-    ]
-
-
-def _attempt_lines(attempts: list[dict[str, Any]]) -> list[str]:
-    if not attempts:
-        return ["No attempt yet."]
-    header = f"{'attempt':<9}{'where':<38}{'market':<11}{'from step':>9}{'usd':>10}  end"
-    rows = [
-        f"{row['attempt']:<9}{row['cloud'] + ' ' + row['region'] + ' ' + row['zone']:<38}"
-        f"{row['market']:<11}{row['resumed_step'] or 0:>9}{row['usd']:>10.2f}  "
-        f"{row['end_reason'] or 'running'}{' (' + row['detail'] + ')' if row['detail'] else ''}"
-        for row in attempts
-    ]
-    return [header, *rows]
-
-
-def _next_command(view: RunView) -> str:
-    name = view.record.run
-    if state_name(view) is RunStateName.SUCCEEDED:
-        return f"Next: orchestrate cost {name} · orchestrate dashboard {name} --export {name}.html"
-    if view.state.ended is not None:
-        return f"Next: orchestrate resume {name} · orchestrate logs {name}"
-    if state_name(view) is RunStateName.UNKNOWN:
-        return f"Nobody reports on it. Pick it up: orchestrate resume {name}"
-    return f"Next: orchestrate logs {name} -f · orchestrate stop {name}"
-
-
-def _money(document: dict[str, Any]) -> str:
-    note = f" (simulated, 1 s counts as {document['time_scale']:g} s)"
-    return f"${document['total_usd']:.2f}{note if document['simulated'] else ''}"
-
-
-def _moment(instant: str) -> str:
-    moment = datetime.fromisoformat(instant)
-    left = moment - SystemClock().now()
-    when = f"in {show_duration(left)}" if left.total_seconds() > 0 else "passed"
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({when})"
 
 
 def look(known: KnownRun) -> RunView:

@@ -18,6 +18,7 @@ from orchestrator.dashboard.tables import (
     build_losses,
     build_preemptions,
     build_provenance,
+    build_reconciliation,
     build_replays,
 )
 from orchestrator.dashboard.timeline import Timeline, build_timeline
@@ -46,6 +47,7 @@ class Page:
     preemptions: Table
     checkpoints: Table
     decisions: Table
+    reconciliation: Table
     provenance: Table
 
 
@@ -72,5 +74,6 @@ def build_page(view: RunView) -> Page:
         preemptions=build_preemptions(sources),
         checkpoints=build_checkpoints(sources),
         decisions=build_decisions(sources),
+        reconciliation=build_reconciliation(sources),
         provenance=build_provenance(sources),
     )

@@ -141,6 +141,31 @@ def build_decisions(sources: Sources) -> Table:
     )
 
 
+def build_reconciliation(sources: Sources) -> Table:
+    """Return what clouds billed beside what was computed, where a bill was read."""
+    found = sources.cost["reconciliation"]
+    clouds = [] if found is None else found["clouds"]
+    rows = [
+        (
+            f"{one['cloud']}: {write_words(part)}",
+            NOTHING if pair["computed_usd"] is None else write_usd(pair["computed_usd"]),
+            write_usd(pair["billed_usd"]),
+            NOTHING if pair["difference_usd"] is None else f"{pair['difference_usd']:+,.2f}",
+            f"{one['start']} to {one['end']}",
+            one["source"],
+        )
+        for one in clouds
+        for part, pair in one["parts"].items()
+    ]
+    return Table(
+        caption="What clouds billed beside what was computed",
+        columns=_columns("Part", "#Computed", "#Billed", "#Difference, $", "Days", "Source"),
+        rows=tuple(rows),
+        empty="No cloud's bill was read yet: orchestrate cost RUN --reconcile aws, or a file of "
+        "its billing export.",
+    )
+
+
 def build_replays(sources: Sources) -> Table:
     """Return each replayed value beside the first recorded one, differing ones first."""
     first: dict[int, tuple[int, Step]] = {}

@@ -10,7 +10,7 @@ import pytest
 from checkpoints.layout import RUN_KEY
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason
-from orchestrator.cli.reports import render_cost, render_status
+from orchestrator.cli.wording import render_cost, render_status
 from orchestrator.errors import RecordUnreadable
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.record import Percentiles, RecordedForecast, read_record

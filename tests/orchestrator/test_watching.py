@@ -21,7 +21,7 @@ from checkpoints.store import ObjectStore, open_store
 from orchestrator.attempts import EndReason
 from orchestrator.cli.common import plain
 from orchestrator.cli.frames import sparkline, status_frame
-from orchestrator.cli.reports import render_status
+from orchestrator.cli.wording import render_status
 from orchestrator.clock import SystemClock
 from orchestrator.ledger.facts import FinalState, LaunchEnded, RunEnded, StopReason, TerminatedBy
 from orchestrator.ledger.heartbeat import Heartbeat

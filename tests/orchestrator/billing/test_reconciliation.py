@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoints.store import open_store
 from orchestrator.billing.kinds import BillKind
+from orchestrator.clock import SystemClock
+from orchestrator.dashboard.content import build_page
 from orchestrator.ledger.facts import BillRead, ControllerSeen, Entry, RunLaunched
 from orchestrator.ledger.fold import fold
 from orchestrator.reconciliation import reconciliation_document
@@ -208,6 +211,9 @@ def test_exports_of_two_clouds_are_read_at_once_and_stay_read(tmp_path, bills, o
     assert document["total_usd"] == sum(document["parts"].values())
     listed = json.loads(orchestrate("cost", "--json")[1])["runs"][0]
     assert listed["reconciliation"] == document["reconciliation"]
+    store = open_store((tmp_path / "store").as_uri() + "/demo")
+    table = build_page(RunViewer(store).look(SystemClock().now())).reconciliation
+    assert table.rows[0][:4] == ("aws: compute", "$20.00", "$21.00", "+1.00")
     text = orchestrate("cost", "demo")[1]
     assert "disks                         -       $1.0000" in text
     assert "credits                       -      -$5.0000" in text
