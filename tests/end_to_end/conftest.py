@@ -14,6 +14,8 @@ import psutil
 import pytest
 import yaml
 
+from tests.browser import open_browser
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORCHESTRATE = str(Path(sys.executable).with_name("orchestrate"))
 
@@ -103,3 +105,9 @@ def workplace(tmp_path):
     yield place
     for process in place.processes():
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with open_browser() as running:
+        yield running
