@@ -61,7 +61,7 @@ def watch(
     yield context.new_page()
     context.close()
     found = [one for one in problems if not any(re.search(each, one) for each in expected)]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def _note_problems(context: BrowserContext, problems: list[str]) -> None:

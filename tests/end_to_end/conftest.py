@@ -14,8 +14,6 @@ import psutil
 import pytest
 import yaml
 
-from tests.browser import open_browser
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORCHESTRATE = str(Path(sys.executable).with_name("orchestrate"))
 
@@ -109,5 +107,8 @@ def workplace(tmp_path):
 
 @pytest.fixture(scope="session")
 def browser():
+    # 80 ms; tests that need no browser import this module too.
+    from tests.browser import open_browser
+
     with open_browser() as running:
         yield running
