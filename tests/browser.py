@@ -18,7 +18,11 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)(/\S*)")
-_PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+_PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "is_mobile": True,
+    "has_touch": True,
+}
 # What a page with a policy was kept from; a page cannot hide it, for this runs before its scripts.
 _TELL = """addEventListener("securitypolicyviolation", (event) =>
   tellOfViolation(`${event.violatedDirective} ${event.blockedURI}`));"""

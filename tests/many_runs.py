@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from pydantic import BaseModel
+
 from checkpoints.layout import RUN_KEY, event_key, steps_key
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason, StopReason
@@ -15,8 +17,9 @@ from orchestrator.ledger.facts import (
     FinalState,
     LaunchEnded,
     NoticeReceived,
-    TerminatedBy,
+    terminated_by,
 )
+from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.measurements import Measured
 from orchestrator.ledger.record import create_record
 from tests.orchestrator.histories import START, Ledger, at, make_offer, make_record, measured_step
@@ -41,115 +44,153 @@ _ENDS = (
 
 
 def fill_store(url: str, now: datetime, num_runs: int, seed: int = 3) -> list[str]:
-    """Write `num_runs` runs before `now`, the last one hostile, and one that cannot be read.
+    """Write runs that began before `now` and are not under way; return names, launched last first.
 
-    Returns the names of those that can, launched last first.
+    Some ended in one way or another, on some nobody reports any more.
     """
     dice = random.Random(seed)
     launched: dict[str, datetime] = {}
     for number in range(num_runs):
-        is_hostile = number == num_runs - 1
-        name = HOSTILE if is_hostile else f"run-{number:02d}"
-        began_at = launched[name] = now - timedelta(hours=dice.uniform(30, 24 * 20))
-        _write_run(url, name, number, began_at, dice, HOSTILE_TEXT if is_hostile else None)
-    open_store(f"{url}/{BROKEN}").create(RUN_KEY, b"{not json")
+        name = f"run-{number:02d}"
+        launched[name] = now - timedelta(hours=dice.uniform(30, 24 * 20))
+        run = _Run(launched[name], dice)
+        give_up_after = timedelta(hours=dice.uniform(2, 30))
+        while run.step < _NUM_STEPS and run.now < launched[name] + give_up_after:
+            run.add_attempt(timedelta(seconds=900 + dice.expovariate(1 / 7000)))
+        run.end(_ENDS[number % len(_ENDS)])
+        run.write(url, name, is_simulated=number % 3 > 0)
     return sorted(launched, key=lambda name: launched[name], reverse=True)
 
 
-def _write_run(
-    url: str, name: str, number: int, began_at: datetime, dice: random.Random, text: str | None
-) -> None:
-    ledger, measured = Ledger(), list[Measured]()
-    second = (began_at - START).total_seconds()
-    give_up_at = second + dice.uniform(2, 30) * 3600
-    ledger.launched(second)
-    step = attempt = 0
-    while step < _NUM_STEPS and second < give_up_at:
-        attempt += 1
-        until = second + 900 + dice.expovariate(1 / 7000)
-        records = _add_attempt(ledger, attempt, step, (second, until), dice, text)
-        measured += records
-        step = records[-1].record.step if records else step
-        second = until + dice.uniform(30, 1200)
-    end = _ENDS[number % len(_ENDS)]
-    if step == _NUM_STEPS:
-        ledger.ended(second)
-    elif text is not None:
-        ledger.ended(second, FinalState.FAILED, StopReason.TOO_MANY_FAILURES, text)
-    elif end is not None:
-        ledger.ended(second, *end)
-    record = make_record(
-        name=name,
-        store=url,
-        train={"num_steps": _NUM_STEPS},
-        limits={"budget_usd": 300, "deadline": "60h"},
-        local={"time_scale": 1},
-    ).model_copy(
-        update={
-            "run": name,
-            "run_id": name,
-            "created_at": began_at,
-            "simulated": number % 3 > 0,
-            "num_steps": _NUM_STEPS,
-            "prices_source": text or "a test",
-        }
+def add_odd_runs(url: str, now: datetime) -> None:
+    """Add a run whose every text is hostile, launched a day before, and one that is unreadable."""
+    run = _Run(now - timedelta(days=1), random.Random(1), HOSTILE_TEXT)
+    for hours in (3, 1, 2):
+        run.add_attempt(timedelta(hours=hours))
+    run.end((FinalState.FAILED, StopReason.TOO_MANY_FAILURES, HOSTILE_TEXT))
+    run.write(url, HOSTILE, is_simulated=True)
+    open_store(f"{url}/{BROKEN}").create(RUN_KEY, b"{not json")
+
+
+def add_run_under_way(url: str, name: str, now: datetime) -> None:
+    """Add a real run that trains at `now`, its third attempt after two preemptions."""
+    lasts = [timedelta(hours=hours) for hours in (2.2, 1.4, 3.1)]
+    run = _Run(now - sum(lasts, timedelta(minutes=20)), random.Random(5))
+    for one in lasts[:-1]:
+        run.add_attempt(one)
+    run.add_attempt(now - run.now, goes_on=True)
+    run.write(url, name, is_simulated=False)
+    report(url, name, now)
+
+
+def report(url: str, name: str, now: datetime) -> None:
+    """Say that somebody still looks after a run."""
+    beat(
+        open_store(f"{url}/{name}"), Heartbeat(writer="supervisor-1", at=now, host="laptop", pid=1)
     )
-    store = open_store(f"{url}/{name}")
-    create_record(store, record)
-    for writer in {entry.writer for entry in ledger.entries}:
-        store.create(event_key(writer, 0), _lines(_of(ledger, writer)))
-    for one in range(1, attempt + 1):
-        lines = [item.record.model_dump_json() for item in measured if item.attempt == one]
-        if lines:
-            store.create(steps_key(one, 0), _lines(lines))
 
 
-def _add_attempt(
-    ledger: Ledger,
-    attempt: int,
-    done: int,
-    lasts: tuple[float, float],
-    dice: random.Random,
-    text: str | None,
-) -> list[Measured]:
-    """Add an attempt that goes on at the last commit; return what it measured."""
-    began, until = lasts
-    launch, resumed = f"launch-{attempt}", done - done % _STEPS_PER_COMMIT
-    num_steps = int((until - began - _STARTUP_S) / _STEP_S)
-    last = min(_NUM_STEPS, resumed + num_steps)
-    reason = EndReason.SUCCEEDED if last == _NUM_STEPS else EndReason.PREEMPTED
-    if text is not None and attempt == 1:
-        reason = EndReason.TRAINING_FAILED
-    offer = make_offer(region=dice.choice(_REGIONS), usd=f"{dice.uniform(7, 12):.2f}")
-    ledger.add(began, DecisionMade(action="launch", why=text or _WHY))
-    ledger.launch(launch, began, attempt=attempt, step=resumed, offer=offer)
-    writer = f"agent-{attempt}"
-    if reason is EndReason.PREEMPTED and dice.random() < 0.6:
-        deadline_at = at(until)
-        ledger.add(until - 120, NoticeReceived(attempt=attempt, deadline_at=deadline_at), writer)
-    for step in range(resumed + _STEPS_PER_COMMIT, last + 1, _STEPS_PER_COMMIT):
-        if step % 100 == 0 or step > last - _STEPS_PER_COMMIT:
-            ledger.commit(began + _STARTUP_S + (step - resumed) * _STEP_S, attempt, step)
-    if reason is not EndReason.PREEMPTED:
-        body = AttemptEnded(attempt=attempt, reason=reason, step=last, error=text)
-        ledger.add(until - 1, body, writer)
-    ended = LaunchEnded(launch=launch, reason=reason, terminated_by=TerminatedBy.CLOUD, detail=text)
-    ledger.add(until, ended)
-    return [
-        measured_step(
-            attempt,
-            step,
-            began + _STARTUP_S + _STEP_S * (step - resumed - 1),
-            loss=3.0 * 0.996**step + dice.uniform(0, 0.08),
-            seconds=_STEP_S,
+class _Run:
+    """A run as it grows: what its writers reported up to `now`."""
+
+    def __init__(self, began_at: datetime, dice: random.Random, text: str | None = None) -> None:
+        self.now, self.step = began_at, 0
+        self._began_at, self._dice, self._text = began_at, dice, text
+        self._ledger, self._measured = Ledger(), list[list[Measured]]()
+        # Steps that are trained again have the loss that they had.
+        self._losses = [3 * 0.996**step + dice.uniform(0, 0.08) for step in range(_NUM_STEPS + 1)]
+        self._ledger.launched(self._second)
+
+    @property
+    def _second(self) -> float:
+        return (self.now - START).total_seconds()
+
+    def add_attempt(self, lasts: timedelta, *, goes_on: bool = False) -> None:
+        """Go on at the last commit, until the end or a preemption."""
+        attempt, began = len(self._measured) + 1, self._second
+        until = began + lasts.total_seconds()
+        resumed = self.step - self.step % _STEPS_PER_COMMIT
+        steps_began = began + _STARTUP_S
+        last = min(_NUM_STEPS, resumed + int((until - steps_began) / _STEP_S))
+        region, usd = self._dice.choice(_REGIONS), f"{self._dice.uniform(7, 12):.2f}"
+        self._ledger.add(began, DecisionMade(action="launch", why=self._text or _WHY))
+        offer = make_offer(region=region, usd=usd)
+        self._ledger.launch(f"launch-{attempt}", began, attempt=attempt, step=resumed, offer=offer)
+        for step in range(resumed + _STEPS_PER_COMMIT, last + 1, _STEPS_PER_COMMIT):
+            if step % 100 == 0 or step > last - _STEPS_PER_COMMIT:
+                self._ledger.commit(steps_began + (step - resumed) * _STEP_S, attempt, step)
+        self._measured.append(
+            [
+                measured_step(
+                    attempt,
+                    step,
+                    steps_began + _STEP_S * (step - resumed - 1),
+                    loss=self._losses[step],
+                    seconds=_STEP_S,
+                )
+                for step in range(resumed + 1, last + 1)
+            ]
         )
-        for step in range(resumed + 1, last + 1)
-    ]
+        self.step = max(self.step, last)
+        if not goes_on:
+            self._end_attempt(attempt, last, until)
+        self.now += lasts + timedelta(seconds=self._dice.uniform(30, 1200))
+
+    def _end_attempt(self, attempt: int, step: int, until: float) -> None:
+        reason = EndReason.SUCCEEDED if step == _NUM_STEPS else EndReason.PREEMPTED
+        if self._text is not None:
+            reason = EndReason.TRAINING_FAILED
+        writer = f"agent-{attempt}"
+        if reason is not EndReason.PREEMPTED:
+            body = AttemptEnded(attempt=attempt, reason=reason, step=step, error=self._text)
+            self._ledger.add(until - 1, body, writer)
+        elif self._dice.random() < 0.6:
+            notice = NoticeReceived(attempt=attempt, deadline_at=at(until))
+            self._ledger.add(until - 120, notice, writer)
+        ended = LaunchEnded(
+            launch=f"launch-{attempt}",
+            reason=reason,
+            terminated_by=terminated_by(reason),
+            detail=self._text,
+        )
+        self._ledger.add(until, ended)
+
+    def end(self, otherwise: tuple[FinalState, StopReason, str] | None) -> None:
+        """End it: well if all steps are done, else as told."""
+        if self.step == _NUM_STEPS:
+            self._ledger.ended(self._second)
+        elif otherwise is not None:
+            self._ledger.ended(self._second, *otherwise)
+
+    def write(self, url: str, name: str, *, is_simulated: bool) -> None:
+        """Write the run folder."""
+        record = make_record(
+            name=name,
+            store=url,
+            train={"num_steps": _NUM_STEPS},
+            limits={"budget_usd": 300, "deadline": "60h"},
+            local={"time_scale": 1},
+        ).model_copy(
+            update={
+                "run": name,
+                "run_id": name,
+                "created_at": self._began_at,
+                "simulated": is_simulated,
+                "num_steps": _NUM_STEPS,
+                "prices_source": self._text or "a test",
+            }
+        )
+        store = open_store(f"{url}/{name}")
+        create_record(store, record)
+        by_writer: dict[str, list[BaseModel]] = {}
+        for entry in self._ledger.entries:
+            by_writer.setdefault(entry.writer, []).append(entry)
+        for writer, entries in by_writer.items():
+            store.create(event_key(writer, 0), _lines(entries))
+        for attempt, measured in enumerate(self._measured, 1):
+            if measured:
+                store.create(steps_key(attempt, 0), _lines([one.record for one in measured]))
 
 
-def _of(ledger: Ledger, writer: str) -> list[str]:
-    return [entry.model_dump_json() for entry in ledger.entries if entry.writer == writer]
-
-
-def _lines(lines: Sequence[str]) -> bytes:
-    return "\n".join(lines).encode()
+def _lines(records: Sequence[BaseModel]) -> bytes:
+    return "\n".join(one.model_dump_json() for one in records).encode()

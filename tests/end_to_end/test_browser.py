@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import barriers, serve, watch
-from tests.many_runs import BROKEN, HOSTILE, HOSTILE_TEXT, fill_store
+from tests.many_runs import BROKEN, HOSTILE, HOSTILE_TEXT, add_odd_runs, fill_store
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +26,11 @@ IS_WIDER = "document.documentElement.scrollWidth > document.documentElement.clie
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """A store with 50 runs, and what the names of them are, launched last first."""
-    folder = tmp_path_factory.mktemp("filled")
-    return folder.as_uri(), fill_store(folder.as_uri(), datetime.now(timezone.utc), NUM_RUNS)
+    """A store with 50 runs and one that cannot be read, and names, launched last first."""
+    url, now = tmp_path_factory.mktemp("filled").as_uri(), datetime.now(timezone.utc)
+    names = fill_store(url, now, NUM_RUNS - 1)
+    add_odd_runs(url, now)
+    return url, [HOSTILE, *names]
 
 
 @pytest.fixture(scope="module")
