@@ -105,9 +105,10 @@ def workplace(tmp_path):
         process.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    # 80 ms; tests that need no browser import this module too.
+    # Not for the session: its event loop would be in the way of modules that run their own.
+    # Playwright is 80 ms, and tests that need no browser import this module too.
     from tests.browser import open_browser
 
     with open_browser() as running:

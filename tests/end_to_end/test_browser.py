@@ -145,7 +145,7 @@ def test_colours_follow_the_system(browser, dashboard):
     ],
     ids=["phone", "zoomed"],
 )
-def test_no_page_is_wider_than_its_screen(browser, dashboard, screen):
+def test_no_page_is_wider_than_a_small_screen_or_shuts_out_there(browser, dashboard, screen):
     with watch(browser, expected=[REFUSED + "404"], reduced_motion="reduce", **screen) as page:
         open_list(page, dashboard)
         assert not page.evaluate(IS_WIDER)
@@ -153,6 +153,7 @@ def test_no_page_is_wider_than_its_screen(browser, dashboard, screen):
             open_run(page, dashboard, name)
             page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
             assert not page.evaluate(IS_WIDER), name
+            assert barriers(page) == []
             assert page.evaluate("document.getAnimations().length") == 0
         page.goto(f"{dashboard.url}/nowhere")
         assert not page.evaluate(IS_WIDER)

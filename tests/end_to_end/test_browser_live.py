@@ -37,12 +37,14 @@ def training(tmp_path):
     )
     launch = place.start("launch", spec, "--yes")
     steps = store / "live" / "steps"
-    place.wait_for(lambda: launch.poll() is not None or (steps.exists() and any(steps.iterdir())))
-    assert launch.poll() is None, launch.communicate()
-    yield place
-    for process in place.processes():
-        process.kill()
-    launch.communicate()
+    try:
+        place.wait_for(lambda: launch.poll() is not None or any(steps.glob("*")))
+        assert launch.poll() is None, launch.communicate()
+        yield place
+    finally:
+        for process in place.processes():
+            process.kill()
+        launch.communicate()
 
 
 def test_a_page_that_is_watched_follows_the_run_and_stays_as_it_was(browser, training):
