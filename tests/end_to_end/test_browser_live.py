@@ -140,3 +140,22 @@ def test_a_run_that_becomes_unreadable_stays_as_it_was_seen_with_the_reason(brow
         record.write_bytes(sound)
         broken.wait_for(state="detached", timeout=PATIENCE_MS)
         reason.wait_for(state="detached", timeout=PATIENCE_MS)
+
+
+def test_a_run_whose_folder_is_away_stays_on_a_page_that_is_watched(browser, tmp_path):
+    fill_store(tmp_path.as_uri(), datetime.now(timezone.utc), 49)
+    said = r"status of 503|htmx:(afterRequest|responseError)|Response Status Error Code 503"
+    with serve(tmp_path.as_uri()) as dashboard, watch(browser, expected=[said]) as page:
+        page.goto(f"{dashboard.url}/")
+        page.wait_for_selector("table.runs", timeout=PATIENCE_MS)
+        name = page.inner_text("table.runs tbody tr:has-text('UNKNOWN') a >> nth=0")
+        page.get_by_role("link", name=name, exact=True).click()
+        page.wait_for_selector("#provenance", timeout=PATIENCE_MS)
+        folder = tmp_path / name
+        away = folder.rename(tmp_path.with_name("away"))
+        page.wait_for_selector("#silent:not([hidden])", timeout=PATIENCE_MS)
+        assert "The dashboard cannot read this just now." in page.inner_text("#silent")
+        assert page.inner_text("h1") == name
+        assert page.locator("#provenance").count() == 1
+        away.rename(folder)
+        page.wait_for_selector("#silent", state="hidden", timeout=PATIENCE_MS)

@@ -222,7 +222,7 @@ def test_what_was_seen_last_stays_while_a_store_is_silent(tmp_path, monkeypatch)
     assert "$10.00" in page
     assert "Runs that cannot be read" in page
     page = client.get(address).text
-    assert "The bucket does not answer. What is below is as it was seen last." in page
+    assert "What is below is as it was seen last. The bucket does not answer." in page
     assert "<h1>one</h1>" in page
 
 
