@@ -95,6 +95,14 @@ def num_vcpus(cloud: str, instance_type: str) -> float | None:
     return None
 
 
+def on_demand_price(cloud: str, instance_type: str, region: str) -> Decimal | None:
+    """Return what an instance type costs per hour in a region; None where that is unknown."""
+    for row in _read_rows(catalog_folder() / cloud / "vms.csv"):
+        if (row.get("InstanceType"), row.get("Region")) == (instance_type, region):
+            return _price(row, "Price")
+    return None
+
+
 def _zone_names() -> dict[str, str]:
     """Return this account's names of AWS zones by their ids, which are what the catalog has.
 

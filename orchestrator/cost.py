@@ -11,10 +11,16 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from orchestrator.ledger.fold import CommitView, LaunchView, RestoreView, RunState
+from orchestrator.charges import MICRO_USD, charge, hours, scale_of
+from orchestrator.ledger.fold import (
+    CommitView,
+    ControllerView,
+    LaunchView,
+    RestoreView,
+    RunState,
+)
 from orchestrator.places import split_place
 
-_MICRO_USD = Decimal("0.000001")
 _GB = Decimal(10**9)
 # List prices (S3 Standard, us-east-1; they hardly differ between clouds).
 STORAGE_USD_PER_GB_MONTH = Decimal("0.023")
@@ -26,6 +32,8 @@ SAME_CLOUD_EGRESS_USD_PER_GB = Decimal("0.02")
 CROSS_CLOUD_EGRESS_USD_PER_GB = Decimal("0.09")
 # Of the budget, at which users are told.
 BUDGET_SHARES = (0.5, 0.8, 1.0)
+# SkyPilot stops its controller when no job was left for so long (sky/jobs/constants.py).
+_CONTROLLER_IDLES = timedelta(minutes=10)
 # Objects that a commit writes besides its shards: the manifest and HEAD.
 _OBJECTS_PER_COMMIT = 2
 # Tries until the float sums agree; without one the decimals are right all the same.
@@ -55,13 +63,12 @@ def bill(state: RunState, as_of: datetime) -> Parts:
     scale = scale_of(state)
     return _settled(
         Parts(
-            compute=_launches_usd(state, until, scale, failed=False),
+            compute=_launches_usd(state, until, failed=False),
             storage=_storage_usd(state, until, scale),
             requests=_requests_usd(state),
             egress=_egress_usd(state),
-            # Local runs are supervised by this machine; a cloud controller's price comes with it.
-            controller=Decimal(0),
-            failed_launches=_launches_usd(state, until, scale, failed=True),
+            controller=_controllers_usd(state, until),
+            failed_launches=_launches_usd(state, until, failed=True),
         )
     )
 
@@ -77,47 +84,25 @@ def _settled(parts: Parts) -> Parts:
     Requests are an estimate from above; readers of JSON who add floats get the total to the bit.
     """
     for extra in range(_MOST_MICRO_USD):
-        settled = replace(parts, requests=parts.requests + extra * _MICRO_USD)
+        settled = replace(parts, requests=parts.requests + extra * MICRO_USD)
         amounts = [float(getattr(settled, part.name)) for part in fields(settled)]
         if sum(amounts) == math.fsum(amounts) == float(settled.total):
             return settled
     return parts
 
 
-def scale_of(state: RunState) -> Decimal:
-    """Return market seconds per wall second."""
-    return Decimal(str(state.record.spec.time_scale))
-
-
-def _launches_usd(state: RunState, until: datetime, scale: Decimal, *, failed: bool) -> Decimal:
+def _launches_usd(state: RunState, until: datetime, *, failed: bool) -> Decimal:
     """Add up launches that trained, or those that ended before an agent spoke.
 
     Nodes that never came up are not billed by any cloud in the table.
     """
-    wanted = [
-        launch
-        for launch in state.launches
-        if failed == (launch.attempt is None and launch.ended_at is not None)
-    ]
-    return sum((launch_usd(launch, until, scale) for launch in wanted), Decimal(0))
+    wanted = (launch for launch in state.launches if failed == is_failed(launch))
+    return sum((charge(state, launch, until).usd for launch in wanted), Decimal(0))
 
 
-def launch_usd(launch: LaunchView, until: datetime, scale: Decimal) -> Decimal:
-    """Return price x billed hours x nodes; billing runs from ready to gone, per second."""
-    return _round(billed_hours(launch, until, scale) * node_rate(launch))
-
-
-def node_rate(launch: LaunchView) -> Decimal:
-    """Return what the launch costs per hour, all nodes, in USD."""
-    return launch.offer.usd_per_hour * launch.num_nodes
-
-
-def billed_hours(launch: LaunchView, until: datetime, scale: Decimal) -> Decimal:
-    """Return the market hours for which the nodes are billed."""
-    if launch.ready_at is None:
-        return Decimal(0)
-    ended_at = launch.ended_at if launch.ended_at is not None else max(until, launch.ready_at)
-    return hours(ended_at - launch.ready_at) * scale
+def is_failed(launch: LaunchView) -> bool:
+    """Say whether a launch ended before an agent spoke: a part of its own in the bill."""
+    return launch.attempt is None and launch.ended_at is not None
 
 
 def on_demand_usd(
@@ -137,9 +122,25 @@ def on_demand_usd(
     return _round(total)
 
 
-def hours(duration: timedelta) -> Decimal:
-    """Return a duration in hours, without going through binary fractions."""
-    return Decimal(duration // timedelta(microseconds=1)) / Decimal(3_600_000_000)
+def storage_usd_per_day(state: RunState) -> Decimal:
+    """Return what the checkpoints that are there cost a day, also after the run's end."""
+    kept = sum(commit.num_bytes for commit in state.commits if commit.deleted_at is None)
+    return _round(Decimal(kept) / _GB * 24 / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
+
+
+def _controllers_usd(state: RunState, until: datetime) -> Decimal:
+    """Return what the machines cost that carried the run out, each as if for this run alone."""
+    return sum((_controller_usd(one, until) for one in state.controllers), Decimal(0))
+
+
+def _controller_usd(controller: ControllerView, until: datetime) -> Decimal:
+    """Bill from the launch command to ten minutes after the end, when SkyPilot stops it."""
+    rate = controller.usd_per_hour or Decimal(0)
+    ended_at = controller.ended_at
+    last_at = (
+        max(until, controller.launched_at) if ended_at is None else ended_at + _CONTROLLER_IDLES
+    )
+    return _round(hours(last_at - controller.launched_at) * rate)
 
 
 def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
@@ -201,4 +202,4 @@ def move_usd(places: Sequence[tuple[str, str]], gigabytes: float) -> list[list[f
 
 
 def _round(amount: Decimal) -> Decimal:
-    return amount.quantize(_MICRO_USD)
+    return amount.quantize(MICRO_USD)

@@ -79,6 +79,20 @@ class PriceTable:
     gaps: tuple[str, ...] = ()
     """What could not be asked, and why."""
 
+    def price_of(self, taken: Offer, asked_zone: str | None) -> Decimal | None:
+        """Return what nodes that were taken cost per hour by this table; None: it has no such row.
+
+        Clouds may name a zone otherwise than price lists; `asked_zone` is how it was asked for.
+        """
+        kind = (taken.cloud, taken.region, taken.instance_type, taken.market)
+        zones = (taken.zone, asked_zone)
+        alike = (
+            offer
+            for offer in self.offers
+            if (offer.cloud, offer.region, offer.instance_type, offer.market) == kind
+        )
+        return next((offer.usd_per_hour for offer in alike if offer.zone in zones), None)
+
     def __str__(self) -> str:
         day = "2026" if self.as_of is None else f"{self.as_of:%Y-%m-%d}"
         return ", ".join((f"{self.source} ({day})", *self.updates))

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 from datetime import timedelta
 
-from orchestrator.cost import scale_of
+from orchestrator.charges import scale_of
 from orchestrator.ledger.record import Percentiles
 from orchestrator.view import RunView
 

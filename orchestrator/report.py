@@ -7,7 +7,9 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from orchestrator.cost import Parts, launch_usd, on_demand_usd, scale_of
+from orchestrator.badput import BADPUT_TYPES
+from orchestrator.charges import Basis
+from orchestrator.cost import Parts, on_demand_usd, storage_usd_per_day
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.record import Percentiles
@@ -106,9 +108,11 @@ def status_document(view: RunView) -> dict[str, Any]:
             "max_abs_diff": replay.max_abs_diff,
             "differing": list(replay.differing),
         },
+        "loss": view.steps[-1][1].loss if view.steps else None,
         "evaluations": [{"step": one.step, "loss": one.loss} for one in view.evaluations],
         "usd": _usd(view.parts.total),
         "budget_usd": _usd(limits.budget_usd),
+        "storage_usd_per_day": _usd(storage_usd_per_day(state)),
         "deadline_at": _instant(deadline_at(state)),
         "eta_at": _instant(eta_at(view)),
         "forecast": _outlook_document(view),
@@ -166,14 +170,13 @@ def _decision_document(state: RunState) -> dict[str, Any] | None:
 
 def _vain_launches_document(view: RunView) -> list[dict[str, Any]]:
     """Return the launches after which no agent spoke, in order: refused, lost, or badly set up."""
-    scale = scale_of(view.state)
     return [
         {
             **_place_document(launch),
             "ended_at": _instant(launch.ended_at),
             "end_reason": launch.reason.value,
             "detail": launch.detail,
-            "usd": _usd(launch_usd(launch, view.billed_until, scale)),
+            "usd": _usd(view.charges[launch.launch].usd),
         }
         for launch in view.state.launches
         if launch.attempt is None and launch.reason is not None
@@ -193,6 +196,12 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "as_of": _instant(view.as_of),
         "total_usd": _usd(parts.total),
         "parts": parts_document(parts),
+        "basis": _basis_document(view),
+        "compute_by_bucket": {
+            bucket.value: _usd(usd) for bucket, usd in view.compute_by_bucket.items()
+        },
+        "waived_usd": _usd(waived_usd(view)),
+        "storage_usd_per_day": _usd(storage_usd_per_day(view.state)),
         "on_demand_usd": _usd(on_demand),
         "savings_fraction": None if savings is None else round(float(savings), 6),
         **_unit_costs(view),
@@ -201,6 +210,7 @@ def cost_document(view: RunView) -> dict[str, Any]:
             "wall": round(goodput.share_of_wall, 6),
         },
         "seconds": seconds_document(goodput),
+        "badput": badput_document(goodput),
         "wall_seconds": goodput.wall.total_seconds(),
         "billed_seconds": goodput.billed.total_seconds(),
         "time_scale": view.record.spec.time_scale,
@@ -242,11 +252,30 @@ def seconds_document(goodput: Goodput) -> dict[str, float]:
     return {bucket.value: seconds[bucket].total_seconds() for bucket in Bucket}
 
 
+def badput_document(goodput: Goodput) -> dict[str, float]:
+    """Return the seconds that were not productive, by ml-goodput-measurement's names."""
+    seconds = goodput.seconds()
+    return {name: seconds[bucket].total_seconds() for bucket, name in BADPUT_TYPES.items()}
+
+
+def waived_usd(view: RunView) -> Decimal:
+    """Return what clouds do not charge for nodes that they took back early."""
+    return sum((charge.waived_usd for charge in view.charges.values()), Decimal(0))
+
+
+def _basis_document(view: RunView) -> dict[str, float]:
+    """Return how much of the total is by which kind of price; adds up to it."""
+    sampled = sum((charge.sampled_usd for charge in view.charges.values()), Decimal(0))
+    return {
+        Basis.ESTIMATED.value: _usd(view.parts.total - sampled),
+        Basis.SAMPLED.value: _usd(sampled),
+    }
+
+
 def attempts_document(view: RunView) -> list[dict[str, Any]]:
     """Return one row per attempt, in order."""
-    scale = scale_of(view.state)
     return [
-        _attempt_document(view, launch, scale)
+        _attempt_document(view, launch)
         for launch in view.state.launches
         if launch.attempt is not None
     ]
@@ -264,18 +293,33 @@ def _place_document(launch: LaunchView) -> dict[str, Any]:
     }
 
 
-def _attempt_document(view: RunView, launch: LaunchView, scale: Decimal) -> dict[str, Any]:
+def _attempt_document(view: RunView, launch: LaunchView) -> dict[str, Any]:
+    charge = view.charges[launch.launch]
     return {
         "attempt": launch.attempt,
         **_place_document(launch),
         "started_at": _instant(launch.started_at),
         "ended_at": _instant(launch.ended_at),
         "end_reason": launch.reason.value if launch.reason is not None else None,
+        "terminated_by": launch.terminated_by.value if launch.terminated_by is not None else None,
         "detail": launch.detail,
         "had_notice": launch.notice_at is not None,
         "resumed_step": launch.resumed_step,
-        "usd": _usd(launch_usd(launch, view.billed_until, scale)),
+        "usd": _usd(charge.usd),
+        "waived_usd": _usd(charge.waived_usd),
+        "basis": basis_of(launch).value,
+        "price_as_of": _instant(priced_at(launch)),
     }
+
+
+def basis_of(launch: LaunchView) -> Basis:
+    """Return how well a launch's price is known: as it was quoted, or asked again since."""
+    return Basis.SAMPLED if launch.prices else Basis.ESTIMATED
+
+
+def priced_at(launch: LaunchView) -> datetime:
+    """Return when the price was asked that a launch is charged by last."""
+    return launch.prices[-1].at if launch.prices else launch.started_at
 
 
 def missed_by(view: RunView) -> timedelta | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import cached_property
 
 from checkpoints.store import ObjectStore
+from orchestrator.badput import compute_by_launch
+from orchestrator.charges import Charge, charge
 from orchestrator.cost import Parts, bill, billed_until
 from orchestrator.errors import UnknownRun
-from orchestrator.goodput import Goodput, account
+from orchestrator.goodput import Bucket, Goodput, account
 from orchestrator.ledger.fold import RunState, fold
 from orchestrator.ledger.heartbeat import (
     SILENT_NODE_STOPS_AFTER,
@@ -81,6 +84,28 @@ class RunView:
     def parts(self) -> Parts:
         """What the run has cost."""
         return bill(self.state, self.billed_until)
+
+    @cached_property
+    def charges(self) -> dict[str, Charge]:
+        """What the nodes of each launch cost."""
+        return {
+            launch.launch: charge(self.state, launch, self.billed_until)
+            for launch in self.state.launches
+        }
+
+    @cached_property
+    def compute_by_launch(self) -> dict[str, dict[Bucket, Decimal]]:
+        """What each launch was charged for."""
+        return compute_by_launch(self.state, self.goodput, self.charges)
+
+    @cached_property
+    def compute_by_bucket(self) -> dict[Bucket, Decimal]:
+        """What the compute part was charged for; adds up to it exactly."""
+        totals = dict.fromkeys(Bucket, Decimal(0))
+        for shares in self.compute_by_launch.values():
+            for bucket, usd in shares.items():
+                totals[bucket] += usd
+        return totals
 
     @cached_property
     def goodput(self) -> Goodput:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel
 
-from checkpoints.layout import RUN_KEY, event_key, steps_key
+from checkpoints.layout import RUN_KEY, event_key, log_key, steps_key
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.ledger.facts import (
@@ -69,6 +69,8 @@ def add_odd_runs(url: str, now: datetime) -> None:
         run.add_attempt(timedelta(hours=hours))
     run.end((FinalState.FAILED, StopReason.TOO_MANY_FAILURES, HOSTILE_TEXT))
     run.write(url, HOSTILE, is_simulated=True)
+    log = f"{HOSTILE_TEXT}\n".encode() * 40 + b"\xff\x00"
+    open_store(f"{url}/{HOSTILE}").create(log_key(1, "00000000.log"), log)
     open_store(f"{url}/{BROKEN}").create(RUN_KEY, b"{not json")
 
 

@@ -13,13 +13,14 @@ from enum import Enum
 from typing import TypeAlias
 
 from orchestrator.attempts import EndReason
-from orchestrator.cost import BUDGET_SHARES, node_rate
+from orchestrator.charges import node_rate
+from orchestrator.cost import BUDGET_SHARES
 from orchestrator.ledger.facts import Entry
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
 from orchestrator.ledger.record import RunRecord
 from orchestrator.replay import compare_replayed
-from orchestrator.report import deadline_at, eta_at, parts_document, seconds_document
+from orchestrator.report import cost_document, deadline_at, eta_at
 from orchestrator.view import RunView
 from train.spool import Evaluated, LeftOut, RolledBack, Step
 
@@ -233,15 +234,21 @@ class Curve:
     def _look(self, view: RunView) -> tuple[dict[str, float], list[Alert]]:
         """Return where money and time went until the view's instant."""
         self._looked_at = view.as_of
-        parts, goodput, current = view.parts, view.goodput, view.state.current_launch
-        usd = float(parts.total)
+        cost, current = cost_document(view), view.state.current_launch
+        usd = cost["total_usd"]
         values = {
             USD_TOTAL: usd,
             "cost/usd_per_hour": 0.0 if current is None else float(node_rate(current)),
-            **{f"cost/usd_{part}": value for part, value in parts_document(parts).items()},
-            "goodput/goodput": goodput.share_of_wall,
-            **{f"goodput/seconds_{part}": one for part, one in seconds_document(goodput).items()},
+            **{f"cost/usd_{part}": value for part, value in cost["parts"].items()},
+            **{f"cost/usd_compute_{what}": one for what, one in cost["compute_by_bucket"].items()},
+            "cost/usd_on_demand": cost["on_demand_usd"],
+            "goodput/goodput": cost["goodput"]["wall"],
+            "goodput/billed": cost["goodput"]["billed"],
+            **{f"goodput/seconds_{what}": one for what, one in cost["seconds"].items()},
         }
+        for name in ("savings_fraction", "usd_per_thousand_steps", "usd_per_million_tokens"):
+            if cost[name] is not None:
+                values[f"cost/{name}"] = cost[name]
         late, late_alerts = self._look_at_deadline(view)
         return {**values, **late}, [*self._budget_alerts(view, usd), *late_alerts]
 

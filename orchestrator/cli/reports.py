@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -13,14 +13,16 @@ from checkpoints.layout import LOGS, parse_log_key
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import (
     json_option,
+    plain,
     print_json,
     say,
     show_duration,
     store_option,
 )
 from orchestrator.clock import SystemClock
+from orchestrator.comparison import compare
 from orchestrator.cost import budget_told
-from orchestrator.errors import UnknownRun
+from orchestrator.errors import Detached, UnknownRun, UsageError
 from orchestrator.glance import Glance, glance_at
 from orchestrator.report import (
     RunStateName,
@@ -35,38 +37,125 @@ from orchestrator.runs import KnownRun, find_run, list_runs
 from orchestrator.view import RunView, RunViewer
 
 _FOLLOW_EVERY_S = 1.0
+# Each look at a bucket is a few requests that somebody pays for.
+_WATCH_EVERY = timedelta(seconds=2)
+_LINE_EVERY = timedelta(seconds=10)
 _BAR_WIDTH = 30
 
 
 @click.command()
 @click.argument("run", required=False)
+@click.option("--watch", "is_watched", is_flag=True, help="Go on showing it until it is over.")
 @store_option
 @json_option
-def status(run: str | None, store: str | None, *, as_json: bool) -> None:
+def status(run: str | None, store: str | None, *, is_watched: bool, as_json: bool) -> None:
     """Show how RUN is doing; without RUN, every run that is known."""
+    if is_watched and (run is None or as_json):
+        raise UsageError(
+            "--watch shows one run, for people.",
+            "Give a RUN and no --json; all of them: orchestrate dashboard",
+        )
     if run is None:
         _status_of_all(list_runs(store), as_json=as_json)
+        return
+    if is_watched:
+        _watch(find_run(run, store))
         return
     view = look(find_run(run, store))
     if as_json:
         print_json(status_document(view))
+    elif sys.stdout.isatty():
+        _draw(view)
     else:
-        print(render_status(view))
+        print(plain(render_status(view)))
+
+
+def _draw(view: RunView) -> None:
+    from rich.console import Console  # 60 ms, and only for people
+
+    from orchestrator.cli.frames import status_frame
+
+    Console().print(status_frame(view, render_status(view)))
+
+
+def _watch(known: KnownRun) -> None:
+    """Show the run as it changes: in place on a terminal, else a line for each change."""
+    viewer, clock = RunViewer(known.open()), SystemClock()
+    view = viewer.look(clock.now())
+    try:
+        if sys.stdout.isatty():
+            _redraw(viewer, view, clock)
+        else:
+            _print_changes(viewer, view, clock)
+    except KeyboardInterrupt:
+        raise Detached(
+            f"Stopped watching. {known.run} goes on, and so does its cost.",
+            f"Stop it: orchestrate stop {known.run}",
+        ) from None
+
+
+def _redraw(viewer: RunViewer, view: RunView, clock: SystemClock) -> None:
+    from rich.live import Live
+
+    from orchestrator.cli.frames import status_frame
+
+    with Live(status_frame(view, render_status(view)), auto_refresh=False) as live:
+        while view.state.ended is None:
+            clock.sleep(_WATCH_EVERY)
+            view = viewer.look(clock.now())
+            live.update(status_frame(view, render_status(view)), refresh=True)
+
+
+def _print_changes(viewer: RunViewer, view: RunView, clock: SystemClock) -> None:
+    said, said_at = "", view.as_of - _LINE_EVERY
+    while True:
+        line, is_over = describe_progress(view), view.state.ended is not None
+        if line != said and (is_over or view.as_of - said_at >= _LINE_EVERY):
+            print(plain(line), flush=True)
+            said, said_at = line, view.as_of
+        if is_over:
+            return
+        clock.sleep(_WATCH_EVERY)
+        view = viewer.look(clock.now())
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @store_option
 @json_option
-def cost(run: str | None, store: str | None, *, as_json: bool) -> None:
-    """Show what RUN cost and where its time went; without RUN, one line per run."""
-    if run is not None:
-        view = look(find_run(run, store))
+def cost(runs: tuple[str, ...], store: str | None, *, as_json: bool) -> None:
+    """Show what RUN cost and where its time went; several side by side.
+
+    Without RUN, one line per run.
+    """
+    views = [look(find_run(run, store)) for run in runs]
+    if len(views) == 1:
         if as_json:
-            print_json(cost_document(view))
+            print_json(cost_document(views[0]))
         else:
-            print(render_cost(view))
-        return
+            print(plain(render_cost(views[0])))
+    elif views:
+        if as_json:
+            print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
+        else:
+            print(_side_by_side(views))
+    else:
+        _cost_of_all(store, as_json=as_json)
+
+
+def _side_by_side(views: list[RunView]) -> str:
+    names = [view.record.run for view in views]
+    rows = compare([(cost_document(view), status_document(view)) for view in views])
+    texts = [("", names), *((name, [value or "-" for value in values]) for name, values in rows)]
+    widths = [max(len(values[place]) for _, values in texts) + 2 for place in range(len(views))]
+    return "\n".join(
+        f"{name:<24}"
+        + "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+        for name, values in texts
+    )
+
+
+def _cost_of_all(store: str | None, *, as_json: bool) -> None:
     seen = glance_at(list_runs(store), SystemClock().now())
     documents = [one.cost() for one in seen if isinstance(one, Glance)]
     if as_json:
@@ -179,11 +268,30 @@ def render_cost(view: RunView) -> str:
         )
     if document["forecast"] is not None:
         lines += _predicted_lines(document)
-    lines += ["", *_bars(document["parts"], "${:.4f}"), "", "Where the time went:"]
+    lines += ["", *_bars(document["parts"], "${:.4f}"), *_basis_lines(document)]
+    lines += ["", "What the nodes were paid for:", *_bars(document["compute_by_bucket"], "${:.4f}")]
+    lines += ["", "Where the time went:"]
     lines += _bars(document["seconds"], "{:.1f} s")
     goodput = document["goodput"]
     lines.append(f"goodput {goodput['wall']:.0%} of wall time, {goodput['billed']:.0%} of billed")
-    return "\n".join([*lines, "", *_attempt_lines(document["attempts"])])
+    lines += ["", *_attempt_lines(document["attempts"])]
+    if document["storage_usd_per_day"]:
+        lines += ["", _storage_line(document)]
+    return "\n".join(lines)
+
+
+def _basis_lines(document: dict[str, Any]) -> list[str]:
+    """Say by which kind of prices the total is, and what clouds did not charge."""
+    shares = [f"${usd:.4f} {name}" for name, usd in document["basis"].items() if usd]
+    lines = [f"  of which {', '.join(shares)}"] if shares else []
+    if document["waived_usd"]:
+        lines.append(f"  not charged for nodes taken back early: ${document['waived_usd']:.4f}")
+    return lines
+
+
+def _storage_line(document: dict[str, Any]) -> str:
+    usd, run = document["storage_usd_per_day"], document["run"]
+    return f"Checkpoints that are kept cost ${usd:.4f} a day. End that: orchestrate delete {run}"
 
 
 def _predicted_lines(document: dict[str, Any]) -> list[str]:

@@ -93,6 +93,15 @@ class Board:
             raise UnknownRun("There is no such run.", "See the list of runs.")
         return self._seen(key, found)
 
+    def store(self, key: str) -> ObjectStore:
+        """Return the folder of a run, for what is read only when asked for.
+
+        Raises:
+            UnknownRun: there is no such run.
+            CheckpointError: its store cannot be opened.
+        """
+        return self.one(key).known.open()
+
     def _list(self) -> dict[str, _Watched]:
         with self._lock:
             if time.monotonic() >= self._listed_until:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.dashboard.charts import Segment, place, stack_segments
-from orchestrator.dashboard.formats import write_exact_usd, write_seconds, write_share, write_words
+from orchestrator.dashboard.formats import (
+    write_exact_usd,
+    write_seconds,
+    write_share,
+    write_usd,
+    write_words,
+)
 from orchestrator.dashboard.sources import Sources
+from orchestrator.dashboard.tables import Column, Table
 from orchestrator.goodput import Bucket
 
 # Narrower segments have no room for their percentage, even on a wide screen.
 _LABEL_FROM_PERCENT = 10
 
 _PARTS = {
-    "compute": "Nodes, from up to gone, per second.",
+    "failed_launches": "Nodes that came up and never got to training.",
     "storage": "Checkpoints, for as long as they are kept.",
     "requests": "Reads and writes of the run folder; an upper bound.",
     "egress": "Checkpoints moved between regions or clouds.",
     "controller": "The machine that watches the run.",
-    "failed_launches": "Nodes that were asked for and never came up.",
 }
 BUCKETS = {
     Bucket.PRODUCTIVE: "Steps that are part of the final model.",
@@ -42,6 +50,8 @@ class BreakdownRow:
     amount: str
     share: str
     bar: float
+    start: float = 0.0
+    """Where the bar begins, in percent: in a waterfall where the last one ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,30 +73,78 @@ class Breakdown:
     stack: tuple[StackedSegment, ...]
     summary: str
     """The stacked bar in words; empty without one."""
+    note: str = ""
+
+    def as_table(self) -> Table:
+        """Return the same as rows of text, for programs."""
+        return Table(
+            caption=self.caption,
+            columns=tuple(Column(name=name) for name in ("What", "Amount", "Share", "Meaning")),
+            rows=tuple((row.name, row.amount, row.share, row.description) for row in self.rows),
+            empty="Nothing yet.",
+        )
 
 
 def build_cost(sources: Sources) -> Breakdown:
-    """Return the bill by part."""
-    parts, total = sources.cost["parts"], sources.cost["total_usd"]
-    largest = max(parts.values(), default=0.0)
-    rows = tuple(
-        BreakdownRow(
-            kind="cost",
-            name=write_words(name).capitalize(),
-            description=_PARTS[name],
-            amount=write_exact_usd(usd),
-            share=write_share(usd / total) if total else "0%",
-            bar=place(usd, 0, largest),
+    """Return the bill as a waterfall: what nodes were paid for, then everything else."""
+    cost = sources.cost
+    total, done = cost["total_usd"], 0.0
+    rows = []
+    for kind, name, description, usd in _cost_rows(cost):
+        rows.append(
+            BreakdownRow(
+                kind=kind,
+                name=name,
+                description=description,
+                amount=write_exact_usd(usd),
+                share=write_share(usd / total) if total else "0%",
+                bar=place(usd, 0, total),
+                start=place(done, 0, total),
+            )
         )
-        for name, usd in parts.items()
-    )
+        done += usd
     return Breakdown(
-        caption="Adds up to the total exactly; prices as quoted at launch",
-        rows=rows,
+        caption=f"Adds up to the total exactly; {_basis(cost)}",
+        rows=tuple(rows),
         total=write_exact_usd(total),
         stack=(),
         summary="",
+        note=_storage_note(cost),
     )
+
+
+def _storage_note(cost: dict[str, Any]) -> str:
+    usd = cost["storage_usd_per_day"]
+    if not usd:
+        return ""
+    return (
+        f"Checkpoints that are kept cost {write_usd(usd)} a day, also after the end; "
+        f"orchestrate delete {cost['run']} ends that."
+    )
+
+
+def _cost_rows(cost: dict[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """Yield kind, name, description and USD of each row, what trained the model first."""
+    for bucket in Bucket:
+        usd = cost["compute_by_bucket"][bucket.value]
+        if usd or bucket is Bucket.PRODUCTIVE:
+            name = f"Nodes: {write_words(bucket.value)}"
+            yield bucket.value, name, BUCKETS[bucket], usd
+    for part, description in _PARTS.items():
+        yield "cost", write_words(part).capitalize(), description, cost["parts"][part]
+
+
+def _basis(cost: dict[str, Any]) -> str:
+    """Say how well the amounts are known."""
+    sampled, total = cost["basis"]["sampled"], cost["total_usd"]
+    waived = cost["waived_usd"]
+    notes = ["estimated, by the prices quoted at launch"]
+    if sampled:
+        notes = [f"{write_share(sampled / total)} by prices that were asked again each hour"]
+        notes.append("the rest estimated, by quotes and list prices")
+    if waived:
+        notes.append(f"{write_usd(waived)} not charged for nodes that the cloud took back early")
+    return ", ".join(notes)
 
 
 def build_places(sources: Sources) -> Breakdown:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.dashboard.breakdown import Breakdown, build_cost, build_places, build_seconds
-from orchestrator.dashboard.curves import Plot, build_loss, build_spend
+from orchestrator.dashboard.burnup import build_progress, build_spend
+from orchestrator.dashboard.curves import Plot, build_loss
 from orchestrator.dashboard.sources import gather
 from orchestrator.dashboard.summary import Header, Indicator, build_header, build_indicators
 from orchestrator.dashboard.tables import (
@@ -35,9 +36,12 @@ class Page:
     timeline: Timeline
     launch_seconds: Table
     attempts: Table
+    logged: tuple[int, ...]
+    """Attempts that may have a log."""
     loss: Plot | None
     losses: Table
     replays: Table
+    progress: Plot | None
     spend: Plot | None
     preemptions: Table
     checkpoints: Table
@@ -57,9 +61,13 @@ def build_page(view: RunView) -> Page:
         timeline=build_timeline(sources),
         launch_seconds=build_launch_seconds(sources),
         attempts=build_attempts(sources),
+        logged=tuple(
+            one.launch.attempt for one in sources.launches if one.launch.attempt is not None
+        ),
         loss=build_loss(sources),
         losses=build_losses(sources),
         replays=build_replays(sources),
+        progress=build_progress(sources),
         spend=build_spend(sources),
         preemptions=build_preemptions(sources),
         checkpoints=build_checkpoints(sources),

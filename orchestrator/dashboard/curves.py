@@ -1,4 +1,4 @@
-"""Loss over step across preemptions, and spend over time: lines with axes, and the same as rows."""
+"""Loss over step across preemptions; what line charts are made of."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from orchestrator.dashboard.charts import (
 )
 from orchestrator.dashboard.formats import (
     write_number,
-    write_seconds,
-    write_usd,
     write_words,
 )
 from orchestrator.dashboard.sources import LaunchSummary, Sources
-from orchestrator.dashboard.timeline import time_axis
 from train.spool import Step
 
 _NUM_X_TICKS, _NUM_Y_TICKS = 6, 6
@@ -30,8 +27,6 @@ _LABEL_LEVELS = 3
 _MOST_DOTS = 300
 # From here on marks overlap even in the widest plot, and are drawn smaller.
 _MANY_DOTS = 60
-# Below this share of the budget the spend would be a flat line at the bottom of the chart.
-_BUDGET_IN_SIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +99,11 @@ def build_loss(sources: Sources) -> Plot | None:
     shown += _sample([one for one in replaced if one[1].loss == latest[one[1].step].loss])
     mark = "replayed_small" if len(shown) > _MANY_DOTS else "replayed"
     dots = [
-        _dot("final", x, y, point, f"step {point[0]:g}: loss {point[1]:.6g}")
+        draw_dot("final", x, y, point, f"step {point[0]:g}: loss {point[1]:.6g}")
         for point in (final if len(final) <= _MOST_DOTS else [])
     ]
     dots += [
-        _dot(
+        draw_dot(
             mark,
             x,
             y,
@@ -118,7 +113,9 @@ def build_loss(sources: Sources) -> Plot | None:
         for attempt, one in shown
     ]
     dots += [
-        _dot("evaluation", x, y, point, f"evaluation after step {point[0]:g}: loss {point[1]:.6g}")
+        draw_dot(
+            "evaluation", x, y, point, f"evaluation after step {point[0]:g}: loss {point[1]:.6g}"
+        )
         for point in evaluations
     ]
     rules = _rules(sources, x)
@@ -135,50 +132,12 @@ def build_loss(sources: Sources) -> Plot | None:
     )
 
 
-def build_spend(sources: Sources) -> Plot | None:
-    """Return the compute spend over wall time; None before anything was billed."""
-    billed = [one for one in sources.launches if one.launch.ready_at is not None]
-    if not billed or not sources.elapsed:
-        return None
-    instants = sorted(
-        {0.0, sources.elapsed, *(edge for one in billed for edge in _billed_between(sources, one))}
-    )
-    points = [
-        (at, sum(_spent_at(sources, one, at) for one in billed))
-        for at in instants
-        if at <= sources.elapsed
-    ]
-    total, budget = points[-1][1], sources.status["budget_usd"]
-    shows_budget = total >= _BUDGET_IN_SIGHT * budget
-    x = time_axis(sources.elapsed)
-    top = max(total, budget) if shows_budget else total
-    y = make_axis("US dollars", 0, top * 1.06 or 1.0, _NUM_Y_TICKS, lambda usd: f"${usd:,.12g}")
-    lines = [Line(kind="spend", points=polyline(points, x, y), title="compute spend")]
-    legend = [LegendItem(kind="spend", name="compute, all attempts")]
-    if shows_budget:
-        ends = [(0.0, budget), (sources.elapsed, budget)]
-        lines.append(Line(kind="budget", points=polyline(ends, x, y), title="budget"))
-        legend.append(LegendItem(kind="budget", name=f"budget {write_usd(budget)}"))
-    out_of_sight = f"The budget of {write_usd(budget)} lies far above this chart. "
-    return Plot(
-        x=x,
-        y=y,
-        lines=tuple(lines),
-        dots=tuple(_end_dot(sources, x, y, one, points) for one in billed),
-        rules=(),
-        legend=(*legend, LegendItem(kind="attempt_end", name="end of an attempt")),
-        summary=f"Compute spend over time: {write_usd(total)} after "
-        f"{write_seconds(sources.elapsed)}, of a budget of {write_usd(budget)}.",
-        note=f"{'' if shows_budget else out_of_sight}Billing runs from nodes up to nodes gone; "
-        "each launch's amount is in the table of launches, the other parts in the cost table.",
-    )
-
-
 def _sample(replaced: list[tuple[int, Step]]) -> list[tuple[int, Step]]:
     return replaced[:: -(-len(replaced) // _MOST_DOTS) or 1]
 
 
-def _dot(kind: str, x: Axis, y: Axis, point: tuple[float, float], title: str) -> Dot:
+def draw_dot(kind: str, x: Axis, y: Axis, point: tuple[float, float], title: str) -> Dot:
+    """Return a point in place."""
     return Dot(kind=kind, x=x.place(point[0]), y=round(100 - y.place(point[1]), 3), title=title)
 
 
@@ -228,30 +187,3 @@ def _loss_legend(
             LegendItem(kind="rule", name="attempt ended (from→to); shaded: steps replayed")
         )
     return tuple(items)
-
-
-def _billed_between(sources: Sources, summary: LaunchSummary) -> tuple[float, float]:
-    launch = summary.launch
-    start = sources.seconds_at(launch.ready_at or launch.started_at)
-    end = sources.elapsed if launch.ended_at is None else sources.seconds_at(launch.ended_at)
-    return start, max(start, end)
-
-
-def _spent_at(sources: Sources, summary: LaunchSummary, at: float) -> float:
-    start, end = _billed_between(sources, summary)
-    if at >= end:
-        return summary.usd
-    return summary.usd * max(0.0, at - start) / (end - start)
-
-
-def _end_dot(
-    sources: Sources,
-    x: Axis,
-    y: Axis,
-    summary: LaunchSummary,
-    points: list[tuple[float, float]],
-) -> Dot:
-    end = min(_billed_between(sources, summary)[1], sources.elapsed)
-    usd = dict(points)[end]
-    title = f"{summary.label}: {write_usd(summary.usd)}; {write_usd(usd)} in all by then"
-    return _dot("attempt_end", x, y, (end, usd), title)

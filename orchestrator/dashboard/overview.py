@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from orchestrator.cost import node_rate
+from orchestrator.charges import node_rate
+from orchestrator.comparison import compare
 from orchestrator.dashboard.board import Seen
 from orchestrator.dashboard.charts import place
 from orchestrator.dashboard.formats import (
@@ -185,6 +186,23 @@ def _usd_per_hour(view: RunView) -> Decimal:
         return Decimal(0)
     up = (one for one in view.state.launches if one.ready_at is not None and one.ended_at is None)
     return sum((node_rate(launch) for launch in up), Decimal(0))
+
+
+def comparison_table(views: Sequence[RunView]) -> Table:
+    """Return runs side by side, a column each."""
+    measures = compare([(cost_document(view), status_document(view)) for view in views])
+    return Table(
+        caption="Runs side by side",
+        columns=(
+            Column(name="Measure"),
+            *(Column(name=view.record.run, is_number=True) for view in views),
+        ),
+        rows=tuple(
+            (name, *(NOTHING if value is None else value for value in values))
+            for name, values in measures
+        ),
+        empty="No run was chosen.",
+    )
 
 
 def runs_table(rows: Sequence[RunRow]) -> Table:

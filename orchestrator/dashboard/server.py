@@ -13,16 +13,17 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from importlib import resources
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any
+from urllib.parse import urlencode, urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import (
     HTMLResponse,
     JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
+    StreamingResponse,
 )
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -30,24 +31,28 @@ from starlette.exceptions import HTTPException
 from checkpoints.errors import CheckpointError, StoreUnreachable
 from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board, Seen
+from orchestrator.dashboard.breakdown import Breakdown
 from orchestrator.dashboard.content import Page, build_page
-from orchestrator.dashboard.overview import Overview, Rows, runs_table
+from orchestrator.dashboard.logs import last_lines, whole_log
+from orchestrator.dashboard.overview import Overview, Rows, comparison_table, runs_table
 from orchestrator.dashboard.page import Served, render, render_page
 from orchestrator.dashboard.tables import Table
-from orchestrator.errors import OrchestratorError, UnknownRun
+from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
 from orchestrator.report import SCHEMA_VERSION, RunStateName, cost_document, status_document
 from orchestrator.view import RunView
 
+_FEWEST_COMPARED = 2
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_STATUSES: dict[type[Exception], int] = {UnknownRun: 404, UsageError: 400}
 # With one of these at its beginning, a spreadsheet takes a text for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -60,7 +65,9 @@ def make_app(
     _guard(app, frozenset(name.lower() for name in hosts), token)
     rows = Rows()
     _add_lists(app, board, lambda: rows.overview(board.every(), clock.now(), board.problem))
+    _add_comparison(app, board)
     _add_runs(app, board)
+    _add_logs(app, board)
     static = str(resources.files("orchestrator.dashboard") / "static")
     app.mount("/static", StaticFiles(directory=static))
     return app
@@ -129,7 +136,7 @@ def _show_problem(request: Request, error: Exception) -> Response:
         what, next_step, status = f"{error.detail}.", "See the list of runs.", error.status_code
     elif isinstance(error, (OrchestratorError, CheckpointError)):
         what, next_step = error.what, error.next_step
-        status = 404 if isinstance(error, UnknownRun) else 503
+        status = _STATUSES.get(type(error), 503)
     said = {"error": what, "next_step": next_step}
     if request.url.path.endswith(".json"):
         return JSONResponse(said, status, headers=_HEADERS)
@@ -155,6 +162,44 @@ def _add_lists(app: FastAPI, board: Board, overview: Callable[[], Overview]) -> 
     @app.get("/runs.csv")
     def runs_csv() -> Response:
         return _csv("runs", runs_table(overview().rows))
+
+
+def _add_comparison(app: FastAPI, board: Board) -> None:
+    def table(keys: list[str]) -> Table:
+        if len(keys) < _FEWEST_COMPARED:
+            raise UsageError("A comparison takes two runs or more.", "Tick them in the list.")
+        return comparison_table([_view(board, key) for key in keys])
+
+    @app.get("/compare", response_class=HTMLResponse)
+    def compare(run: Annotated[list[str], Query()] = []) -> str:  # noqa: B006  # FastAPI copies it
+        address = "/compare?" + urlencode([("run", key) for key in run])
+        return render("compare.html.jinja", table=table(run), keys=run, served=Served(address))
+
+    @app.get("/compare.csv")
+    def compare_csv(run: Annotated[list[str], Query()] = []) -> Response:  # noqa: B006
+        return _csv("comparison", table(run))
+
+    @app.get("/compare.json")
+    def compare_json(run: Annotated[list[str], Query()] = []) -> JSONResponse:  # noqa: B006
+        return _json("comparison", table(run))
+
+
+def _add_logs(app: FastAPI, board: Board) -> None:
+    @app.get("/runs/{key}/logs/{attempt}.txt")
+    def log_text(key: str, attempt: int) -> StreamingResponse:
+        return StreamingResponse(whole_log(board.store(key), attempt), media_type="text/plain")
+
+    @app.get("/runs/{key}/logs/{attempt}", response_class=HTMLResponse)
+    def log(key: str, attempt: int) -> str:
+        view, address = _view(board, key), f"/runs/{key}"
+        return render(
+            "log.html.jinja",
+            run=view.record.run,
+            run_address=address,
+            attempt=attempt,
+            logs=last_lines(board.store(key), attempt),
+            served=Served(f"{address}/logs/{attempt}"),
+        )
 
 
 def _add_runs(app: FastAPI, board: Board) -> None:
@@ -188,10 +233,7 @@ def _add_runs(app: FastAPI, board: Board) -> None:
 
     @app.get("/runs/{key}/tables/{name}.json")
     def table_json(key: str, name: str) -> JSONResponse:
-        table = _table(board, key, name)
-        names = [column.name for column in table.columns]
-        rows = [dict(zip(names, row, strict=True)) for row in table.rows]
-        return JSONResponse({"schema_version": SCHEMA_VERSION, "table": name, "rows": rows})
+        return _json(name, _table(board, key, name))
 
 
 def _waits(request: Request) -> bool:
@@ -220,9 +262,17 @@ def _view_of(seen: Seen) -> RunView:
 def _table(board: Board, key: str, name: str) -> Table:
     page = build_page(_view(board, key))
     found = getattr(page, name) if name in {one.name for one in fields(Page)} else None
+    if isinstance(found, Breakdown):
+        return found.as_table()
     if not isinstance(found, Table):
         raise UnknownRun(f"A run has no table {name!r}.", "See the links below its tables.")
     return found
+
+
+def _json(name: str, table: Table) -> JSONResponse:
+    names = [column.name for column in table.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    return JSONResponse({"schema_version": SCHEMA_VERSION, "table": name, "rows": rows})
 
 
 def _csv(name: str, table: Table) -> Response:

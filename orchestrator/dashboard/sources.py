@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.attempts import EndReason
-from orchestrator.cost import launch_usd, scale_of
 from orchestrator.dashboard.formats import write_words
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView
@@ -24,6 +24,8 @@ class LaunchSummary:
 
     launch: LaunchView
     usd: float
+    lost_usd: float
+    """How much of it went to steps that were trained again, and to what a lost node did last."""
     seconds: dict[Bucket, timedelta]
     last_step: int | None
     """Last step that it reported, or resumed from; None without an attempt."""
@@ -126,11 +128,13 @@ def _summarize(view: RunView, goodput: Goodput) -> tuple[LaunchSummary, ...]:
     )
     following = {one: after for (one, _), after in itertools.pairwise(numbered)}
     errors = {end.attempt: end.error for end in view.state.attempt_ends}
-    scale = scale_of(view.state)
     return tuple(
         LaunchSummary(
             launch=launch,
-            usd=float(launch_usd(launch, view.as_of, scale)),
+            usd=float(view.charges[launch.launch].usd),
+            lost_usd=float(
+                view.compute_by_launch.get(launch.launch, {}).get(Bucket.LOST_WORK, Decimal(0))
+            ),
             seconds=seconds.get(launch.launch, {}),
             last_step=_last_step(launch, last_steps),
             next_attempt=following.get(launch.attempt or 0, (None, None))[0],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from orchestrator.dashboard.formats import (
     NOTHING,
@@ -16,6 +18,7 @@ from orchestrator.dashboard.formats import (
 )
 from orchestrator.dashboard.sources import LaunchSummary, Sources
 from orchestrator.goodput import Bucket
+from orchestrator.report import priced_at
 from train.spool import Commit, Step
 
 # A page stays readable and small; the run folder holds the rest.
@@ -80,6 +83,7 @@ def build_preemptions(sources: Sources) -> Table:
             "#Checkpoint age, steps",
             "#Steps lost",
             "#Time lost",
+            "#Dollars lost",
             "#Cost of the attempt",
             "Detail",
         ),
@@ -222,7 +226,8 @@ def build_provenance(sources: Sources) -> Table:
         columns=_columns("What", "Value"),
         rows=(
             ("Run id", record.run_id),
-            ("Prices", record.prices_source),
+            ("Prices quoted at launch", record.prices_source),
+            *_price_rows(sources),
             ("Nature", nature),
             ("Code version", record.code_version),
             (
@@ -232,10 +237,38 @@ def build_provenance(sources: Sources) -> Table:
             ("Ledger", f"{state.num_entries:,} fact{'' if state.num_entries == 1 else 's'}"),
             ("Measurements", f"{len(sources.view.measured):,} records"),
             ("Last sign of life", f"{write_instant(heard_at)}"),
+            ("Clocks", _clocks(state.clock_skew)),
             ("Store", sources.status["store"]),
         ),
         empty="",
     )
+
+
+def _price_rows(sources: Sources) -> Iterator[tuple[str, str]]:
+    """Yield how old the prices are that nodes are charged by, and which of them are doubtful."""
+    view, basis = sources.view, sources.cost["basis"]
+    shares = ", ".join(f"{write_usd(usd)} {name}" for name, usd in basis.items() if usd)
+    yield "Of the total", shares or "nothing yet"
+    if view.state.launches:
+        last = view.state.launches[-1]
+        who = last.prices[-1].source if last.prices else "the quote of its launch"
+        yield "Last price", f"{write_instant(priced_at(last))}: {who}"
+    doubts = sorted(
+        {f"{one.offer}: {one.offer.doubt}" for one in view.state.launches if one.offer.doubt}
+    )
+    if doubts:
+        yield "Doubtful prices", "; ".join(doubts)
+    for one in view.state.controllers:
+        rate = "price unknown, counted as nothing"
+        if one.usd_per_hour is not None:
+            rate = f"{write_usd(float(one.usd_per_hour))} per hour, as if for this run alone"
+        yield "Controller", f"{one.cloud} {one.region} {one.instance_type}: {rate}"
+
+
+def _clocks(skew: timedelta) -> str:
+    if not skew:
+        return "no fact is out of order"
+    return f"facts are out of order by {write_duration(skew)}: what ends is not before it began"
 
 
 def _attempt_row(sources: Sources, summary: LaunchSummary) -> tuple[str, ...]:
@@ -269,6 +302,7 @@ def _preemption_row(summary: LaunchSummary) -> tuple[str, ...]:
         _count(summary.num_uncommitted_steps),
         _count(summary.num_lost_steps),
         "0.0 s" if lost is None else write_duration(lost),
+        write_usd(summary.lost_usd),
         write_usd(summary.usd),
         launch.detail or NOTHING,
     )

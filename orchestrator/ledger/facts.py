@@ -23,8 +23,8 @@ from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
-# 2 has the question of a decision.
-SCHEMA_VERSION = 2
+# 2 has the question of a decision, 3 has sampled prices.
+SCHEMA_VERSION = 3
 
 
 Instant = UtcDatetime
@@ -168,6 +168,29 @@ class LaunchEnded(_Fact):
     """When the nodes must have been gone, where nobody was there to see it."""
 
 
+class PriceSampled(_Fact):
+    """What the nodes of a launch cost from now on, asked again while they were up."""
+
+    fact: Literal["price_sampled"] = "price_sampled"
+    launch: str
+    usd_per_hour: Decimal = Field(ge=0)
+    """Per node."""
+    source: str
+
+
+class ControllerSeen(_Fact):
+    """The machine that carries one launch of the run out is one that is paid for."""
+
+    fact: Literal["controller_seen"] = "controller_seen"
+    launched_at: Instant
+    """Which launch of the run it carries out."""
+    cloud: str
+    region: str
+    instance_type: str
+    usd_per_hour: Decimal | None
+    """None: the catalog does not have it."""
+
+
 class AttemptStarted(_Fact):
     """An agent claimed the attempt and starts the trainer."""
 
@@ -285,6 +308,8 @@ Fact = (
     | LaunchStarted
     | LaunchReady
     | LaunchEnded
+    | PriceSampled
+    | ControllerSeen
     | AttemptStarted
     | NoticeReceived
     | CheckpointCommitted

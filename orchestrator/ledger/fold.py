@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 
 from orchestrator.attempts import EndReason
 from orchestrator.ledger.facts import (
@@ -16,12 +18,14 @@ from orchestrator.ledger.facts import (
     CheckpointDamaged,
     CheckpointDeleted,
     CheckpointRestored,
+    ControllerSeen,
     DecisionMade,
     Entry,
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
     NoticeReceived,
+    PriceSampled,
     RunAmended,
     RunEnded,
     RunLaunched,
@@ -31,6 +35,15 @@ from orchestrator.ledger.facts import (
 from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Offer
 from orchestrator.spec import RunSpec, parse_spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a node costs per hour from an instant on, and who says so."""
+
+    at: datetime
+    usd_per_hour: Decimal
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,10 @@ class LaunchView:
     resumed_step: int | None = None
     world_size: int | None = None
     notice_at: datetime | None = None
+    leaves_at: datetime | None = None
+    """When the notice said that the nodes would be taken."""
+    prices: tuple[Price, ...] = ()
+    """What was asked since the launch, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +102,19 @@ class RestoreView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerView:
+    """A machine that was paid for because it carried out one launch of the run."""
+
+    launched_at: datetime
+    ended_at: datetime | None
+    """When that launch of the run was over."""
+    cloud: str
+    region: str
+    instance_type: str
+    usd_per_hour: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """All that the facts say."""
 
@@ -101,11 +131,15 @@ class RunState:
     launches: tuple[LaunchView, ...]
     commits: tuple[CommitView, ...]
     restores: tuple[RestoreView, ...]
+    controllers: tuple[ControllerView, ...]
     decisions: tuple[tuple[datetime, DecisionMade], ...]
     attempt_ends: tuple[AttemptEnded, ...]
     is_stop_requested: bool
     ended_at: datetime | None
     ended: RunEnded | None
+    clock_skew: timedelta
+    """By how much clocks disagree at the least: what had to be put in order between launches'
+    beginnings and ends."""
 
     @property
     def current_launch(self) -> LaunchView | None:
@@ -144,6 +178,7 @@ class _Draft:
     launches: dict[str, LaunchView] = field(default_factory=dict)
     commits: dict[str, CommitView] = field(default_factory=dict)
     restores: dict[int, RestoreView] = field(default_factory=dict)
+    controllers: dict[datetime, ControllerSeen] = field(default_factory=dict)
     damages: dict[str, str] = field(default_factory=dict)
     decisions: list[tuple[datetime, DecisionMade]] = field(default_factory=list)
     attempt_ends: dict[int, AttemptEnded] = field(default_factory=dict)
@@ -185,11 +220,15 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         ),
         commits=_with_fates(draft),
         restores=tuple(draft.restores[number] for number in sorted(draft.restores)),
+        controllers=tuple(_controllers(draft)),
         decisions=tuple(draft.decisions),
         attempt_ends=tuple(draft.attempt_ends[number] for number in sorted(draft.attempt_ends)),
         is_stop_requested=launched_at in draft.stops,
         ended_at=ended_at,
         ended=ended,
+        clock_skew=max(
+            (_out_of_order(launch) for launch in draft.launches.values()), default=timedelta()
+        ),
     )
 
 
@@ -216,8 +255,10 @@ def _apply(draft: _Draft, entry: Entry) -> None:
     body = entry.body
     if isinstance(body, (RunLaunched, RunAmended, StopRequested, RunEnded)):
         _apply_to_run(draft, entry.at, body)
-    elif isinstance(body, (LaunchReady, LaunchEnded, AttemptStarted)):
+    elif isinstance(body, (LaunchReady, LaunchEnded, PriceSampled, AttemptStarted)):
         _apply_to_launch(draft, entry.at, body)
+    elif isinstance(body, ControllerSeen):
+        draft.controllers.setdefault(body.launched_at, body)
     elif isinstance(body, NoticeReceived):
         _apply_notice(draft, entry.at, body)
     elif isinstance(body, CheckpointDeleted):
@@ -237,7 +278,9 @@ def _apply(draft: _Draft, entry: Entry) -> None:
 def _apply_notice(draft: _Draft, at: datetime, body: NoticeReceived) -> None:
     for launch in draft.launches.values():
         if launch.attempt == body.attempt:
-            draft.launches[launch.launch] = replace(launch, notice_at=at)
+            draft.launches[launch.launch] = replace(
+                launch, notice_at=at, leaves_at=body.deadline_at
+            )
 
 
 def _with_fates(draft: _Draft) -> tuple[CommitView, ...]:
@@ -266,8 +309,23 @@ def _apply_to_run(
         draft.ends[body.launched_at] = (at, body)
 
 
+def _controllers(draft: _Draft) -> Iterator[ControllerView]:
+    for launched_at, seen in sorted(draft.controllers.items()):
+        ended_at, _ = draft.ends.get(launched_at, (None, None))
+        yield ControllerView(
+            launched_at=launched_at,
+            ended_at=None if ended_at is None else max(ended_at, launched_at),
+            cloud=seen.cloud,
+            region=seen.region,
+            instance_type=seen.instance_type,
+            usd_per_hour=seen.usd_per_hour,
+        )
+
+
 def _apply_to_launch(
-    draft: _Draft, at: datetime, body: LaunchReady | LaunchEnded | AttemptStarted
+    draft: _Draft,
+    at: datetime,
+    body: LaunchReady | LaunchEnded | PriceSampled | AttemptStarted,
 ) -> None:
     launch = draft.launches.get(body.launch)
     if launch is None:
@@ -283,6 +341,9 @@ def _apply_to_launch(
             terminated_by=body.terminated_by,
             detail=body.detail,
         )
+    elif isinstance(body, PriceSampled):
+        price = Price(at=at, usd_per_hour=body.usd_per_hour, source=body.source)
+        launch = replace(launch, prices=(*launch.prices, price))
     else:
         launch = replace(
             launch,
@@ -308,6 +369,14 @@ def _in_order(launch: LaunchView) -> LaunchView:
     if ended_at is not None:
         ended_at = max(ended_at, ready_at or launch.started_at)
     return replace(launch, ready_at=ready_at, ended_at=ended_at)
+
+
+def _out_of_order(launch: LaunchView) -> timedelta:
+    """Return by how much the launch's instants are in the wrong order, as they were written."""
+    instants = [launch.started_at, launch.ready_at, launch.ended_at]
+    known = [instant for instant in instants if instant is not None]
+    gaps = (earlier - later for earlier, later in itertools.combinations(known, 2))
+    return max([timedelta(), *gaps])
 
 
 def _amend(spec: RunSpec, changes: dict[str, object]) -> RunSpec:

@@ -14,8 +14,9 @@ from decimal import Decimal
 from itertools import pairwise
 
 from orchestrator.attempts import EndReason
+from orchestrator.charges import node_rate
 from orchestrator.clock import MarketTime
-from orchestrator.cost import bill, egress_usd, node_rate
+from orchestrator.cost import bill, egress_usd
 from orchestrator.ledger.fold import CommitView, LaunchView, RunState
 from orchestrator.ledger.measurements import Measured, steps_of
 from orchestrator.ledger.record import RunRecord

@@ -51,6 +51,20 @@ def open_run(page, dashboard, name):
     page.wait_for_selector("#provenance", timeout=PATIENCE_MS)
 
 
+def open_log(page, dashboard):
+    open_run(page, dashboard, HOSTILE)
+    page.get_by_role("link", name="attempt 1", exact=True).click()
+    page.wait_for_selector("pre", timeout=PATIENCE_MS)
+
+
+def open_comparison(page, dashboard):
+    open_list(page, dashboard)
+    for name in ("run-00", HOSTILE):
+        page.get_by_role("checkbox", name=f"Compare {name}", exact=True).check()
+    page.get_by_role("button", name="Compare the ticked runs").click()
+    page.wait_for_selector("h1:text-is('Runs side by side')", timeout=PATIENCE_MS)
+
+
 def link_names(page):
     return page.locator("table.runs tbody th a").all_inner_texts()
 
@@ -75,6 +89,8 @@ def test_text_of_a_run_is_shown_as_it_is_and_does_nothing(browser, dashboard):
         open_run(page, dashboard, HOSTILE)
         assert "<script>alert('1')</script>" in page.inner_text("#decisions + .scroll")
         assert page.evaluate("document.images.length") == 0
+        open_log(page, dashboard)
+        assert HOSTILE_TEXT in page.locator("pre").text_content()
         sources = page.evaluate("Array.from(document.scripts, (one) => one.getAttribute('src'))")
         assert sources == ["/static/htmx.min.js", "/static/live.js"]
 
@@ -87,6 +103,9 @@ def test_pages_have_no_barrier(browser, dashboard, scheme):
         for name in ("run-00", HOSTILE):
             open_run(page, dashboard, name)
             page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+            assert barriers(page) == []
+        for open_other in (open_log, open_comparison):
+            open_other(page, dashboard)
             assert barriers(page) == []
         page.goto(f"{dashboard.url}/nowhere")
         assert page.inner_text("h1") == "Not Found."
@@ -155,19 +174,24 @@ def test_no_page_is_wider_than_a_small_screen_or_shuts_out_there(browser, dashbo
             assert not page.evaluate(IS_WIDER), name
             assert barriers(page) == []
             assert page.evaluate("document.getAnimations().length") == 0
+        for open_other in (open_log, open_comparison):
+            open_other(page, dashboard)
+            assert not page.evaluate(IS_WIDER)
+            assert barriers(page) == []
         page.goto(f"{dashboard.url}/nowhere")
         assert not page.evaluate(IS_WIDER)
 
 
+CONTROLS = "a[href], summary, button, input, [tabindex]"
 FOCUSED = """(() => {
   const one = document.activeElement;
   if (one === document.body) return null;
   const style = getComputedStyle(one);
   return {
-    number: Array.from(document.querySelectorAll("a[href], summary, [tabindex]")).indexOf(one),
-    tag: one.tagName, text: one.textContent.trim(), is_marked: style.outlineStyle === "solid",
+    number: Array.from(document.querySelectorAll(CONTROLS)).indexOf(one),
+    tag: one.tagName, text: one.textContent.trim(), is_marked: style.outlineStyle !== "none",
   };
-})()"""
+})()""".replace("CONTROLS", repr(CONTROLS))
 
 
 def tab_through(page):
@@ -182,8 +206,14 @@ def tab_through(page):
     return reached
 
 
+def tab_to(page, tag):
+    page.keyboard.press("Tab")
+    while (page.evaluate(FOCUSED) or {}).get("tag") != tag:
+        page.keyboard.press("Tab")
+
+
 def test_all_can_be_used_by_keyboard_alone(browser, dashboard, filled):
-    count = "document.querySelectorAll('a[href], summary, [tabindex]').length"
+    count = f"document.querySelectorAll({CONTROLS!r}).length"
     in_details = "document.querySelectorAll('details :is(a[href], [tabindex])').length"
     with watch(browser) as page:
         open_list(page, dashboard)
@@ -192,8 +222,7 @@ def test_all_can_be_used_by_keyboard_alone(browser, dashboard, filled):
         assert all(one["is_marked"] for one in reached)
         page.reload()
         page.wait_for_selector("table.runs", timeout=PATIENCE_MS)
-        page.keyboard.press("Tab")  # the table, to be scrolled by arrow keys
-        page.keyboard.press("Tab")
+        tab_to(page, "A")
         page.keyboard.press("Enter")
         page.wait_for_selector(f"h1:text-is('{filled[1][0]}')", timeout=PATIENCE_MS)
         page.wait_for_selector("#provenance", timeout=PATIENCE_MS)
@@ -203,8 +232,7 @@ def test_all_can_be_used_by_keyboard_alone(browser, dashboard, filled):
         assert numbers == sorted(numbers)
         assert len(numbers) == page.evaluate(count) - page.evaluate(in_details)
         assert all(one["is_marked"] for one in reached)
-        while (page.evaluate(FOCUSED) or {}).get("tag") != "SUMMARY":
-            page.keyboard.press("Tab")
+        tab_to(page, "SUMMARY")
         page.keyboard.press("Enter")
         assert page.locator("details[open]").count() == 1
         page.keyboard.press("Space")
@@ -219,17 +247,15 @@ def test_each_table_can_be_had_as_csv_and_json(browser, dashboard, tmp_path):
         for name in ("run-00", HOSTILE):
             open_run(page, dashboard, name)
             page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-            tables = page.locator(".scroll:has(table:not(.breakdown))").count()
-            links = page.locator(".downloads a").evaluate_all(
+            tables = page.locator(".scroll:has(table)").count()
+            links = page.locator(".downloads a[href*='/tables/']").evaluate_all(
                 "all => all.map((one) => one.getAttribute('href'))"
             )
-            assert len(links) == 2 * tables > 8
+            assert len(links) == 2 * tables > 16
             for link in links:
                 if link.endswith(".csv"):
                     rows = check_csv(page, tmp_path, link)
-                    assert [row[0] for row in rows] == [
-                        first.lstrip("'") for first in first_cells(page, link)
-                    ]
+                    assert [row[0] for row in rows] == first_cells(page, link)
                 else:
                     document = fetch_json(page, link)
                     assert len(document["rows"]) == len(first_cells(page, link))
@@ -237,11 +263,23 @@ def test_each_table_can_be_had_as_csv_and_json(browser, dashboard, tmp_path):
                 assert fetch_json(page, link.get_attribute("href"))["run"] == name
 
 
-def check_csv(page, folder: Path, address: str):
+def test_ticked_runs_stand_side_by_side_also_for_programs(browser, dashboard, tmp_path):
+    with watch(browser) as page:
+        open_comparison(page, dashboard)
+        heads = page.locator("thead th").all_inner_texts()
+        assert [name for name in heads if name in ("run-00", HOSTILE)] == [HOSTILE, "run-00"]
+        links = page.locator(".downloads a").evaluate_all(
+            "all => all.map((one) => one.getAttribute('href'))"
+        )
+        rows = check_csv(page, tmp_path, links[0], "comparison.csv")
+        assert len(rows) == len(fetch_json(page, links[1])["rows"]) > 5
+
+
+def check_csv(page, folder: Path, address: str, name: str | None = None):
     """Return the rows of a CSV file that a click has brought; each is as wide as its header."""
     with page.expect_download(timeout=PATIENCE_MS) as download:
         page.click(f'a[href="{address}"]')
-    assert download.value.suggested_filename == address.rpartition("/")[2]
+    assert download.value.suggested_filename == (name or address.rpartition("/")[2])
     path = folder / "table.csv"
     download.value.save_as(path)
     with path.open(newline="", encoding="utf-8") as file:
@@ -260,7 +298,13 @@ def first_cells(page, address: str):
     table = page.locator(f'p:has(> a[href="{address}"])').locator(
         "xpath=preceding-sibling::div[contains(@class, 'scroll')][1]"
     )
-    return table.locator("tbody th").all_text_contents()
+    return table.locator("tbody th").evaluate_all(
+        """all => all.map((one) => {
+          const copy = one.cloneNode(true);
+          for (const more of copy.querySelectorAll(".description")) more.remove();
+          return copy.textContent.trim();
+        })"""
+    )
 
 
 def test_with_a_token_the_printed_address_opens_and_does_not_stay(browser, filled):

@@ -121,7 +121,7 @@ def test_a_run_that_becomes_unreadable_stays_as_it_was_seen_with_the_reason(brow
         page.wait_for_selector("table.runs", timeout=PATIENCE_MS)
         # Nobody reports on it any more: it is looked at every 10 s, an ended one each minute.
         row = page.locator("table.runs tbody tr:has-text('UNKNOWN')").first
-        name = row.locator("th").inner_text()
+        name = row.locator("a").inner_text()
         assert name in names
         other.goto(dashboard.url + row.locator("a").get_attribute("href"))
         other.wait_for_selector("#provenance", timeout=PATIENCE_MS)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.attempts import EndReason
-from orchestrator.cost import bill, launch_usd, on_demand_usd, scale_of
+from orchestrator.charges import charge
+from orchestrator.cost import bill, on_demand_usd
 from orchestrator.goodput import Bucket, account
 from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored
 from orchestrator.ledger.fold import fold
@@ -258,5 +259,5 @@ def test_seconds_add_up_to_the_wall_time_and_parts_to_the_total(launches, steps,
     parts = bill(state, at(now))
     assert sum((getattr(parts, part.name) for part in fields(parts)), Decimal(0)) == parts.total
     assert all(getattr(parts, part.name) >= 0 for part in fields(parts))
-    by_attempt = [launch_usd(launch, at(now), scale_of(state)) for launch in state.launches]
+    by_attempt = [charge(state, launch, at(now)).usd for launch in state.launches]
     assert sum(by_attempt, Decimal(0)) == parts.compute

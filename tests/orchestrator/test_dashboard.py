@@ -239,9 +239,18 @@ def test_amounts_are_those_of_the_cost_report():
     view = preempted_run()
     page, cost = build_page(view), cost_document(view)
     assert page.cost.total == f"${cost['total_usd']:,.6f}"
-    shown = [float(row.amount.strip("$")) for row in page.cost.rows]
-    assert shown == list(cost["parts"].values())
-    assert sum(shown) == pytest.approx(cost["total_usd"], abs=1e-9)
+    shown = {row.name: float(row.amount.strip("$")) for row in page.cost.rows}
+    nodes = sum(usd for name, usd in shown.items() if name.startswith("Nodes: "))
+    assert nodes == pytest.approx(cost["parts"]["compute"], abs=1e-9)
+    assert [shown[name] for name in ("Storage", "Requests", "Egress", "Controller")] == [
+        cost["parts"][part] for part in ("storage", "requests", "egress", "controller")
+    ]
+    assert sum(shown.values()) == pytest.approx(cost["total_usd"], abs=1e-9)
+    # A waterfall: each bar begins where the last one ended, and the last one ends at the total.
+    ends = [row.start + row.bar for row in page.cost.rows]
+    starts = [row.start for row in page.cost.rows]
+    assert starts == pytest.approx([0, *ends[:-1]], abs=0.01)
+    assert ends[-1] == pytest.approx(100, abs=0.01)
     assert page.places.total == f"${cost['parts']['compute']:,.6f}"
 
 
@@ -297,7 +306,7 @@ def test_spend_ends_at_the_compute_part():
     spend = build_page(view).spend
     assert spend is not None
     x, y = (float(number) for number in spend.lines[0].points.split()[-1].split(","))
-    assert x == 100
+    assert x == spend.x.place(view.goodput.wall.total_seconds())
     usd = (100 - y) / 100 * (spend.y.high - spend.y.low)
     assert usd == pytest.approx(float(view.parts.compute), rel=1e-3)
 

@@ -18,7 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from checkpoints.errors import StoreUnreachable
-from checkpoints.layout import RUN_KEY, event_key, heartbeat_key
+from checkpoints.layout import RUN_KEY, event_key, heartbeat_key, log_key
 from checkpoints.store import open_store
 from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board
@@ -296,3 +296,76 @@ def test_a_port_that_is_taken_and_a_name_with_a_port_are_said_in_one_line(tmp_pa
         code, _, told = orchestrate("dashboard", "--store", tmp_path.as_uri(), "--name", name)
         assert code == 2
         assert "is no host's name" in told
+
+
+def test_ticked_runs_are_compared_side_by_side(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path, name, over=True)
+    client = serve(tmp_path)
+    page = client.get("/").text
+    keys = [key_in(page, name).rpartition("/")[2] for name in ("one", "two")]
+    for key in keys:
+        assert f'type="checkbox" name="run" value="{key}"' in page
+    query = "&".join(f"run={key}" for key in keys)
+    found = client.get(f"/compare?{query}")
+    assert found.status_code == 200
+    rows = client.get(f"/compare.json?{query}").json()["rows"]
+    total = next(row for row in rows if row["Measure"] == "Total")
+    assert total["one"] == total["two"]
+    assert total["one"].startswith("$8.1")  # 49 s at $10 per minute
+    table = list(csv.reader(io.StringIO(client.get(f"/compare.csv?{query}").text)))
+    assert table[0] == ["Measure", "one", "two"]
+    alone = client.get(f"/compare?run={keys[0]}")
+    assert alone.status_code == 400
+    assert "two runs or more" in alone.text
+
+
+def test_logs_are_shown_per_attempt_and_node_as_text(tmp_path):
+    write_run(tmp_path, "one")
+    store = open_store(f"{tmp_path.as_uri()}/one")
+    store.create(log_key(1, "00000000.log"), f"step 1 loss 2.5\n{HOSTILE}\n".encode())
+    store.create(log_key(1, "node-001-00000000.log"), b"\xff not text\n")
+    store.create(log_key(2, "00000000.log"), b"another attempt\n")
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    assert f'href="{address}/logs/1"' in client.get(address).text
+    page = client.get(f"{address}/logs/1").text
+    assert "step 1 loss 2.5" in page
+    assert "Node 1" in page
+    assert HOSTILE not in page
+    assert "another attempt" not in page
+    text = client.get(f"{address}/logs/1.txt")
+    assert text.headers["content-type"].startswith("text/plain")
+    assert HOSTILE in text.text
+    assert "Nothing was uploaded" in client.get(f"{address}/logs/3").text
+    assert client.get("/runs/none-000000000000/logs/1").status_code == 404
+
+
+def test_a_long_log_is_shown_from_its_end(tmp_path):
+    write_run(tmp_path, "one")
+    store = open_store(f"{tmp_path.as_uri()}/one")
+    for number in range(3):
+        store.create(log_key(1, f"{number:08d}.log"), f"piece {number}\n".encode() + b"x" * 50_000)
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    page = client.get(f"{address}/logs/1").text
+    assert "its last lines" in page
+    assert "piece 2" in page
+    assert "piece 0" not in page
+    assert "piece 0" in client.get(f"{address}/logs/1.txt").text
+
+
+def test_every_table_of_a_page_is_there_for_programs(tmp_path):
+    write_run(tmp_path, "one", over=True)
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    page = client.get(address).text
+    links = set(re.findall(rf'href="({address}/tables/[a-z_]+\.(?:csv|json))"', page))
+    names = {re.sub(r".*/|\.(csv|json)", "", link) for link in links}
+    assert {"cost", "seconds", "places", "attempts", "decisions", "provenance"} <= names
+    assert len(links) == 2 * len(names)
+    for name in names:
+        rows = client.get(f"{address}/tables/{name}.json").json()["rows"]
+        table = list(csv.reader(io.StringIO(client.get(f"{address}/tables/{name}.csv").text)))
+        assert table[0] == list(rows[0])
+        assert len(table) == len(rows) + 1

@@ -12,6 +12,7 @@ from sky.jobs import state
 
 from orchestrator.attempts import StopReason
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded
+from orchestrator.cloud.skypilot.controller import find_machine
 from orchestrator.cloud.skypilot.job import Job, log
 from orchestrator.policy.answers import Drain, Stop
 
@@ -35,6 +36,7 @@ class Attendant:
         self._tick_seconds = tick_seconds
         self._terminate = terminate
         self._asked: tuple[str, float] | None = None
+        self._has_noted_machine = False
         self._task = asyncio.create_task(self._attend())
 
     @property
@@ -65,6 +67,7 @@ class Attendant:
     async def _tick(self, *, is_running: bool) -> None:
         job = self._job
         await job.tell(Conductor.beat)
+        await self._note_machine()
         underway = job.underway
         if underway is not None:
             await job.note_up(underway)
@@ -76,11 +79,18 @@ class Attendant:
             log.info("terminating our nodes: %s", error)
             await self._terminate()
             return
+        await job.tell(Conductor.sample_price)
         if underway is None and isinstance(decision, (Stop, Drain)):
             await self._have_left(decision)
         elif isinstance(decision, Stop):
             log.info("calling the launch off: %s", decision.why)
             await self._terminate()
+
+    async def _note_machine(self) -> None:
+        if not self._has_noted_machine:
+            machine = await asyncio.to_thread(find_machine)
+            await self._job.tell(Conductor.note_controller, machine)
+            self._has_noted_machine = True
 
     async def _have_left(self, decision: Stop | Drain) -> None:
         """Ask the nodes of this launch to save and leave; terminate them if they do not."""

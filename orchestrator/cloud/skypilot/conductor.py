@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,9 +22,11 @@ from checkpoints.layout import job_key
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, reason_for_exit
 from orchestrator.clock import Clock
+from orchestrator.cloud.skypilot.sampling import PriceSampler
 from orchestrator.deciding import Decider
 from orchestrator.errors import UnknownRun, unreadable
 from orchestrator.ledger.facts import (
+    ControllerSeen,
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
@@ -37,14 +40,25 @@ from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
-from orchestrator.offers import Offer
+from orchestrator.offers import Offer, PriceTable
 from orchestrator.policy.answers import Decision, Drain, Launch, Stop, Wait
+from orchestrator.prices import price_table
 from orchestrator.spec import RunSpec
 
 _BEAT_EVERY = timedelta(seconds=60)
 
 PriceSource = Callable[[RunSpec], Sequence[Offer] | None]
 """Returns today's offers for a spec, None where only those quoted at launch are known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the controller runs on; `usd_per_hour` is None where no price is known."""
+
+    cloud: str
+    region: str
+    instance_type: str
+    usd_per_hour: Decimal | None
 
 
 class JobClaim(BaseModel):
@@ -87,6 +101,7 @@ class Conductor:
         clock: Clock,
         prices: PriceSource,
         launched_at: datetime | None = None,
+        ask_prices: Callable[[RunSpec], PriceTable] = price_table,
     ) -> None:
         """Open the run in `store` for the managed job `job`.
 
@@ -104,6 +119,8 @@ class Conductor:
         self._job = job
         self._clock = clock
         self._prices = prices
+        self._sampler = PriceSampler(ask_prices)
+        self._seen: RunState | None = None
         self.owner = owner_of(job)
         self._prefix = f"{record.run_id}-{self.owner[-6:]}-"
         self._journal = Journal(store, "controller", clock)
@@ -119,7 +136,8 @@ class Conductor:
     def state(self) -> RunState:
         """Return what the facts say now, after ours are stored."""
         self._journal.flush()
-        return fold(self._record, self._ledger.read())
+        self._seen = fold(self._record, self._ledger.read())
+        return self._seen
 
     def decide(self) -> Decision:
         """Return what the policy says.
@@ -145,6 +163,30 @@ class Conductor:
             Heartbeat(writer=self.owner, at=now, host=socket.gethostname(), pid=os.getpid()),
         )
         self._beat_at = now
+
+    def sample_price(self) -> None:
+        """Write down once an hour what the nodes cost that were up at the last decision."""
+        if self._seen is None:
+            return
+        sampled = self._sampler.sample(self._seen, self._clock.now())
+        if sampled is not None:
+            self._journal.note(sampled)
+
+    def note_controller(self, machine: Machine | None) -> None:
+        """Write down which machine carries this launch of the run out, if it is paid for."""
+        state = self.state()
+        known = {one.launched_at for one in state.controllers}
+        if machine is None or not self._is_ours(state) or state.launched_at in known:
+            return
+        self._journal.note(
+            ControllerSeen(
+                launched_at=state.launched_at,
+                cloud=machine.cloud,
+                region=machine.region,
+                instance_type=machine.instance_type,
+                usd_per_hour=machine.usd_per_hour,
+            )
+        )
 
     def launching(self, decision: Launch) -> tuple[str, QuotedOffer]:
         """Write down that nodes are asked for; return the launch's name and its frozen price."""

@@ -1,12 +1,12 @@
-// What is open, scrolled or focused stays so when a page renews itself; if it cannot, it says so.
+// What is open, ticked, scrolled or focused stays so when a page renews itself; if it cannot, it says so.
 "use strict";
 
 const SCROLLED = ".scroll, .timeline-rows";
-const FOCUSED = "summary, a[href], [aria-label][tabindex]";
+const FOCUSED = "summary, a[href], button, input, [aria-label][tabindex]";
 
 function nameOf(element) {
   if (element.tagName === "DETAILS") return element.querySelector("summary").textContent;
-  if (element.tagName === "SUMMARY") return element.textContent;
+  if (element.tagName === "SUMMARY" || element.tagName === "BUTTON") return element.textContent;
   return element.getAttribute("href") ?? element.getAttribute("aria-label");
 }
 
@@ -17,7 +17,7 @@ function problemOf(status) {
   return "The dashboard's server does not answer.";
 }
 
-let kept = { open: new Set(), scrolled: new Map(), focused: null };
+let kept = { open: new Set(), ticked: new Set(), scrolled: new Map(), focused: null };
 
 document.addEventListener("htmx:beforeRequest", (event) => {
   // Nobody looks, or somebody is about to copy what is selected.
@@ -27,6 +27,7 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 document.addEventListener("htmx:beforeSwap", () => {
   kept = {
     open: new Set(Array.from(document.querySelectorAll("details[open]"), nameOf)),
+    ticked: new Set(Array.from(document.querySelectorAll("input:checked"), (one) => one.value)),
     scrolled: new Map(
       Array.from(document.querySelectorAll(SCROLLED), (one) => [nameOf(one), [one.scrollLeft, one.scrollTop]]),
     ),
@@ -36,6 +37,7 @@ document.addEventListener("htmx:beforeSwap", () => {
 
 document.addEventListener("htmx:afterSwap", () => {
   for (const one of document.querySelectorAll("details")) one.open = kept.open.has(nameOf(one));
+  for (const one of document.querySelectorAll("input")) one.checked = kept.ticked.has(one.value);
   for (const one of document.querySelectorAll(SCROLLED)) {
     [one.scrollLeft, one.scrollTop] = kept.scrolled.get(nameOf(one)) ?? [0, 0];
   }

@@ -110,6 +110,12 @@ def test_an_offline_file_holds_one_curve_over_all_attempts(folder):
     assert len(looks) >= 3
     parts = {name for name in looks[0] if name.startswith("cost/usd_")}
     assert {"cost/usd_compute", "cost/usd_storage", "cost/usd_per_hour"} <= parts
+    by_bucket = [value for name, value in looks[-1].items() if "usd_compute_" in name]
+    assert sum(by_bucket) == pytest.approx(looks[-1]["cost/usd_compute"], abs=1e-9)
+    # As W&B keeps them for a table of runs.
+    for name in ("cost/usd_total", "cost/savings_fraction", "cost/usd_per_million_tokens"):
+        assert recorded.summary[name] == looks[-1][name]
+    assert recorded.summary["goodput/billed"] >= recorded.summary["goodput/goodput"]
     assert 0 < looks[0]["goodput/goodput"] <= 1
     assert looks[-1]["goodput/seconds_lost_work"] > 0
     told = [title for title in recorded.alerts if "preemption" in title]

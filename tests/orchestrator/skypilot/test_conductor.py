@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.attempts import AgentExit, EndReason, StopReason
-from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded, owner_of
+from orchestrator.charges import charge
+from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Machine, Superseded, owner_of
+from orchestrator.cost import bill
 from orchestrator.errors import UnknownRun
 from orchestrator.ledger.facts import (
     AmendedBy,
@@ -24,6 +28,7 @@ from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import RunRecord, create_record
 from orchestrator.ledger.requests import RequestKind, read_requests
+from orchestrator.offers import PriceTable
 from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
 from tests.orchestrator.histories import START, make_offer, make_record
 
@@ -336,3 +341,55 @@ def test_prices_of_today_are_asked_and_frozen_in_the_launch(store, clock):
     assert isinstance(decision, Launch)
     _, quoted = conductor.launching(decision)
     assert quoted.usd_per_hour == cheaper.usd_per_hour
+
+
+def test_the_price_of_nodes_that_are_up_is_asked_again_each_hour(store, clock):
+    asked = []
+
+    def today(spec):
+        asked.append(clock.at)
+        now = replace(EAST, usd_per_hour=Decimal(8 + len(asked)))
+        return PriceTable(offers=(WEST, now), source="a test", as_of=None)
+
+    conductor = Conductor(store, "job-1", clock, lambda spec: (EAST, WEST), ask_prices=today)
+    launch(conductor, clock)
+    for _ in range(13):
+        conductor.decide()
+        conductor.sample_price()
+        clock.sleep(timedelta(minutes=10))
+    # Another controller's process goes on where this one was.
+    again = Conductor(store, "job-1", clock, lambda spec: (EAST, WEST), ask_prices=today)
+    again.decide()
+    again.sample_price()
+    seen = last_launch(again)
+    assert [price.usd_per_hour for price in seen.prices] == [Decimal(9), Decimal(10)]
+    assert len(asked) == 2
+    assert seen.offer.usd_per_hour == EAST.usd_per_hour  # the quote stands
+    charged = charge(again.state(), seen, seen.ready_at + timedelta(hours=3))
+    assert abs(charged.usd - (8 + 9 + 10)) < Decimal("0.01")
+    assert abs(charged.sampled_usd - (9 + 10)) < Decimal("0.01")
+
+
+def test_prices_that_do_not_name_the_nodes_change_nothing(store, clock):
+    table = PriceTable(offers=(WEST,), source="a test", as_of=None)
+    conductor = Conductor(store, "job-1", clock, lambda spec: (EAST,), ask_prices=lambda _: table)
+    launch(conductor, clock)
+    clock.sleep(timedelta(hours=2))
+    conductor.decide()
+    conductor.sample_price()
+    assert last_launch(conductor).prices == ()
+
+
+def test_the_controllers_machine_is_billed_from_the_launch_once(store, clock):
+    machine = Machine(
+        cloud="aws", region="us-east-1", instance_type="m6i.xlarge", usd_per_hour=Decimal("0.192")
+    )
+    for _ in range(2):
+        make_conductor(store, clock).note_controller(machine)
+    state = make_conductor(store, clock).state()
+    assert [one.instance_type for one in state.controllers] == ["m6i.xlarge"]
+    hour_later = state.launched_at + timedelta(hours=1)
+    assert bill(state, hour_later).controller == Decimal("0.192")
+    # A SkyPilot API server that serves as the controller is there without any run.
+    make_conductor(store, clock).note_controller(None)
+    assert len(make_conductor(store, clock).state().controllers) == 1

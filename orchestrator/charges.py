@@ -1,0 +1,127 @@
+"""What a cloud charges for the nodes of one launch: prices over time, and the clouds' own rules.
+
+Rules as AWS and Google Cloud state them for spot capacity (EC2 user guide, "Billing for interrupted
+Spot Instances"; Compute Engine, "Spot VMs" pricing). Simulated nodes are charged for every second:
+plans and policies replay markets without these rules, and would be compared with another market.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from itertools import pairwise
+
+from orchestrator.attempts import EndReason
+from orchestrator.ledger.fold import LaunchView, RunState
+from orchestrator.offers import Market
+
+MICRO_USD = Decimal("0.000001")
+_NOTHING = Decimal("0.000000")
+# Nodes are charged for this long at least.
+_MINIMUM = {"aws": timedelta(minutes=1), "gcp": timedelta(minutes=1)}
+# Spot nodes that the cloud takes back before they were up for so long are not charged.
+_FREE_IF_TAKEN_WITHIN = {"aws": timedelta(hours=1), "gcp": timedelta(minutes=1)}
+
+
+class Basis(str, Enum):
+    """How much an amount is worth: by whom its price was said, and when."""
+
+    ESTIMATED = "estimated"  # a list price, or the one quoted at the launch
+    SAMPLED = "sampled"  # a price that was asked again while the nodes were up
+    BILLED = "billed"  # the cloud's own bill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What the nodes of a launch cost; USD are rounded to a millionth."""
+
+    hours: Decimal
+    """Market hours for which they were up."""
+    usd: Decimal
+    sampled_usd: Decimal
+    """How much of `usd` is at prices that were sampled."""
+    waived_usd: Decimal
+    """What it would be without the cloud's rule for nodes that it takes back early."""
+
+
+def charge(state: RunState, launch: LaunchView, until: datetime) -> Charge:
+    """Return what a launch costs until its end, or until `until` if it is still up."""
+    if launch.ready_at is None:
+        return Charge(hours=Decimal(0), usd=_NOTHING, sampled_usd=_NOTHING, waived_usd=_NOTHING)
+    scale = scale_of(state)
+    ended_at = launch.ended_at if launch.ended_at is not None else max(until, launch.ready_at)
+    quoted, sampled = _at_each_price(launch, launch.ready_at, ended_at)
+    if not state.record.simulated:
+        quoted += _up_to_minimum(launch, ended_at - launch.ready_at)
+    whole, of_samples = (quoted + sampled) * scale, sampled * scale
+    # Of a gang the cloud took one node for all that is known; the others were terminated with it.
+    is_free = not state.record.simulated and _is_free(launch)
+    charged = Decimal(launch.num_nodes - is_free) / launch.num_nodes
+    usd = _round(whole * charged)
+    return Charge(
+        hours=hours(ended_at - launch.ready_at) * scale,
+        usd=usd,
+        sampled_usd=min(usd, _round(of_samples * charged)),
+        waived_usd=_round(whole) - usd,
+    )
+
+
+def scale_of(state: RunState) -> Decimal:
+    """Return market seconds per wall second."""
+    return Decimal(str(state.record.spec.time_scale))
+
+
+def node_rate(launch: LaunchView) -> Decimal:
+    """Return what the launch costs per hour now, all nodes, in USD."""
+    price = launch.prices[-1].usd_per_hour if launch.prices else launch.offer.usd_per_hour
+    return price * launch.num_nodes
+
+
+def hours(duration: timedelta) -> Decimal:
+    """Return a duration in hours, without going through binary fractions."""
+    return Decimal(duration // timedelta(microseconds=1)) / Decimal(3_600_000_000)
+
+
+def _at_each_price(
+    launch: LaunchView, ready_at: datetime, ended_at: datetime
+) -> tuple[Decimal, Decimal]:
+    """Return the dollars at the quoted price and at sampled ones; each holds until the next."""
+    edges = [min(max(price.at, ready_at), ended_at) for price in launch.prices] + [ended_at]
+    quoted = hours(edges[0] - ready_at) * launch.offer.usd_per_hour
+    sampled = sum(
+        (
+            hours(end - start) * price.usd_per_hour
+            for price, (start, end) in zip(launch.prices, pairwise(edges), strict=True)
+        ),
+        Decimal(0),
+    )
+    return quoted * launch.num_nodes, sampled * launch.num_nodes
+
+
+def _up_to_minimum(launch: LaunchView, was_up: timedelta) -> Decimal:
+    """Return the dollars that a cloud adds to what was up for less than it charges at least."""
+    lacking = _MINIMUM.get(launch.offer.cloud, timedelta()) - was_up
+    if launch.ended_at is None or lacking <= timedelta():
+        return Decimal(0)
+    return hours(lacking) * launch.offer.usd_per_hour * launch.num_nodes
+
+
+def _is_free(launch: LaunchView) -> bool:
+    """Say whether the cloud took spot nodes back so early that it charges nothing.
+
+    Not where they left before the notice was over: then it was SkyPilot that terminated them. Nor
+    where nodes vanished without a word, which need not have been the cloud's doing.
+    """
+    if launch.offer.market is not Market.SPOT or launch.reason is not EndReason.PREEMPTED:
+        return False
+    if launch.ended_at is None or launch.ready_at is None:
+        return False
+    left_early = launch.leaves_at is not None and launch.ended_at < launch.leaves_at
+    was_up = launch.ended_at - launch.ready_at
+    return not left_early and was_up < _FREE_IF_TAKEN_WITHIN.get(launch.offer.cloud, timedelta())
+
+
+def _round(amount: Decimal) -> Decimal:
+    return amount.quantize(MICRO_USD)
