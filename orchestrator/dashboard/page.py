@@ -19,6 +19,8 @@ class Served:
     """Where a page is served, so that it can renew itself and link to its tables."""
 
     address: str
+    problem: str | None = None
+    """Why what it shows is as it was seen last."""
 
 
 def render_page(view: RunView, served: Served | None = None) -> str:

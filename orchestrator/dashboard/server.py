@@ -204,18 +204,20 @@ def _add_logs(app: FastAPI, board: Board) -> None:
 
 def _add_runs(app: FastAPI, board: Board) -> None:
     # The last page of each run, good for as long as its view: long runs take a second to lay out.
-    pages: dict[str, tuple[RunView, str]] = {}
+    pages: dict[str, tuple[RunView, str | None, str]] = {}
 
     @app.get("/runs/{key}", response_class=HTMLResponse)
     def run(key: str, request: Request) -> str:
         if board.is_new(key) and not _waits(request):
             what = key.rpartition("-")[0] or "the run"
             return render("loading.html.jinja", what=what, served=Served(f"/runs/{key}"))
-        view = _view(board, key)
+        seen = board.one(key)
+        view = _view_of(seen)
         kept = pages.get(key)
-        if kept is None or kept[0] is not view:
-            kept = pages[key] = (view, render_page(view, Served(f"/runs/{key}")))
-        return kept[1]
+        if kept is None or kept[0] is not view or kept[1] != seen.error:
+            page = render_page(view, Served(f"/runs/{key}", problem=seen.error))
+            kept = pages[key] = (view, seen.error, page)
+        return kept[2]
 
     @app.get("/runs/{key}/status.json")
     def status(key: str) -> JSONResponse:
@@ -246,7 +248,10 @@ def _document(seen: Seen) -> dict[str, Any]:
 
 
 def _view(board: Board, key: str) -> RunView:
-    seen = board.one(key)
+    return _view_of(board.one(key))
+
+
+def _view_of(seen: Seen) -> RunView:
     if seen.view is None:
         raise StoreUnreachable(
             f"{seen.known.run} cannot be read: {seen.error}", "It is tried again every 10 s."

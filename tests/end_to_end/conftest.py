@@ -103,3 +103,13 @@ def workplace(tmp_path):
     yield place
     for process in place.processes():
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    # Not for the session: its event loop would be in the way of modules that run their own.
+    # Playwright is 80 ms, and tests that need no browser import this module too.
+    from tests.browser import open_browser
+
+    with open_browser() as running:
+        yield running

@@ -208,7 +208,8 @@ def test_what_was_seen_last_stays_while_a_store_is_silent(tmp_path, monkeypatch)
     monkeypatch.setattr("orchestrator.dashboard.board.time.monotonic", lambda: now)
     write_run(tmp_path, "one")
     client = serve(tmp_path)
-    assert client.get("/").status_code == 200
+    address = key_in(client.get("/").text, "one")
+    assert "seen last" not in client.get(address).text
 
     def fail(*arguments):
         raise StoreUnreachable("The bucket does not answer.", "Check the network.")
@@ -220,6 +221,9 @@ def test_what_was_seen_last_stays_while_a_store_is_silent(tmp_path, monkeypatch)
     assert "The list may lack runs" in page
     assert "$10.00" in page
     assert "Runs that cannot be read" in page
+    page = client.get(address).text
+    assert "What is below is as it was seen last. The bucket does not answer." in page
+    assert "<h1>one</h1>" in page
 
 
 def test_one_run_that_nobody_foresaw_hides_no_other(tmp_path, caplog):
