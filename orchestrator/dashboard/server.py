@@ -33,6 +33,7 @@ from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board, Seen
 from orchestrator.dashboard.breakdown import Breakdown
 from orchestrator.dashboard.content import Page, build_page
+from orchestrator.dashboard.kept import KeptPages
 from orchestrator.dashboard.logs import last_lines, whole_log
 from orchestrator.dashboard.overview import Overview, Rows, comparison_table, runs_table
 from orchestrator.dashboard.page import Served, render, render_page
@@ -147,11 +148,16 @@ def _show_problem(request: Request, error: Exception) -> Response:
 
 
 def _add_lists(app: FastAPI, board: Board, overview: Callable[[], Overview]) -> None:
+    kept_pages = KeptPages()
+
+    def page() -> str:
+        return render("runs.html.jinja", overview=overview(), served=Served("/"))
+
     @app.get("/", response_class=HTMLResponse)
     def runs(request: Request) -> str:
         if board.is_new() and not _waits(request):
             return render("loading.html.jinja", what="the runs", served=Served("/"))
-        return render("runs.html.jinja", overview=overview(), served=Served("/"))
+        return kept_pages.get("/", page, waits=_waits(request))
 
     @app.get("/runs.json")
     def runs_json() -> JSONResponse:
@@ -205,12 +211,9 @@ def _add_logs(app: FastAPI, board: Board) -> None:
 def _add_runs(app: FastAPI, board: Board) -> None:
     # The last page of each run, good for as long as its view: long runs take a second to lay out.
     pages: dict[str, tuple[RunView, str | None, str]] = {}
+    kept_pages = KeptPages()
 
-    @app.get("/runs/{key}", response_class=HTMLResponse)
-    def run(key: str, request: Request) -> str:
-        if board.is_new(key) and not _waits(request):
-            what = key.rpartition("-")[0] or "the run"
-            return render("loading.html.jinja", what=what, served=Served(f"/runs/{key}"))
+    def page_of(key: str) -> str:
         seen = board.one(key)
         view = _view_of(seen)
         kept = pages.get(key)
@@ -218,6 +221,13 @@ def _add_runs(app: FastAPI, board: Board) -> None:
             page = render_page(view, Served(f"/runs/{key}", problem=seen.error))
             kept = pages[key] = (view, seen.error, page)
         return kept[2]
+
+    @app.get("/runs/{key}", response_class=HTMLResponse)
+    def run(key: str, request: Request) -> str:
+        if board.is_new(key) and not _waits(request):
+            what = key.rpartition("-")[0] or "the run"
+            return render("loading.html.jinja", what=what, served=Served(f"/runs/{key}"))
+        return kept_pages.get(key, lambda: page_of(key), waits=_waits(request))
 
     @app.get("/runs/{key}/status.json")
     def status(key: str) -> JSONResponse:

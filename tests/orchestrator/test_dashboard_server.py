@@ -131,7 +131,7 @@ def test_the_first_look_is_waited_for_on_a_page_that_says_so(tmp_path):
     del client.headers["HX-Request"]
     page = client.get("/").text
     assert "Reading the runs" in page
-    assert 'hx-trigger="load, every 10s"' in page
+    assert 'hx-trigger="load, renew, every 10s"' in page
     assert ">one<" in client.get("/?wait=1").text
     assert ">one<" in client.get("/").text
 

@@ -46,6 +46,12 @@ document.addEventListener("htmx:afterSwap", () => {
   document.getElementById("silent").hidden = true;
 });
 
+// A page that takes long to make is answered with the last one: ask for a new one at once.
+document.addEventListener("DOMContentLoaded", () => {
+  const live = document.getElementById("live");
+  if (live !== null && !live.getAttribute("hx-trigger").startsWith("load")) htmx.trigger(live, "renew");
+});
+
 for (const event of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
   document.addEventListener(event, ({ detail }) => {
     const silent = document.getElementById("silent");
