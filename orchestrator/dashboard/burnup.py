@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
-from orchestrator.dashboard.charts import Axis, make_axis, polyline, thin
+from orchestrator.dashboard.charts import NUM_BINS, Axis, make_axis, polyline
 from orchestrator.dashboard.curves import Dot, LegendItem, Line, Plot, Rule, draw_dot
 from orchestrator.dashboard.formats import write_number, write_seconds, write_usd
 from orchestrator.dashboard.sources import LaunchSummary, Sources
@@ -22,13 +22,13 @@ _BUDGET_IN_SIGHT = 0.1
 def build_progress(sources: Sources) -> Plot | None:
     """Return the steps over wall time; None before the first step."""
     num_steps, elapsed = sources.view.record.num_steps, sources.elapsed
-    taken = [(sources.seconds_at(step.at), float(step.step)) for _, step in sources.view.steps]
+    taken = _some_steps(sources)
     if not taken or not elapsed:
         return None
-    points = [(0.0, 0.0), *sorted(taken), (elapsed, float(sources.view.step))]
+    points = [(0.0, 0.0), *taken, (elapsed, float(sources.view.step))]
     x = time_axis(_horizon(sources))
     y = make_axis("optimizer steps", 0, num_steps * 1.04, _NUM_Y_TICKS, write_number)
-    lines = [Line(kind="progress", points=polyline(thin(points), x, y), title="steps")]
+    lines = [Line(kind="progress", points=polyline(points, x, y), title="steps")]
     legend = [LegendItem(kind="progress", name="steps; back to the checkpoint where work was lost")]
     due = _seconds_at(sources, "deadline_at")
     if due is not None and due > 0:
@@ -90,6 +90,23 @@ def build_spend(sources: Sources) -> Plot | None:
         note=f"{out_of_sight}{_out_of_sight(x, due)}Billing runs from nodes up to nodes gone; "
         "each launch's amount is in the table of launches, the other parts in the bill.",
     )
+
+
+def _some_steps(sources: Sources) -> list[tuple[float, float]]:
+    """Return seconds and number of steps, in order of time: enough of them to draw.
+
+    With the first and the last step of each attempt, between which it only rises.
+    """
+    steps = sources.view.steps
+    stride = max(1, len(steps) // NUM_BINS)
+    shown = [
+        step
+        for place, (attempt, step) in enumerate(steps)
+        if place % stride == 0
+        or place + 1 == len(steps)
+        or not steps[place - 1][0] == attempt == steps[place + 1][0]
+    ]
+    return sorted((sources.seconds_at(step.at), float(step.step)) for step in shown)
 
 
 def _seconds_at(sources: Sources, name: str) -> float | None:

