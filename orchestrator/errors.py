@@ -79,10 +79,20 @@ def unreadable(what: str, data: bytes, error: Exception, schema_version: int) ->
             f"{what} has schema_version {found}.",
             f"Upgrade: this version reads up to {schema_version}.",
         )
-    detail = " ".join(str(error).split())[:120]
     return RecordUnreadable(
-        f"{what} is damaged: {detail}", "Restore it from a copy of the store, or delete the run."
+        f"{what} is damaged: {_first_complaint(error)}.",
+        "Restore it from a copy of the store, or delete the run.",
     )
+
+
+def _first_complaint(error: Exception) -> str:
+    """Return what is wrong first, and where, of the several things that pydantic may name."""
+    complaints = getattr(error, "errors", None)
+    if complaints is None:
+        return " ".join(str(error).split())[:120]
+    first = complaints()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 class CloudRefused(OrchestratorError):
