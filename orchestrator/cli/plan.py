@@ -6,7 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.common import show_duration
+from orchestrator.clock import show_duration
 from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
 from orchestrator.offers import MarketPreference
 from orchestrator.places import objects_url

@@ -15,10 +15,9 @@ from orchestrator.cli.common import (
     json_option,
     print_json,
     say,
-    show_duration,
     store_option,
 )
-from orchestrator.clock import SystemClock
+from orchestrator.clock import SystemClock, show_duration
 from orchestrator.cost import budget_told
 from orchestrator.errors import UnknownRun
 from orchestrator.glance import Glance, glance_at
