@@ -69,7 +69,7 @@ class Strategy(strategy.OrchestrateStrategy):
     RETRY_INIT_GAP_SECONDS = 0
 
     def __init__(self, store, outcomes, said):
-        task = SimpleNamespace(resources={"any"}, num_nodes=1)
+        task = SimpleNamespace(resources={"any"}, num_nodes=1, secrets={})
         task.set_resources, task.update_envs = lambda _: None, lambda _: None
         self.dag = SimpleNamespace(tasks=[task])
         self.job_id, self.task_id, self.cluster_name = secrets.randbits(30), 0, "run-1"
