@@ -24,6 +24,8 @@ from orchestrator.spec import NewsKind
 # Older claims are dead: who lives renews its own before each try.
 DEAD_AFTER = timedelta(minutes=10)
 _RENEW_AFTER = timedelta(minutes=3)
+# Of those ten minutes, what is left for one message: most services take a second.
+_SENDING_TAKES = timedelta(minutes=1)
 # A message that kills who sends it is not to do so for ever.
 _MOST_CLAIMS = 3
 
@@ -108,6 +110,10 @@ class Claims:
             renewed, version = found.claim, found.version
         held.claim, held.version = renewed, version
         return True
+
+    def is_good(self, held: Held) -> bool:
+        """Say whether no other process may take the claim over while its message is sent."""
+        return self._clock.now() - held.claim.at < DEAD_AFTER - _SENDING_TAKES
 
     def mark_sent(self, held: Held) -> None:
         """Write down that the message got out."""

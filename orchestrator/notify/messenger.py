@@ -30,16 +30,12 @@ class Address:
     def send(self, title: str, text: str, level: Level) -> bool:
         """Send a message and say whether the service took it; never raises.
 
-        Takes at most 4 s for a connection and 4 s for each answer. No limit for the whole: that
-        would be a thread of apprise's own, for which a process that ends would have to wait.
+        Takes at most 4 s for a connection and 4 s for each answer. The service itself is called:
+        apprise.Apprise sends in threads of its own, for which a process that ends has to wait.
         """
-        import apprise
-
         with _silence():
             try:
-                one = apprise.Apprise(asset=_asset())
-                one.add(self._service)
-                sent = one.notify(
+                sent = self._service.notify(
                     body=text, title=title, notify_type=level.value, body_format="text"
                 )
             except Exception:  # noqa: BLE001  # any service's code; its words may hold the address

@@ -118,6 +118,7 @@ class Teller:
         self._messages.append(_Message(held, list(self._receivers)))
 
     def _deliver(self) -> None:
+        self._messages = [one for one in self._messages if self._is_ours(one)]
         for receiver in self._receivers:
             self._deliver_to(receiver)
         for message in self._messages:
@@ -129,7 +130,8 @@ class Teller:
         if receiver.retry_at is not None and self._clock.now() < receiver.retry_at:
             return
         for message in self._messages:
-            if receiver not in message.left or not self._is_ours(message):
+            is_ours = message.is_out or self._claims.is_good(message.held)
+            if receiver not in message.left or not is_ours:
                 continue
             if not self._send(receiver.address, message):
                 receiver.retry_at = self._clock.now() + receiver.pause
@@ -146,17 +148,12 @@ class Teller:
             self._mark(message)
 
     def _is_ours(self, message: _Message) -> bool:
-        """Renew the claim while nobody has the message; drop it where another has taken it over."""
-        if message.is_out:
-            return True
+        """Renew the claim while nobody has the message; False where another has taken it over."""
         try:
-            is_ours = self._claims.renew(message.held)
+            return message.is_out or self._claims.renew(message.held)
         except CheckpointError as error:
             self._log.warning("cannot renew the claim on a notification: %s", error)
-            return False
-        if not is_ours:
-            message.left, message.is_marked = [], True
-        return is_ours
+            return True
 
     def _send(self, address: Address, message: _Message) -> bool:
         claim = message.held.claim

@@ -1,0 +1,80 @@
+"""A service on loopback that messages are posted to, which may refuse them or never answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+SECRET = "s3cr3t-t0ken-0f-th1s-webh00k"
+
+
+class MessageService:
+    """What was posted, in order; `status` is what it answers, `hangs` that it answers nothing."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.posted: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.status = 200
+        self.hangs = False
+        self.num_refused = 0
+        self.gone = threading.Event()
+
+    @property
+    def address(self) -> str:
+        """As apprise reads it; the path is what a webhook keeps secret."""
+        return f"json://user:{SECRET}@127.0.0.1:{self.port}/{SECRET}"
+
+    @property
+    def slack_like(self) -> str:
+        """Mattermost, whose incoming webhooks are Slack's."""
+        return f"mmost://127.0.0.1:{self.port}/{'z' * 24}"
+
+    @property
+    def titles(self) -> list[str]:
+        return [one["title"] for one in self.posted]
+
+    @property
+    def texts(self) -> list[str]:
+        return [one["message"] for one in self.posted]
+
+
+@contextlib.contextmanager
+def receiving() -> Iterator[MessageService]:
+    """Serve until the end of the block."""
+    service = MessageService()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if service.hangs:
+                service.gone.wait(60)
+            elif service.status == 200:
+                service.paths.append(self.path)
+                service.posted.append(json.loads(body))
+            else:
+                service.num_refused += 1
+            with contextlib.suppress(OSError):
+                self.send_response(service.status)
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    service.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.gone.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
