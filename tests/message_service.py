@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,4 +78,31 @@ def receiving() -> Iterator[MessageService]:
         service.gone.set()
         server.shutdown()
         server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def receiving_mail() -> Iterator[tuple[str, list[str]]]:
+    """Be a mail server until the end of the block; yields an address and the mails it has got."""
+    mails: list[str] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.say("220 here")
+            while line := self.rfile.readline().decode().upper():
+                if line.startswith("DATA"):
+                    self.say("354 go on")
+                    mails.append(b"".join(iter(self.rfile.readline, b".\r\n")).decode())
+                self.say("221 bye" if line.startswith("QUIT") else "250 ok")
+
+        def say(self, text: str) -> None:
+            self.wfile.write(f"{text}\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        port = server.server_address[1]
+        yield f"mailto://127.0.0.1:{port}?from=run@example.com&to=me@example.com", mails
+        server.shutdown()
         thread.join()

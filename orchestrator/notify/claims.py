@@ -24,8 +24,8 @@ from orchestrator.spec import NewsKind
 # Older claims are dead: who lives renews its own before each try.
 DEAD_AFTER = timedelta(minutes=10)
 _RENEW_AFTER = timedelta(minutes=3)
-# Of those ten minutes, what is left for one message: most services take a second.
-_SENDING_TAKES = timedelta(minutes=1)
+# What is left of those ten minutes for one message: a mail server may take its time.
+_SENDING_TAKES = timedelta(minutes=2)
 # A message that kills who sends it is not to do so for ever.
 _MOST_CLAIMS = 3
 

@@ -30,8 +30,8 @@ class Address:
     def send(self, title: str, text: str, level: Level) -> bool:
         """Send a message and say whether the service took it; never raises.
 
-        Takes at most 4 s for a connection and 4 s for each answer. The service itself is called:
-        apprise.Apprise sends in threads of its own, for which a process that ends has to wait.
+        Takes at most 4 s for a connection (mail 15) and for each answer. The service itself is
+        called: apprise.Apprise has threads of its own, for which a process that ends has to wait.
         """
         with _silence():
             try:

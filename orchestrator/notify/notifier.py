@@ -17,6 +17,8 @@ from orchestrator.notify.teller import Teller
 # A look at a bucket is two LIST and some GET: 2,880 a day are about $0.03 on S3.
 _LOOK_EVERY = timedelta(seconds=1)
 _LOOK_AT_BUCKETS_EVERY = timedelta(seconds=30)
+# Or a store that is away for an hour fills the log.
+_AFTER_TROUBLE = timedelta(seconds=30)
 _LAST_LOOKS_EVERY = timedelta(seconds=0.5)
 CLOSING_TAKES = timedelta(seconds=15)
 """How long a process may wait for its last messages."""
@@ -42,22 +44,21 @@ class Notifier:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._step()
-            self._closing.wait(self._look_every.total_seconds())
+            pause = self._look_every if self._step() else max(self._look_every, _AFTER_TROUBLE)
+            self._closing.wait(pause.total_seconds())
         give_up_at = time.monotonic() + CLOSING_TAKES.total_seconds()
         self._teller.hurry()
-        while not self._step() and time.monotonic() < give_up_at:
+        while not (self._step() and self._teller.is_done) and time.monotonic() < give_up_at:
             time.sleep(_LAST_LOOKS_EVERY.total_seconds())
 
     def _step(self) -> bool:
-        """Return whether nothing is left to be sent."""
+        """Return whether it could look for news."""
         try:
-            self._teller.step()
+            return self._teller.step()
         except Exception as error:  # noqa: BLE001  # the run goes on, whatever this is
             # Not its words: they may hold an address.
             self._log.warning("telling the news failed: %s", type(error).__name__)
             return False
-        return self._teller.is_done
 
 
 def start_notifier(

@@ -76,13 +76,17 @@ class Teller:
         """Say whether everything that was found has been sent and marked."""
         return not self._messages
 
-    def step(self) -> None:
-        """Look once for news, and try to send what is due."""
+    def step(self) -> bool:
+        """Look once for news, and try to send what is due; return whether the look worked."""
         try:
             self._look()
         except (CheckpointError, OrchestratorError) as error:
             self._log.warning("cannot look for news, trying again: %s", error)
+            has_looked = False
+        else:
+            has_looked = True
         self._deliver()
+        return has_looked
 
     def hurry(self) -> None:
         """Try every address again at once: there is little time left."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from datetime import datetime, timedelta
+from email import message_from_string, policy
 from itertools import pairwise
 
 import pytest
@@ -24,7 +25,7 @@ from orchestrator.notify.claims import Claims
 from orchestrator.notify.messenger import open_addresses
 from orchestrator.notify.notifier import Notifier, start_notifier
 from orchestrator.notify.teller import Teller
-from tests.message_service import SECRET, receiving
+from tests.message_service import SECRET, receiving, receiving_mail
 from tests.orchestrator.histories import Ledger, at, make_record
 from tests.orchestrator.test_cli import assert_two_lines, write_spec
 
@@ -359,6 +360,34 @@ def test_slack_like_webhooks_get_title_and_text(service):
     assert "done" in posted["text"]
 
 
+def test_mail_has_the_title_as_its_subject_and_the_text_as_its_body():
+    with receiving_mail() as (told, mails):
+        (address,) = open_addresses(told)
+        assert address.send("demo: finished", "SUCCEEDED after 51s", Level.SUCCESS)
+    (mail,) = mails
+    read = message_from_string(mail, policy=policy.default)
+    assert (read["Subject"], read["To"]) == ("demo: finished", "me@example.com")
+    assert "SUCCEEDED after 51s" in read.get_body(("plain", "html")).get_content()
+
+
+@pytest.mark.parametrize(
+    "documented",
+    [
+        "jsons://example.com/path?+Authorization=Bearer%20secret",
+        f"slack://T1JJ3T3L2/A1BRTD4JD/{'z' * 24}",
+        f"https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/{'z' * 24}",
+        f"mmosts://example.com/{'z' * 24}",
+        "discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js",
+        "workflows://prod-1.example.com:443/643e69f83c8944438d68119179a10a64/KODXz3hq5bgnrM4t2",
+        "tgram://123456789:abcdefg_hijklmnop/12315544",
+        "ntfy://a-topic-of-mine",
+        "mailtos://user:password@example.com?to=me@example.com&smtp=mail.example.com",
+    ],
+)
+def test_addresses_of_the_documentation_can_be_used(documented):
+    assert len(open_addresses(documented)) == 1
+
+
 def test_the_variable_goes_before_the_file_and_is_kept_from_child_processes(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
@@ -391,6 +420,9 @@ def test_a_process_that_ends_waits_no_longer_than_it_is_to(store, service, caplo
     assert 0.4 < time.monotonic() - begun_at < 2
     assert "not every notification could be sent in time" in caplog.text
     assert ("ZeroDivisionError" in caplog.text) == (trouble == "raises")
+    service.gone.set()
+    one._look = lambda: None
+    notifier.close()
 
 
 def test_nobody_is_told_where_no_address_can_be_used(store, caplog):
