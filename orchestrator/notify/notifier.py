@@ -35,6 +35,10 @@ class Notifier:
         self._thread = threading.Thread(target=run, args=(self._run,), name="notifier", daemon=True)
         self._thread.start()
 
+    def dismiss(self) -> None:
+        """Have it end without being waited for."""
+        self._closing.set()
+
     def close(self, wait: timedelta = CLOSING_TAKES) -> None:
         """Have it look once more and end when all is sent; return after `wait` in any case."""
         self._closing.set()
@@ -69,7 +73,11 @@ def start_notifier(
     log: logging.Logger,
 ) -> Notifier | None:
     """Begin to tell the news of a run; None where no address is known that can be used."""
-    known = open_valid_addresses(addresses, log) if addresses else []
+    try:
+        known = open_valid_addresses(addresses, log) if addresses else []
+    except Exception as error:  # noqa: BLE001  # the run goes on without messages
+        log.warning("nobody is notified: apprise failed, %s", type(error).__name__)
+        return None
     if not known:
         return None
     log.info("news of the run goes to %s", ", ".join(address.name for address in known))

@@ -19,7 +19,8 @@ def what_is_missing(spec: RunSpec) -> str | None:
     try:
         known = known_addresses()
     except MissingDependency as error:
-        return f"{error.what} Nothing is sent from here: {error.next_step}"
+        lost = "nothing is sent" if spec.is_local else "the addresses are not checked here"
+        return f"{error.what} So {lost}: {error.next_step}"
     if known:
         return None
     return f"No address for notifications is known, so none is sent. {how_to_set()}"

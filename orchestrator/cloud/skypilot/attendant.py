@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 
 from sky import global_user_state
 from sky.jobs import state
@@ -53,7 +52,7 @@ class Attendant:
         """Stop looking: another strategy has taken the job up."""
         self._task.cancel()
         if self._notifier is not None:
-            self._notifier.close(wait=timedelta())
+            self._notifier.dismiss()
 
     async def _attend(self) -> None:
         await self._look_until_over()
