@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 SECRET = "s3cr3t-t0ken-0f-th1s-webh00k"
@@ -24,6 +26,15 @@ class MessageService:
         self.hangs = False
         self.num_refused = 0
         self.gone = threading.Event()
+        self.copy: Path | None = None
+        """A file that gets each title as well, for whoever is in another process."""
+
+    def take(self, path: str, posted: dict[str, Any]) -> None:
+        self.paths.append(path)
+        self.posted.append(posted)
+        if self.copy is not None:
+            with self.copy.open("a") as file:
+                file.write(f"{posted['title']}\n")
 
     @property
     def address(self) -> str:
@@ -45,7 +56,7 @@ class MessageService:
 
 
 @contextlib.contextmanager
-def receiving() -> Iterator[MessageService]:
+def receiving(host: str = "127.0.0.1", port: int = 0) -> Iterator[MessageService]:
     """Serve until the end of the block."""
     service = MessageService()
 
@@ -55,8 +66,7 @@ def receiving() -> Iterator[MessageService]:
             if service.hangs:
                 service.gone.wait(60)
             elif service.status == 200:
-                service.paths.append(self.path)
-                service.posted.append(json.loads(body))
+                service.take(self.path, json.loads(body))
             else:
                 service.num_refused += 1
             with contextlib.suppress(OSError):
@@ -67,7 +77,7 @@ def receiving() -> Iterator[MessageService]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     service.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -106,3 +116,9 @@ def receiving_mail() -> Iterator[tuple[str, list[str]]]:
         yield f"mailto://127.0.0.1:{port}?from=run@example.com&to=me@example.com", mails
         server.shutdown()
         thread.join()
+
+
+if __name__ == "__main__":  # HOST PORT FILE
+    with receiving(sys.argv[1], int(sys.argv[2])) as serving:
+        serving.copy = Path(sys.argv[3])
+        serving.gone.wait()
