@@ -95,13 +95,15 @@ class Teller:
 
     def _look(self) -> None:
         state = fold(self._record, self._ledger.read())
-        if state.spec.tracking.notify is None:
-            return
-        self._take_over()
+        asked = state.spec.tracking.notify
+        if asked is not None:
+            self._take_over()
         for one in news(self._view(state)):
-            if one.kind not in state.spec.tracking.notify.on or one.key in self._told:
+            if one.key in self._told:
                 continue
-            held = self._claims.claim(one)
+            # What is not asked for when it happens is not news either when it is asked for later.
+            is_asked = asked is not None and one.kind in asked.on
+            held = self._claims.claim(one) if is_asked else None
             self._told.add(one.key)
             if held is not None:
                 self._add(held)

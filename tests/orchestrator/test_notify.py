@@ -18,7 +18,7 @@ from orchestrator.attempts import EndReason
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.wheel import with_extras
 from orchestrator.errors import UsageError
-from orchestrator.ledger.facts import RunAmended, RunLaunched
+from orchestrator.ledger.facts import RunLaunched
 from orchestrator.news import Level
 from orchestrator.notify.addresses import NOTIFY, find_addresses, take_addresses
 from orchestrator.notify.claims import Claims
@@ -83,8 +83,9 @@ def store(tmp_path):
     return store
 
 
-def write(store, ledger: Ledger) -> None:
-    for number, entry in enumerate(ledger.entries):
+def write(store, ledger: Ledger, later: int = 0) -> None:
+    """Write what a ledger has collected; `later` tells writers' facts from those that are there."""
+    for number, entry in enumerate(ledger.entries, start=later):
         key = event_key(f"{entry.writer}-{number}", 0)
         store.create(key, entry.model_copy(update={"number": number}).model_dump_json().encode())
 
@@ -248,17 +249,25 @@ def test_only_what_was_asked_for_is_told_and_nothing_where_nothing_was(store, se
 def test_an_amendment_says_what_is_told_from_then_on(store, service):
     ledger = Ledger()
     ledger.amended(60, tracking={"notify": {"on": ["preemption"]}})
-    body = ledger.entries[0].body
-    assert isinstance(body, RunAmended)
-    store.create(event_key("cli-9", 0), ledger.entries[0].model_dump_json().encode())
+    write(store, ledger, later=100)
     teller(store, service.address, record=make_record()).step()
     assert service.titles == TOLD[:1]
+
+
+def test_what_was_not_asked_for_when_it_happened_is_not_told_later(store, service):
+    one = teller(store, service.address, record=make_record())
+    one.step()
+    ledger = Ledger()
+    ledger.amended(60, tracking={"notify": {}}, limits={"budget_usd": "9"})
+    write(store, ledger, later=100)
+    one.step()
+    assert service.titles == ["demo: 50% of the budget is used", "demo: 80% of the budget is used"]
 
 
 def test_an_earlier_launch_is_not_told_by_a_process_of_a_later_one(store, service):
     ledger = Ledger()
     ledger.add(60, RunLaunched(host="laptop"), writer="cli-9")
-    store.create(event_key("cli-9", 0), ledger.entries[0].model_dump_json().encode())
+    write(store, ledger, later=100)
     teller(store, service.address).step()
     assert service.titles == []
 
