@@ -90,6 +90,10 @@ def _default(default: object) -> str:
         return "**required**"
     if isinstance(default, BaseModel):
         return "see below"
+    if isinstance(default, tuple):
+        return (
+            f"`[{', '.join(one.value if isinstance(one, enum.Enum) else one for one in default)}]`"
+        )
     value = default.value if isinstance(default, enum.Enum) else default
     return f"`{str(value).lower() if isinstance(value, bool) else value}`".replace("None", "null")
 

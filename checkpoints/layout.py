@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 RUN_KEY = "run.json"
@@ -13,6 +14,7 @@ HEARTBEATS = "heartbeats/"
 INPUTS = "inputs/"
 JOBS = "jobs/"
 LOGS = "logs/"
+NOTIFIED = "notified/"
 PINS = "pins/"
 REQUESTS = "requests/"
 STEPS = "steps/"
@@ -75,6 +77,12 @@ def heartbeat_key(writer: str) -> str:
 def job_key(launched: str) -> str:
     """Return the key of the claim on one launch of the run by the job that carries it out."""
     return f"{JOBS}{launched}.json"
+
+
+def notified_key(news: str) -> str:
+    """Return the key of the claim on telling one piece of news; whatever names it is allowed."""
+    readable = re.sub(r"[^a-z0-9]+", "-", news.lower()).strip("-")[:60]
+    return f"{NOTIFIED}{readable}-{hashlib.sha256(news.encode()).hexdigest()[:12]}.json"
 
 
 def request_key(request_id: str) -> str:

@@ -46,3 +46,13 @@ class MarketTime:
     def wall_at(self, market: datetime) -> datetime:
         """Return the wall instant at a market instant."""
         return self.origin + (market - self.origin) / self.scale
+
+
+def show_duration(duration: timedelta) -> str:
+    """Write a duration as people read it: 45s, 3m10s, 2h05m."""
+    seconds = max(0, round(duration.total_seconds()))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -17,8 +17,9 @@ from orchestrator import __version__
 from orchestrator.agent.tracking import has_key
 from orchestrator.doctor_clouds import examine_clouds
 from orchestrator.errors import OrchestratorError, SpecError
-from orchestrator.finding import Finding, Verdict, failed
+from orchestrator.finding import Finding, Verdict, failed, ok, warning
 from orchestrator.memory import require_memory
+from orchestrator.notify.readiness import known_addresses, what_is_missing
 from orchestrator.offers import Offer, PriceTable, list_offers
 from orchestrator.prices import price_table
 from orchestrator.runs import open_store_at
@@ -48,6 +49,8 @@ def examine(spec: RunSpec | None, *, offline: bool = False) -> Iterator[Finding]
         yield from examine_clouds(spec, on_offer, store_urls(spec), offline=offline)
     if spec.tracking.wandb is not None:
         yield _wandb()
+    if spec.tracking.notify is not None:
+        yield _notifications(spec)
 
 
 def store_urls(spec: RunSpec) -> list[str]:
@@ -159,6 +162,18 @@ def _wandb() -> Finding:
         what="no W&B key: the run is recorded offline",
         next_step="wandb login, or set WANDB_API_KEY",
     )
+
+
+def _notifications(spec: RunSpec) -> Finding:
+    try:
+        unheard = what_is_missing(spec)
+        names = [address.name for address in known_addresses()] if unheard is None else []
+    except OrchestratorError as error:
+        return failed("notify", error)
+    if unheard is not None:
+        return warning("notify", unheard)
+    send = "to send a test message: orchestrate doctor --notify"
+    return ok("notify", f"notifications go to {', '.join(names)}; {send}")
 
 
 def _get(config: object, *keys: str) -> object:

@@ -13,6 +13,7 @@ from orchestrator.cost import egress_usd
 from orchestrator.errors import SpecError
 from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, require_memory
+from orchestrator.notify.readiness import what_is_missing
 from orchestrator.offers import MarketPreference, Offer, PriceTable, list_offers
 from orchestrator.places import home_place, split_place
 from orchestrator.policy.history import STOP_MARGIN, Limits
@@ -78,6 +79,8 @@ class LaunchPlan:
     egress: Egress
     memory: MemoryEstimate | None
     """None on this machine, and where the model's size is unknown."""
+    warnings: tuple[str, ...] = ()
+    """What the spec asks for and would not get from here."""
 
     @property
     def usd_per_hour(self) -> Decimal:
@@ -103,9 +106,11 @@ def build_plan(
 
     Raises:
         InputError: the data, the model or the traces cannot be used.
+        UsageError: an address for notifications cannot be used.
         SpecError: no offer fits, the model fits into no GPU's memory, or what is known to be
             needed is more than the deadline or the budget.
     """
+    unheard = what_is_missing(spec)
     prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)
     memory = None if spec.is_local else require_memory(spec)
@@ -126,6 +131,7 @@ def build_plan(
         estimate=estimate,
         egress=egress,
         memory=memory,
+        warnings=() if unheard is None else (unheard,),
     )
 
 

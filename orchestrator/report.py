@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from orchestrator.attempts import StopReason
 from orchestrator.badput import BADPUT_TYPES
 from orchestrator.charges import Basis
 from orchestrator.cost import Parts, on_demand_usd, storage_usd_per_day
@@ -23,6 +24,8 @@ _LOCAL_SILENCE = timedelta(seconds=30)
 # A controller speaks every minute; the first one may have to be provisioned before it does.
 _SILENCE = timedelta(minutes=5)
 _FIRST_SILENCE = timedelta(minutes=15)
+# Before, what is expected is mostly of the start-up.
+_ETA_FROM_SHARE = 0.05
 
 
 class RunStateName(str, Enum):
@@ -347,6 +350,29 @@ def eta_at(view: RunView) -> datetime | None:
         return None
     elapsed = view.as_of - view.record.created_at
     return view.as_of + elapsed / view.step * (view.record.num_steps - view.step)
+
+
+def spare(view: RunView) -> timedelta | None:
+    """Return how long before its deadline the run ends at this pace; below 0 it would be late.
+
+    None without a deadline, and before a twentieth of the steps.
+    """
+    due_at, there_at = deadline_at(view.state), eta_at(view)
+    is_early = view.step < _ETA_FROM_SHARE * view.record.num_steps
+    return None if due_at is None or there_at is None or is_early else due_at - there_at
+
+
+def next_step_after(run: str, reason: StopReason) -> str:
+    """Return the command that is useful next for a run that has ended so."""
+    match reason:
+        case StopReason.DONE:
+            return f"See what it cost: orchestrate cost {run}"
+        case StopReason.TOO_MANY_FAILURES:
+            return f"See orchestrate logs {run}"
+        case StopReason.BUDGET:
+            return f"Go on: orchestrate resume {run} --set limits.budget_usd=..."
+        case StopReason.REQUESTED | StopReason.NO_CAPACITY | StopReason.TOO_MANY_PREEMPTIONS:
+            return f"Go on: orchestrate resume {run}"
 
 
 def _instant(instant: datetime | None) -> str | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -100,11 +101,40 @@ class WandbSpec(_Section):
     """W&B team or user; None is the key's default."""
 
 
+class NewsKind(str, Enum):
+    """What people can ask to be told of."""
+
+    PREEMPTION = "preemption"  # a node was taken back or lost
+    RECOVERY = "recovery"  # an attempt goes on after that
+    BUDGET = "budget"  # 50, 80 and 100 % of it are used up
+    DEADLINE = "deadline"  # it is at risk, or has passed
+    FINISH = "finish"  # the run is done, or was stopped by its user
+    FAILURE = "failure"  # an attempt failed, or the run ended before it was done
+
+
+class NotifySpec(_Section):
+    """Of what the run sends messages; where to is a secret, and not in the spec."""
+
+    on: tuple[NewsKind, ...] = Field(default=tuple(NewsKind), min_length=1)
+    """Kinds of messages; docs/notifications.md says what each of them tells."""
+
+    @field_validator("on", mode="before")
+    @classmethod
+    def _known_kinds(cls, value: Any) -> Any:  # noqa: ANN401  # raw YAML
+        known = [kind.value for kind in NewsKind]
+        for name in value if isinstance(value, (list, tuple)) else ():
+            if name not in known:
+                raise ValueError(f"unknown kind {name!r}{suggest(str(name), known)}")
+        return value
+
+
 class TrackingSpec(_Section):
     """The spec's `tracking` section."""
 
     wandb: WandbSpec | None = None
     """Report to W&B; offline where there is no API key."""
+    notify: NotifySpec | None = None
+    """Send messages to the addresses in ORCHESTRATE_NOTIFY; {} tells all."""
 
 
 class ScriptedPreemption(_Section):

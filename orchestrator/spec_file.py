@@ -15,10 +15,16 @@ from orchestrator.spec import RunSpec, resolve_store, suggest
 MAX_SPEC_BYTES = 1_000_000
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, but a key given twice is an error: PyYAML would keep the last silently."""
+class _SpecLoader(yaml.SafeLoader):
+    """The safe loader, but a key given twice is an error: PyYAML would keep the last silently.
+
+    And a key is what is written: to PyYAML (YAML 1.1) the key `on` is true.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
@@ -72,7 +78,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if size > MAX_SPEC_BYTES:
         raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
     try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)
+        document = yaml.load(text, Loader=_SpecLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise SpecError(f"The spec {path} is not YAML: {detail}", "Correct it there.") from error
@@ -88,7 +94,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise SpecError(f"--set {override!r} is not key.path=value.", "Write --set train.seed=1.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_SpecLoader)
     except yaml.YAMLError as error:
         raise SpecError(f"--set {override!r}: the value is not YAML.", "Quote it.") from error
     *parents, last = key.split(".")

@@ -13,7 +13,7 @@ from orchestrator.charges import Charge, charge
 from orchestrator.cost import Parts, bill, billed_until
 from orchestrator.errors import UnknownRun
 from orchestrator.goodput import Bucket, Goodput, account
-from orchestrator.ledger.fold import RunState, fold
+from orchestrator.ledger.fold import LaunchView, RunState, fold
 from orchestrator.ledger.heartbeat import (
     SILENT_NODE_STOPS_AFTER,
     Heartbeat,
@@ -65,9 +65,21 @@ class RunView:
         attempts = [one for one in self.state.launches if one.attempt is not None]
         if not attempts:
             return 0
-        latest = attempts[-1]
-        reported = [step.step for attempt, step in self.steps if attempt == latest.attempt]
-        return max([*reported, latest.resumed_step or 0])
+        return self.furthest_step(attempts[-1])
+
+    def furthest_step(self, launch: LaunchView) -> int:
+        """Return the last step that the launch's attempt is known to have taken.
+
+        Heartbeats and commits say it as well, to those who do not read the measurements.
+        """
+        state, attempt = self.state, launch.attempt
+        if attempt is None:
+            return 0
+        known = [step.step for number, step in self.steps if number == attempt]
+        known += [one.step or 0 for one in self.heartbeats if one.attempt == attempt]
+        known += [commit.step for commit in state.commits if commit.attempt == attempt]
+        known += [end.step for end in state.attempt_ends if end.attempt == attempt]
+        return max([*known, launch.resumed_step or 0])
 
     @cached_property
     def billed_until(self) -> datetime:

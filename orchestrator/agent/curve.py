@@ -20,7 +20,7 @@ from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
 from orchestrator.ledger.record import RunRecord
 from orchestrator.replay import compare_replayed
-from orchestrator.report import cost_document, deadline_at, eta_at
+from orchestrator.report import cost_document, deadline_at, spare
 from orchestrator.view import RunView
 from train.spool import Evaluated, LeftOut, RolledBack, Step
 
@@ -32,8 +32,6 @@ USD_TOTAL = "cost/usd_total"
 HOURS_SPARE = "deadline/hours_spare"
 # Each look at the ledger is a LIST that somebody pays for: 1,440 a day are $0.0072 on S3.
 LOOK_EVERY = timedelta(minutes=1)
-# Before, the estimate is mostly of the start-up.
-_ETA_FROM_SHARE = 0.05
 
 
 class Level(str, Enum):
@@ -266,11 +264,10 @@ class Curve:
         ]
 
     def _look_at_deadline(self, view: RunView) -> tuple[dict[str, float], list[Alert]]:
-        due_at, there_at = deadline_at(view.state), eta_at(view)
-        is_early = view.step < _ETA_FROM_SHARE * self.record.num_steps
-        if due_at is None or there_at is None or is_early:
+        due_at, left = deadline_at(view.state), spare(view)
+        if due_at is None or left is None:
             return {}, []
-        hours_spare = (due_at - there_at) / timedelta(hours=1)
+        hours_spare = left / timedelta(hours=1)
         values = {HOURS_SPARE: hours_spare}
         if hours_spare >= 0 or self.is_late_told:
             return values, []

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.attempts import EndReason
-from orchestrator.ledger.facts import TerminatedBy
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.offers import Market
 from train.config import RunHazard
-
-_LOST = (EndReason.PREEMPTED, EndReason.NODE_LOST)
 
 
 def run_hazard(state: RunState) -> RunHazard:
@@ -30,8 +26,4 @@ def run_hazard(state: RunState) -> RunHazard:
 
 def _is_lost(launch: LaunchView) -> bool:
     """Say whether the nodes came up and went, other than by us."""
-    return (
-        launch.ready_at is not None
-        and launch.reason in _LOST
-        and launch.terminated_by is not TerminatedBy.US
-    )
+    return launch.ready_at is not None and launch.is_lost

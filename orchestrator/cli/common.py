@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -126,13 +125,3 @@ def plain(text: str) -> str:
 def show_usd(view: RunView) -> str:
     """Write what a run has cost, and that it was simulated where it was."""
     return f"${view.parts.total:.2f}{' (simulated)' if view.record.simulated else ''}"
-
-
-def show_duration(duration: timedelta) -> str:
-    """Write a duration as people read it: 45s, 3m10s, 2h05m."""
-    seconds = max(0, round(duration.total_seconds()))
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

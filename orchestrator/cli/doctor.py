@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from socket import gethostname
 
 import click
 
@@ -17,9 +18,12 @@ from orchestrator.cli.common import (
 )
 from orchestrator.cli.failures import explain
 from orchestrator.doctor import examine, store_urls
-from orchestrator.errors import UsageError
+from orchestrator.errors import CloudRefused, UsageError
 from orchestrator.finding import Finding, Verdict
 from orchestrator.iam import bill_grant, other_grants, s3_policy
+from orchestrator.news import Level
+from orchestrator.notify.addresses import how_to_set
+from orchestrator.notify.readiness import known_addresses
 from orchestrator.spec import RunSpec
 from orchestrator.spec_file import load_spec
 
@@ -33,6 +37,7 @@ _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"
 @click.option("--offline", is_flag=True, help="Ask no cloud, and no API server of SkyPilot.")
 @click.option("--iam", is_flag=True, help="Print the least that the spec's buckets have to allow.")
 @click.option("--fix", is_flag=True, help="Make SkyPilot's API server on this machine load us.")
+@click.option("--notify", is_flag=True, help="Send a test message to each address, and no more.")
 @yes_option
 @click.pass_context
 def doctor(
@@ -44,6 +49,7 @@ def doctor(
     offline: bool,
     iam: bool,
     fix: bool,
+    notify: bool,
     yes: bool,
 ) -> None:
     """Check this machine, and the stores, GPUs and prices that SPEC needs; nothing is launched.
@@ -51,11 +57,17 @@ def doctor(
     A few small objects are written to each store and removed again. The exit status is that of a
     launch that fails for the same reason; warnings do not count.
 
+    --notify sends a test message to each address in ORCHESTRATE_NOTIFY, or in the file notify of
+    this machine's state folder; what goes wrong is said without the address.
+
     --fix adds our plugin to ~/.sky/plugins.yaml and ~/.sky/remote_plugins.yaml and shows the
     changes first. To undo it, put back the .bak files beside them, or delete what had none.
     """
     if fix:
         _fix(yes=yes)
+        return
+    if notify:
+        _send_test()
         return
     loaded = None if spec is None else load_spec(spec, overrides)
     if iam:
@@ -89,6 +101,30 @@ def _fix(*, yes: bool) -> None:
     for path in apply(changes):
         say(f"written: {path}")
     say("Have a running API server load it: sky api stop; sky api start")
+
+
+def _send_test() -> None:
+    """Send a message to every address of this machine.
+
+    Raises:
+        UsageError: there is none.
+        CloudRefused: one does not take it.
+    """
+    addresses = known_addresses()
+    if not addresses:
+        raise UsageError("No address for notifications is known.", how_to_set())
+    title, text = "orchestrate: a test", f"So look messages of runs launched on {gethostname()}."
+    refused = []
+    for address in addresses:
+        say(f"Sending to {address.name} ...")
+        if not address.send(title, text, Level.INFO):
+            refused.append(address.name)
+    if refused:
+        raise CloudRefused(
+            f"Not taken by {', '.join(refused)}.",
+            f"Check the address and the network. {how_to_set()}",
+        )
+    say("Taken by all of them. Whether it has arrived is for you to see.")
 
 
 def _exit_code(finding: Finding) -> int:

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.common import plain, show_duration
+from orchestrator.cli.common import plain
+from orchestrator.clock import show_duration
 from orchestrator.report import RunStateName, deadline_at, state_name
 from orchestrator.view import RunView
 

@@ -34,6 +34,7 @@ from orchestrator.errors import SpecError, UnknownRun
 from orchestrator.launch import Launched, current_state, relaunch
 from orchestrator.launch import launch as launch_run
 from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.notify.readiness import what_is_missing
 from orchestrator.plan import build_plan
 from orchestrator.runs import find_run
 from orchestrator.spec import AMENDABLE, RunSpec
@@ -107,6 +108,9 @@ def resume(
     spent = bill(current_state(folder, record), clock.now()).total
     simulated = " (simulated)" if record.simulated else ""
     say(f"{run}: ${spent:.2f} spent of ${spec.limits.budget_usd}{simulated}.")
+    unheard = what_is_missing(spec)
+    if unheard is not None:
+        say(f"Warning: {unheard}")
     confirm("Go on?", yes=yes)
     _follow(relaunch(folder, record, spec, clock, say), clock, detach=detach)
 

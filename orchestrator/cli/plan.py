@@ -6,7 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.common import show_duration
+from orchestrator.clock import show_duration
 from orchestrator.cost import CROSS_CLOUD_EGRESS_USD_PER_GB, SAME_CLOUD_EGRESS_USD_PER_GB
 from orchestrator.offers import MarketPreference
 from orchestrator.places import objects_url
@@ -79,6 +79,7 @@ def plan_document(plan: LaunchPlan) -> dict[str, Any]:
         },
         "data": None if plan.inputs is None else plan.inputs.summary.model_dump(mode="json"),
         "simulated": plan.spec.is_local,
+        "warnings": list(plan.warnings),
         "spec": plan.spec.model_dump(mode="json"),
     }
 
@@ -111,6 +112,8 @@ def render_plan(plan: LaunchPlan) -> str:
     if plan.prices.gaps:
         parts.append(["What this machine lacks, for a better plan or for a launch:"])
         parts[-1] += [f"  {gap}" for gap in plan.prices.gaps]
+    if plan.warnings:
+        parts.append([f"Warning: {warning}" for warning in plan.warnings])
     return "\n\n".join("\n".join(part) for part in parts)
 
 

@@ -10,13 +10,13 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.attempts import StopReason
-from orchestrator.cli.common import say, show_duration, show_usd
-from orchestrator.clock import Clock
+from orchestrator.cli.common import say, show_usd
+from orchestrator.clock import Clock, show_duration
 from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.cost import budget_told
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
 from orchestrator.launch import Launched, is_carried_out, why_job_ended
-from orchestrator.report import describe_evaluations, describe_progress, missed_by
+from orchestrator.report import describe_evaluations, describe_progress, missed_by, next_step_after
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY = timedelta(seconds=0.5)
@@ -118,9 +118,8 @@ def _raise_unless_done(reason: StopReason, why: str, name: str, error: str | Non
         return
     if reason is StopReason.TOO_MANY_FAILURES:
         cause = "" if error is None else f" The last one: {error}"
-        raise TrainingFailed(f"{name} failed: {why}.{cause}", f"See orchestrate logs {name}")
-    more = " --set limits.budget_usd=..." if reason is StopReason.BUDGET else ""
-    raise GaveUp(f"{name} stopped: {why}.", f"Go on: orchestrate resume {name}{more}")
+        raise TrainingFailed(f"{name} failed: {why}.{cause}", next_step_after(name, reason))
+    raise GaveUp(f"{name} stopped: {why}.", next_step_after(name, reason))
 
 
 class _Teller:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from orchestrator.cli.common import show_duration
 from orchestrator.cli.reconciling import reconciliation_lines
-from orchestrator.clock import SystemClock
+from orchestrator.clock import SystemClock, show_duration
 from orchestrator.comparison import compare
 from orchestrator.cost import budget_told
 from orchestrator.report import (

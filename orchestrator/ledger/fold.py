@@ -74,6 +74,12 @@ class LaunchView:
     prices: tuple[Price, ...] = ()
     """What was asked since the launch, in order."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Say whether its nodes were taken back or lost, other than by us."""
+        lost = (EndReason.PREEMPTED, EndReason.NODE_LOST)
+        return self.reason in lost and self.terminated_by is not TerminatedBy.US
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitView:
@@ -169,12 +175,7 @@ class RunState:
     @property
     def num_preemptions(self) -> int:
         """Nodes that were taken back or lost, other than by us."""
-        lost = (EndReason.PREEMPTED, EndReason.NODE_LOST)
-        return sum(
-            1
-            for launch in self.launches
-            if launch.reason in lost and launch.terminated_by is not TerminatedBy.US
-        )
+        return sum(launch.is_lost for launch in self.launches)
 
 
 @dataclass(slots=True)

@@ -35,13 +35,26 @@ def beat(store: ObjectStore, heartbeat: Heartbeat) -> None:
 
 def read_heartbeats(store: ObjectStore) -> list[Heartbeat]:
     """Return every heartbeat, latest first; one that does not parse proves nothing."""
-    heartbeats = []
-    for entry in store.list(HEARTBEATS):
-        try:
-            heartbeats.append(Heartbeat.model_validate_json(store.get(entry.key).data))
-        except (ObjectMissing, ValidationError):
-            continue
+    found = [_get(store, entry.key) for entry in store.list(HEARTBEATS)]
+    heartbeats = [heartbeat for heartbeat in found if heartbeat is not None]
     return sorted(heartbeats, key=lambda heartbeat: heartbeat.at, reverse=True)
+
+
+class HeartbeatReader:
+    """Reads the heartbeats again and again; those of writers that are gone are fetched once."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._read: dict[tuple[str, datetime], Heartbeat | None] = {}
+
+    def read(self) -> list[Heartbeat]:
+        """Return every heartbeat that is there now; one that does not parse proves nothing."""
+        listed = {(entry.key, entry.modified_at) for entry in self._store.list(HEARTBEATS)}
+        self._read = {
+            one: self._read[one] if one in self._read else _get(self._store, one[0])
+            for one in listed
+        }
+        return [found for found in self._read.values() if found is not None]
 
 
 def last_beat_at(store: ObjectStore, attempt: int | None) -> datetime | None:
@@ -50,3 +63,10 @@ def last_beat_at(store: ObjectStore, attempt: int | None) -> datetime | None:
         one.at for one in read_heartbeats(store) if attempt is not None and one.attempt == attempt
     ]
     return max(beats, default=None)
+
+
+def _get(store: ObjectStore, key: str) -> Heartbeat | None:
+    try:
+        return Heartbeat.model_validate_json(store.get(key).data)
+    except (ObjectMissing, ValidationError):
+        return None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from orchestrator.notify.addresses import NOTIFY
+from tests import message_service
 from tests.cell.cell import Cell
+from tests.cell.places import GATEWAY
 from tests.cell.records import Instance
 from tests.end_to_end.conftest import EXAMPLES
 
@@ -19,6 +23,9 @@ T = TypeVar("T")
 
 PLUGIN = "orchestrator.cloud.plugin.OrchestratePlugin"
 NUM_STEPS = 40
+_NEWS_PORT = 18645
+# The last look of whoever tells, and its retries.
+_NEWS_S = 60
 SPEC: dict[str, object] = {
     "infra": ["aws"],
     "nodes": {"count": 1, "accelerators": "A100:8"},
@@ -48,6 +55,19 @@ class Laptop:
             "OMP_NUM_THREADS": "1",
             "WANDB_MODE": "offline",
         }
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Callable[[], list[str]]]:
+        """Have news of runs launched from here sent to a service in the cell; yields its titles."""
+        copy = self.folder / "told.txt"
+        serve = ["python", Path(message_service.__file__), GATEWAY, str(_NEWS_PORT), copy]
+        service = self.cell.start(serve)
+        secret = message_service.SECRET
+        address = f"json://user:{secret}@{GATEWAY}:{_NEWS_PORT}/{secret}"
+        self.environment[NOTIFY] = address
+        yield lambda: copy.read_text().splitlines() if copy.exists() else []
+        service.kill()
+        service.wait()
 
     def write_spec(self, **changes: object) -> Path:
         path = self.folder / f"{self.name}.yaml"
@@ -84,6 +104,14 @@ class Laptop:
             assert status["ended_at"] is None, f"it never came true: {status}\n{self.log()}"
             time.sleep(every)
         return found
+
+    def wait_for_news(self, told: Callable[[], list[str]], last: str) -> list[str]:
+        """Return what was told, without the run's name, once `last` is among it."""
+        give_up_at = time.monotonic() + _NEWS_S
+        while f"{self.name}: {last}" not in (titles := told()):
+            assert time.monotonic() < give_up_at, f"{titles}\n{self.log()}"
+            time.sleep(0.5)
+        return [title.removeprefix(f"{self.name}: ") for title in titles]
 
     def wait_for_step(self, attempt: int, step: int) -> None:
         def is_there(status: dict[str, Any]) -> bool:

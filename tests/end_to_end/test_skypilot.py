@@ -11,6 +11,7 @@ import pytest
 from tests.cell.fixture import cell, market  # noqa: F401  # fixtures
 from tests.cell.records import Instance
 from tests.end_to_end.clouds import NUM_STEPS, PLUGIN, Laptop
+from tests.message_service import SECRET
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("cell")]
 
@@ -208,3 +209,22 @@ def _launches_of(laptop: Laptop) -> list[list[Instance]]:
     for one in laptop.cell.instances(laptop.name):
         launches.setdefault(one.region, []).append(one)
     return list(launches.values())
+
+
+@pytest.mark.parametrize("plugins", [[PLUGIN], []], ids=["controller", "node"])
+def test_a_loss_and_the_end_are_told_by_whoever_runs_the_run(laptop, plugins):
+    if not plugins:
+        laptop.cell.restart_server(plugins=[])
+    try:
+        with laptop.listening() as told:
+            laptop.launch(tracking={"notify": {"on": ["preemption", "recovery", "finish"]}})
+            laptop.wait_for_step(attempt=1, step=6)
+            (node,) = laptop.living()
+            laptop.cell.preempt(node.id, 0)
+            laptop.wait_for_end()
+            titles = laptop.wait_for_news(told, "finished")
+    finally:
+        if not plugins:
+            laptop.cell.restart_server(plugins=[PLUGIN])
+    assert titles == ["attempt 1 was preempted", "attempt 2 goes on", "finished"]
+    assert SECRET not in laptop.log()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
 from orchestrator.offers import Market, MarketPreference, list_offers, shipped_prices
-from orchestrator.spec import format_duration, parse_duration, parse_spec
+from orchestrator.spec import NewsKind, format_duration, parse_duration, parse_spec
 from orchestrator.spec_file import apply_overrides, load_spec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -161,3 +161,29 @@ def test_offers_keep_to_the_clouds_and_the_market_asked_for():
     assert {(offer.cloud, offer.market) for offer in offers} == {("gcp", Market.ON_DEMAND)}
     with pytest.raises(SpecError, match="TPU"):
         list_offers(table, "TPU:8", None, MarketPreference.SPOT)
+
+
+def test_messages_are_of_everything_unless_kinds_are_named(write):
+    assert load_spec(write()).tracking.notify is None
+    everything = load_spec(write(tracking={"notify": {}})).tracking.notify
+    assert everything is not None
+    assert everything.on == tuple(NewsKind)
+
+
+def test_the_key_on_is_no_boolean(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL) + "tracking: {notify: {on: [failure, budget]}}\n")
+    found = load_spec(path).tracking.notify
+    assert found is not None
+    assert found.on == (NewsKind.FAILURE, NewsKind.BUDGET)
+    changed = load_spec(path, ["tracking.notify={on: [finish]}"])
+    assert changed.tracking.notify is not None
+    assert changed.tracking.notify.on == (NewsKind.FINISH,)
+    assert parse_spec(changed.model_dump(mode="json")) == changed
+
+
+@pytest.mark.parametrize("kinds", [["budgets"], [], "budget", [7]])
+def test_kinds_of_news_that_do_not_exist_are_refused(write, kinds):
+    with pytest.raises(SpecError, match="notify") as refused:
+        load_spec(write(tracking={"notify": {"on": kinds}}))
+    assert ("did you mean budget?" in refused.value.what) == (kinds == ["budgets"])

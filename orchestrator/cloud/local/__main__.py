@@ -14,7 +14,10 @@ from orchestrator.cloud.local.launcher import LOCK_NAME, NODES_NAME
 from orchestrator.cloud.local.supervisor import Supervisor
 from orchestrator.errors import UnknownRun
 from orchestrator.ledger.record import read_record
+from orchestrator.notify.addresses import take_addresses
+from orchestrator.notify.notifier import start_notifier
 
+_log = logging.getLogger(__name__)
 _LOCK_TRIES = 10
 _LOCK_RETRY_S = 0.1
 
@@ -24,13 +27,19 @@ def main(run_url: str, home: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with (home / LOCK_NAME).open("ab") as lock:
         if not _acquire(lock.fileno()):
-            logging.getLogger(__name__).info("another supervisor is at work")
+            _log.info("another supervisor is at work")
             return
-        store = open_store(run_url)
+        addresses = take_addresses(_log)  # before there are nodes, which are not to have them
+        store, clock = open_store(run_url), SystemClock()
         record = read_record(store)
         if record is None:
             raise UnknownRun(f"{run_url} holds no run.", "Start it with orchestrate launch.")
-        Supervisor(store, record, home / NODES_NAME, SystemClock()).run()
+        notifier = start_notifier(store, record, addresses, clock, _log)
+        try:
+            Supervisor(store, record, home / NODES_NAME, clock).run()
+        finally:
+            if notifier is not None:
+                notifier.close()
 
 
 def _acquire(lock: int) -> bool:

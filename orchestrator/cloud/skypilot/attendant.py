@@ -14,6 +14,7 @@ from orchestrator.attempts import StopReason
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded
 from orchestrator.cloud.skypilot.controller import find_machine
 from orchestrator.cloud.skypilot.job import Job, log
+from orchestrator.notify.notifier import Notifier
 from orchestrator.policy.answers import Drain, Stop
 
 # How long nodes may take to save when the run is to stop; then they are terminated.
@@ -29,10 +30,15 @@ class Attendant:
     """Looks at the run folder at each tick; SkyPilot itself watches the nodes."""
 
     def __init__(
-        self, job: Job, tick_seconds: float, terminate: Callable[[], Awaitable[None]]
+        self,
+        job: Job,
+        tick_seconds: float,
+        terminate: Callable[[], Awaitable[None]],
+        notifier: Notifier | None = None,
     ) -> None:
-        """`terminate` ends a launch that is under way, or the nodes."""
+        """`terminate` ends a launch that is under way, or the nodes; `notifier` ends with this."""
         self._job = job
+        self._notifier = notifier
         self._tick_seconds = tick_seconds
         self._terminate = terminate
         self._asked: tuple[str, float] | None = None
@@ -47,8 +53,15 @@ class Attendant:
     def dismiss(self) -> None:
         """Stop looking: another strategy has taken the job up."""
         self._task.cancel()
+        if self._notifier is not None:
+            self._notifier.dismiss()
 
     async def _attend(self) -> None:
+        await self._look_until_over()
+        if self._notifier is not None:
+            await asyncio.to_thread(self._notifier.close)
+
+    async def _look_until_over(self) -> None:
         over_since: float | None = None
         while over_since is None or time.monotonic() - over_since < _LAST_WORDS_PATIENCE_S:
             await asyncio.sleep(self._tick_seconds)

@@ -7,6 +7,7 @@ restarted, or another one, decides the same.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import socket
@@ -40,6 +41,7 @@ from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
+from orchestrator.notify.notifier import Notifier, start_notifier
 from orchestrator.offers import Offer, PriceTable
 from orchestrator.policy.answers import Decision, Drain, Launch, Stop, Wait
 from orchestrator.prices import price_table
@@ -133,6 +135,10 @@ class Conductor:
         self._last_told: str | None = None
         self._launched_at = launched_at
         self._has_claimed: bool | None = None
+
+    def notify(self, addresses: str | None, log: logging.Logger) -> Notifier | None:
+        """Begin to tell the news of the run, beside whatever else is asked of this."""
+        return start_notifier(self._store, self._record, addresses, self._clock, log)
 
     def state(self) -> RunState:
         """Return what the facts say now, after ours are stored."""

@@ -17,6 +17,7 @@ from orchestrator.errors import GaveUp
 from orchestrator.inputs import InputFile, describe_file, stage_files
 from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.record import RunRecord
+from orchestrator.notify.addresses import find_addresses
 from orchestrator.offers import Offer
 
 # A job that was submitted a moment ago may not be in the queue yet.
@@ -83,6 +84,7 @@ def start_job(
         offers,
         launched_at=state.launched_at,
         has_strategy=has_strategy,
+        addresses=None if state.spec.tracking.notify is None else find_addresses(),
     )
     return client.submit(task, state.record.run_id)
 

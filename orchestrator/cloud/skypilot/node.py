@@ -8,6 +8,7 @@ Reads what the task's environment says and runs the agent; its exit status is th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ from orchestrator.cloud.skypilot.environment import (
 from orchestrator.cloud.skypilot.solo import new_launch, offer_of_this_node, run_alone
 from orchestrator.ledger.facts import QuotedOffer
 from orchestrator.ledger.record import RunRecord
+from orchestrator.notify.addresses import take_addresses
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +60,12 @@ class Placement:
 def main() -> int:
     """Run this node's part of the attempt and return the agent's exit status."""
     variables, clock = os.environ, SystemClock()
+    notify = take_addresses(_log)  # no process of the training is to have them
     store = open_store(variables[RUN_FOLDER])
     record = find_record(store)
     config = read_environment(variables, store, record)
     if not variables.get(LAUNCH):
-        return run_alone(config, store, record, clock)
+        return run_alone(config, store, record, clock, notify)
     return run_agent(config, store, record, clock)
 
 

@@ -29,6 +29,8 @@ _CONFIG_FILE = ("SKYPILOT_GLOBAL_CONFIG", "~/.sky/config.yaml")
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0", "::1")
 _ENTRY = f"class: {PLUGIN_CLASS}"
 _WHEELS_KEY = "controller_wheel_path"
+# What our strategy does in a controller, beyond what every node does.
+_CONTROLLER_EXTRAS = ("notify",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ def apply(changes: list[Change]) -> Iterator[Path]:
     """
     for change in sorted(changes, key=lambda change: isinstance(change, TextChange)):
         if isinstance(change, WheelChange):
-            yield build_wheel(change.folder)
+            yield build_wheel(change.folder, _CONTROLLER_EXTRAS)
             for path in change.outdated:
                 path.unlink(missing_ok=True)
             continue
@@ -208,7 +210,7 @@ def _closed(text: str) -> str:
 
 def _wheel_changes(folder: Path) -> Iterator[WheelChange]:
     with tempfile.TemporaryDirectory() as scratch:
-        name = build_wheel(Path(scratch)).name
+        name = build_wheel(Path(scratch), _CONTROLLER_EXTRAS).name
     found = sorted(folder.glob(f"{WHEEL_PREFIX}*.whl"))
     outdated = tuple(path for path in found if path.name != name)
     if outdated or not found:

@@ -35,6 +35,7 @@ from orchestrator.ledger.fold import LaunchView, RunState, fold
 from orchestrator.ledger.heartbeat import last_beat_at
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord
+from orchestrator.notify.notifier import start_notifier
 from orchestrator.policy.answers import Stop
 from orchestrator.policy.situation import situation
 
@@ -85,8 +86,17 @@ def is_over(state: RunState, clock: Clock) -> bool:
     return bool(why)
 
 
-def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
-    """Run this node's part, on node 0 keep the ledger around it; return the exit status."""
+def run_alone(
+    config: AgentConfig,
+    store: ObjectStore,
+    record: RunRecord,
+    clock: Clock,
+    notify: str | None = None,
+) -> int:
+    """Run this node's part, on node 0 keep the ledger around it; return the exit status.
+
+    Node 0 also sends the run's notifications, to the addresses in `notify`.
+    """
     ledger = LedgerReader(store)
     state = fold(record, ledger.read())
     if is_over(state, clock):  # each node sees for itself: they would wait for the others
@@ -103,11 +113,15 @@ def run_alone(config: AgentConfig, store: ObjectStore, record: RunRecord, clock:
         if reason in (EndReason.SUCCEEDED, EndReason.STOPPED):
             _note_run_end(fold(record, ledger.read()), reason, journal, clock)
 
+    notifier = start_notifier(store, record, notify, clock, _log)
     try:
         reason = Agent(config, store, state, clock).run(note_end)
     except Exception:
         note_end(EndReason.NODE_LOST)
         raise
+    finally:
+        if notifier is not None:
+            notifier.close()
     return exit_status_for_skypilot(reason)
 
 

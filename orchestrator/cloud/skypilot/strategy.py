@@ -39,6 +39,7 @@ from orchestrator.cloud.skypilot.environment import (
 from orchestrator.cloud.skypilot.job import Job, Underway, log, patiently
 from orchestrator.cloud.skypilot.offers import TodaysOffers, resources_for
 from orchestrator.errors import OrchestratorError
+from orchestrator.notify.addresses import NOTIFY
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 
 # One per job in a process: SkyPilot makes a new strategy when it takes a job up again.
@@ -106,8 +107,14 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         previous = _attendants.pop(self.job_id, None)
         if previous is not None:
             previous.dismiss()
-        self._attendant = Attendant(self._job, self.tick_seconds, self._terminate)
+        notifier = await self._job.tell(Conductor.notify, self._addresses(), log)
+        self._attendant = Attendant(self._job, self.tick_seconds, self._terminate, notifier)
         _attendants[self.job_id] = self._attendant
+
+    def _addresses(self) -> str | None:
+        """Return where the run's notifications go: a secret of the task, as it was submitted."""
+        secret = self.dag.tasks[0].secrets.get(NOTIFY)
+        return None if secret is None else str(secret.get_secret_value())
 
     def _make_conductor(self) -> Conductor:
         envs = self.dag.tasks[0].envs

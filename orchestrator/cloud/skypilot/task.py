@@ -17,6 +17,7 @@ from orchestrator.cloud.skypilot.client import require_skypilot
 from orchestrator.cloud.skypilot.offers import resources_for
 from orchestrator.inputs import InputFile
 from orchestrator.ledger.record import RunRecord
+from orchestrator.notify.addresses import NOTIFY
 from orchestrator.offers import Market, Offer
 from orchestrator.runs import run_folder_url
 
@@ -36,11 +37,13 @@ def build_task(
     *,
     launched_at: datetime,
     has_strategy: bool,
+    addresses: str | None = None,
 ) -> Any:  # noqa: ANN401  # sky.Task
     """Return the task of a run; `offers` in the order in which they are to be tried.
 
     With our strategy on the server it picks the offer of each launch; without, SkyPilot takes the
-    first in the list that has room.
+    first in the list that has room. `addresses` are those of the run's notifications; the strategy
+    sends them, and without it node 0.
     """
     sky = require_skypilot()
     config = read_task("train.yaml")
@@ -48,6 +51,10 @@ def build_task(
     config["num_nodes"] = record.spec.nodes.count
     config["envs"] = {**config["envs"], **_environment(record, wheel, launched_at)}
     config["secrets"] = forwarded(_SECRETS)
+    if addresses is not None:
+        config["secrets"][NOTIFY] = addresses
+        if not has_strategy:
+            config["envs"][environment.EXTRAS] += ",notify"
     task = sky.Task.from_yaml_config(config)
     requested = next(iter(task.resources))
     if has_strategy:

@@ -13,7 +13,7 @@ import io
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -32,16 +32,18 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)
 _WHEEL = "Wheel-Version: 1.0\nGenerator: orchestrate\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def build_wheel(folder: Path) -> Path:
+def build_wheel(folder: Path, extras: Collection[str] = ()) -> Path:
     """Write the wheel of the running program into `folder` and return its path.
 
-    The same content gives the same name and the same bytes, whatever packs it.
+    The same content gives the same name and the same bytes, whatever packs it. What `extras` need
+    is required by the wheel itself: SkyPilot installs wheels on controllers without their extras.
 
     Raises:
         MissingDependency: this program was not installed, so its dependencies are not known.
     """
     packed = _packages()
     metadata = _metadata()
+    metadata["METADATA"] = with_extras(metadata["METADATA"], extras)
     version = f"{orchestrator.__version__}+{_digest({**packed, **metadata})}"
     stem = f"{WHEEL_PREFIX}{version}"
     packed |= {f"{stem}.dist-info/{name}": content for name, content in metadata.items()}
@@ -103,6 +105,14 @@ def _licenses(installed: Distribution) -> Iterator[tuple[str, bytes]]:
 
 def _with_version(metadata: bytes, version: str) -> bytes:
     return re.sub(rb"(?m)^Version: .*$", f"Version: {version}".encode(), metadata, count=1)
+
+
+def with_extras(metadata: bytes, extras: Collection[str]) -> bytes:
+    """Return a wheel's METADATA in which what only these extras require is always required."""
+    for extra in extras:
+        marker = rb"(?m)^(Requires-Dist: [^;\n]+?) *; *extra *== *['\"]%s['\"] *$"
+        metadata = re.sub(marker % re.escape(extra.encode()), rb"\1", metadata)
+    return metadata
 
 
 def _digest(content: Mapping[str, bytes]) -> str:

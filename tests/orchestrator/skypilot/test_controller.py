@@ -110,5 +110,8 @@ def test_the_generated_script_yields_a_loadable_strategy(rendered, controller):
     python = controller / "skypilot-runtime" / "bin" / "python"
     loaded = run(python, "-c", _LOAD, home=controller).splitlines()[-1]
     assert loaded == "['orchestrate'] orchestrator.cloud.skypilot.strategy (3, 10)"
+    # An extra elsewhere; a controller's wheel requires what the strategy sends notifications by.
+    opened = "from orchestrator.notify.messenger import open_addresses; open_addresses('json://h')"
+    run(python, "-c", opened, home=controller)
     # Installing ours has moved none of SkyPilot's own pins.
     run(controller / ".local" / "bin" / "uv", "pip", "check", "-p", python, home=controller)

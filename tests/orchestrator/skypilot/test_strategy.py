@@ -14,15 +14,28 @@ from checkpoints.store import open_store
 from orchestrator.attempts import EndReason
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.conductor import Conductor
-from orchestrator.ledger.facts import FinalState, RunLaunched, StopRequested
+from orchestrator.cloud.skypilot.environment import EXTRAS
+from orchestrator.cloud.skypilot.task import build_task
+from orchestrator.inputs import InputFile
+from orchestrator.ledger.facts import (
+    AmendedBy,
+    FinalState,
+    RunAmended,
+    RunLaunched,
+    StopRequested,
+)
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import create_record
+from orchestrator.notify.addresses import NOTIFY
+from tests.message_service import SECRET, receiving
 from tests.orchestrator.histories import make_offer, make_record
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what SkyPilot and its libraries say when they are imported
+    import sky
     from sky import exceptions
     from sky.jobs import state
+    from sky.utils import dag_utils
 
     from orchestrator.cloud.skypilot import attendant, clusters, strategy
     from orchestrator.cloud.skypilot.job import Job
@@ -69,7 +82,7 @@ class Strategy(strategy.OrchestrateStrategy):
     RETRY_INIT_GAP_SECONDS = 0
 
     def __init__(self, store, outcomes, said):
-        task = SimpleNamespace(resources={"any"}, num_nodes=1)
+        task = SimpleNamespace(resources={"any"}, num_nodes=1, secrets={})
         task.set_resources, task.update_envs = lambda _: None, lambda _: None
         self.dag = SimpleNamespace(tasks=[task])
         self.job_id, self.task_id, self.cluster_name = secrets.randbits(30), 0, "run-1"
@@ -183,6 +196,51 @@ def test_the_last_facts_survive_a_store_that_refuses_for_a_while(store, skypilot
     ended = conductor_of(executor).state().ended
     assert ended is not None
     assert ended.state is FinalState.SUCCEEDED
+
+
+def test_the_controller_tells_the_end_with_the_task_s_secret(store, skypilot, caplog):
+    """The address comes back from the YAML that SkyPilot keeps of a job, and shows nowhere."""
+    tracking = {"notify": {"on": ["finish"]}}
+    amended = RunAmended(host="laptop", by=AmendedBy.RESUME, sections={"tracking": tracking})
+    Journal(store, "cli", SystemClock()).note(amended)
+    executor = Strategy(store, [1.0], skypilot)
+
+    async def succeed(service):
+        task = sky.Task(run="true", secrets={NOTIFY: service.address})
+        executor.dag.tasks[0].secrets = reloaded(task).secrets
+        await executor.launch()
+        skypilot.status = SUCCEEDED
+        while not service.titles:
+            await asyncio.sleep(0.01)
+
+    caplog.set_level(1)
+    with receiving() as service:
+        asyncio.run(succeed(service))
+    assert service.titles == ["demo: finished"]
+    assert SECRET not in caplog.text
+
+
+def reloaded(task):
+    """Return a task as a controller has it, after its job was submitted or it was restarted."""
+    with sky.Dag() as dag:
+        dag.add(task)
+    dag.name = "demo"
+    stored = dag_utils.dump_chain_dag_to_yaml_str(dag)
+    return dag_utils.load_dag_from_yaml_str(stored).tasks[0]
+
+
+@pytest.mark.parametrize("has_strategy", [True, False])
+def test_addresses_are_a_secret_of_the_task_and_nodes_get_apprise_only_to_send(has_strategy):
+    record = make_record(infra=["aws"], local=None, store="s3://bucket/runs")
+    wheel = InputFile(name="x.whl", sha256="0" * 64, size=1)
+    shared = {"launched_at": record.created_at, "has_strategy": has_strategy}
+    told = build_task(record, wheel, [make_offer()], **shared, addresses=f"slack://{SECRET}")
+    untold = build_task(record, wheel, [make_offer()], **shared)
+    assert NOTIFY not in untold.secrets
+    assert untold.envs[EXTRAS] == "train"
+    assert told.secrets[NOTIFY].get_secret_value() == f"slack://{SECRET}"
+    assert told.envs[EXTRAS] == ("train" if has_strategy else "train,notify")
+    assert SECRET not in str(told.to_yaml_config(use_user_specified_yaml=True))
 
 
 def test_an_attendant_that_died_is_replaced(store, skypilot):
