@@ -10,10 +10,11 @@ import pytest
 
 from tests.cell.fixture import cell, market  # noqa: F401  # fixtures
 from tests.cell.records import Instance
-from tests.end_to_end.clouds import NUM_STEPS, PLUGIN, Laptop
+from tests.end_to_end.clouds import NUM_STEPS, PLUGIN, SPEC, Laptop
 from tests.message_service import SECRET
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("cell")]
+_TOLD = {**SPEC["tracking"], "notify": {"on": ["preemption", "recovery", "finish"]}}
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +37,20 @@ def dear_west(market):  # noqa: F811
 
 
 def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, dear_west):
-    laptop.launch()
-    laptop.wait_for_nodes(1)
-    dear_west(5.25)
-    laptop.wait_for_rework(step=12)
-    (node,) = laptop.living()
-    laptop.cell.preempt(node.id, 0)
-    laptop.wait_for(lambda status: status["state"] == "RECOVERING")
-    laptop.wait_for_step(attempt=2, step=15)
-    status = laptop.wait_for_end()
+    with laptop.listening() as told:
+        laptop.launch(tracking=_TOLD)
+        laptop.wait_for_nodes(1)
+        dear_west(5.25)
+        laptop.wait_for_rework(step=12)
+        (node,) = laptop.living()
+        laptop.cell.preempt(node.id, 0)
+        laptop.wait_for(lambda status: status["state"] == "RECOVERING")
+        laptop.wait_for_step(attempt=2, step=15)
+        status = laptop.wait_for_end()
+        titles = laptop.wait_for_news(told, "finished")
+    # By the controller, whoever looks.
+    assert titles == ["attempt 1 was preempted", "attempt 2 goes on", "finished"]
+    assert SECRET not in laptop.log()
     assert (status["step"], status["num_preemptions"]) == (NUM_STEPS, 1)
     assert status["replay"]["steps"] > 0
     assert status["replay"]["max_abs_diff"] == 0
@@ -189,15 +195,21 @@ def test_a_gang_that_loses_one_node_restarts_whole_and_pays_for_both(laptop):
 def test_without_the_plugin_skypilot_recovers_and_the_bill_is_the_same(laptop):
     laptop.cell.restart_server(plugins=[])
     try:
-        done = laptop.run("launch", laptop.write_spec(), "--yes", "--detach")
-        assert done.returncode == 0, done.stderr
-        assert "lacks our plugin" in done.stderr
-        laptop.wait_for_step(attempt=1, step=6)
-        (node,) = laptop.living()
-        laptop.cell.preempt(node.id, 0)
-        status = laptop.wait_for_end()
+        with laptop.listening() as told:
+            spec = laptop.write_spec(tracking=_TOLD)
+            done = laptop.run("launch", spec, "--yes", "--detach")
+            assert done.returncode == 0, done.stderr
+            assert "lacks our plugin" in done.stderr
+            laptop.wait_for_step(attempt=1, step=6)
+            (node,) = laptop.living()
+            laptop.cell.preempt(node.id, 0)
+            status = laptop.wait_for_end()
+            titles = laptop.wait_for_news(told, "finished")
     finally:
         laptop.cell.restart_server(plugins=[PLUGIN])
+    # By node 0.
+    assert titles == ["attempt 1 was preempted", "attempt 2 goes on", "finished"]
+    assert SECRET not in laptop.log()
     assert status["replay"]["max_abs_diff"] == 0
     assert [one["end_reason"] for one in status["attempts"]] == ["node_lost", "succeeded"]
     assert laptop.cost()["total_usd"] > 0
@@ -209,22 +221,3 @@ def _launches_of(laptop: Laptop) -> list[list[Instance]]:
     for one in laptop.cell.instances(laptop.name):
         launches.setdefault(one.region, []).append(one)
     return list(launches.values())
-
-
-@pytest.mark.parametrize("plugins", [[PLUGIN], []], ids=["controller", "node"])
-def test_a_loss_and_the_end_are_told_by_whoever_runs_the_run(laptop, plugins):
-    if not plugins:
-        laptop.cell.restart_server(plugins=[])
-    try:
-        with laptop.listening() as told:
-            laptop.launch(tracking={"notify": {"on": ["preemption", "recovery", "finish"]}})
-            laptop.wait_for_step(attempt=1, step=6)
-            (node,) = laptop.living()
-            laptop.cell.preempt(node.id, 0)
-            laptop.wait_for_end()
-            titles = laptop.wait_for_news(told, "finished")
-    finally:
-        if not plugins:
-            laptop.cell.restart_server(plugins=[PLUGIN])
-    assert titles == ["attempt 1 was preempted", "attempt 2 goes on", "finished"]
-    assert SECRET not in laptop.log()
