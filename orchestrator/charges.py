@@ -108,19 +108,35 @@ def _up_to_minimum(launch: LaunchView, was_up: timedelta) -> Decimal:
     return hours(lacking) * launch.offer.usd_per_hour * launch.num_nodes
 
 
+def free_if_taken_at(launch: LaunchView) -> datetime | None:
+    """Return when a cloud takes a node that it charges nothing for if nobody else ends it before.
+
+    None where it charges all the same, as the other nodes of a gang, or where nothing was said.
+    """
+    if launch.leaves_at is None or launch.ready_at is None or launch.num_nodes > 1:
+        return None
+    is_early = launch.leaves_at - launch.ready_at < _free_within(launch)
+    return launch.leaves_at if is_early else None
+
+
 def _is_free(launch: LaunchView) -> bool:
     """Say whether the cloud took spot nodes back so early that it charges nothing.
 
     Not where they left before the notice was over: then it was SkyPilot that terminated them. Nor
     where nodes vanished without a word, which need not have been the cloud's doing.
     """
-    if launch.offer.market is not Market.SPOT or launch.reason is not EndReason.PREEMPTED:
+    if launch.reason is not EndReason.PREEMPTED:
         return False
     if launch.ended_at is None or launch.ready_at is None:
         return False
     left_early = launch.leaves_at is not None and launch.ended_at < launch.leaves_at
-    was_up = launch.ended_at - launch.ready_at
-    return not left_early and was_up < _FREE_IF_TAKEN_WITHIN.get(launch.offer.cloud, timedelta())
+    return not left_early and launch.ended_at - launch.ready_at < _free_within(launch)
+
+
+def _free_within(launch: LaunchView) -> timedelta:
+    if launch.offer.market is not Market.SPOT:
+        return timedelta()
+    return _FREE_IF_TAKEN_WITHIN.get(launch.offer.cloud, timedelta())
 
 
 def _round(amount: Decimal) -> Decimal:

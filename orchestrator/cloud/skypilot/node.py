@@ -18,6 +18,7 @@ from pathlib import Path
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.__main__ import exit_as, find_record, run_agent
 from orchestrator.agent.config import AgentConfig
+from orchestrator.attempts import AgentExit
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.environment import (
     AGENT,
@@ -28,6 +29,7 @@ from orchestrator.cloud.skypilot.environment import (
     RUN_FOLDER,
 )
 from orchestrator.cloud.skypilot.solo import new_launch, offer_of_this_node, run_alone
+from orchestrator.cloud.skypilot.staying import stay_while_free
 from orchestrator.ledger.facts import QuotedOffer
 from orchestrator.ledger.record import RunRecord
 from orchestrator.notify.addresses import take_addresses
@@ -66,7 +68,10 @@ def main() -> int:
     config = read_environment(variables, store, record)
     if not variables.get(LAUNCH):
         return run_alone(config, store, record, clock, notify)
-    return run_agent(config, store, record, clock)
+    status = run_agent(config, store, record, clock)
+    if status == AgentExit.PREEMPTED:
+        stay_while_free(store, record, config.launch, clock)
+    return status
 
 
 def read_environment(
