@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import pairwise
 
 from orchestrator.attempts import EndReason
+from orchestrator.ledger.facts import TerminatedBy
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.offers import Market
 
@@ -122,15 +123,15 @@ def free_if_taken_at(launch: LaunchView) -> datetime | None:
 def _is_free(launch: LaunchView) -> bool:
     """Say whether the cloud took spot nodes back so early that it charges nothing.
 
-    Not where they left before the notice was over: then it was SkyPilot that terminated them. Nor
-    where nodes vanished without a word, which need not have been the cloud's doing.
+    Only where it had said so and they stayed until then: nodes that left before were terminated
+    by SkyPilot, and ones that vanished need not have been the cloud's doing.
     """
-    if launch.reason is not EndReason.PREEMPTED:
+    if launch.reason is not EndReason.PREEMPTED or launch.terminated_by is not TerminatedBy.CLOUD:
         return False
-    if launch.ended_at is None or launch.ready_at is None:
+    if launch.ended_at is None or launch.ready_at is None or launch.leaves_at is None:
         return False
-    left_early = launch.leaves_at is not None and launch.ended_at < launch.leaves_at
-    return not left_early and launch.ended_at - launch.ready_at < _free_within(launch)
+    was_up = launch.ended_at - launch.ready_at
+    return launch.ended_at >= launch.leaves_at and was_up < _free_within(launch)
 
 
 def _free_within(launch: LaunchView) -> timedelta:

@@ -6,7 +6,7 @@ Amounts are Decimal USD, each part rounded to a millionth, so that parts add up 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -106,18 +106,19 @@ def is_failed(launch: LaunchView) -> bool:
 
 
 def on_demand_usd(
-    state: RunState, productive_by_launch: dict[str, timedelta], startup: timedelta
+    state: RunState, productive_by_launch: Mapping[str, timedelta], startup: timedelta
 ) -> Decimal:
     """Return what the same productive time would have cost on demand in the same regions.
 
     A counterfactual without preemptions: productive time and one start-up, not the spot wall time.
+    The start-up is on the first launch that trained.
     """
     scale = scale_of(state)
-    came_up = [launch for launch in state.launches if launch.ready_at is not None]
-    total = Decimal(0)
-    for index, launch in enumerate(came_up):
+    total, left = Decimal(0), startup
+    for launch in state.launches:
         useful = productive_by_launch.get(launch.launch, timedelta())
-        useful += startup if index == 0 else timedelta()
+        if useful:
+            useful, left = useful + left, timedelta()
         total += hours(useful) * scale * launch.offer.on_demand_usd_per_hour * launch.num_nodes
     return _round(total)
 
@@ -134,13 +135,15 @@ def _controllers_usd(state: RunState, until: datetime) -> Decimal:
 
 
 def _controller_usd(controller: ControllerView, until: datetime) -> Decimal:
-    """Bill from the launch command to ten minutes after the end, when SkyPilot stops it."""
-    rate = controller.usd_per_hour or Decimal(0)
-    ended_at = controller.ended_at
-    last_at = (
-        max(until, controller.launched_at) if ended_at is None else ended_at + _CONTROLLER_IDLES
-    )
-    return _round(hours(last_at - controller.launched_at) * rate)
+    """Bill from the launch command to ten minutes after the end, when SkyPilot stops it.
+
+    No longer than until the run is launched again: what carries that out is billed from then on.
+    """
+    rate, began_at = controller.usd_per_hour or Decimal(0), controller.launched_at
+    last_at = until if controller.ended_at is None else controller.ended_at + _CONTROLLER_IDLES
+    if controller.followed_at is not None:
+        last_at = min(last_at, controller.followed_at)
+    return _round(hours(max(timedelta(), last_at - began_at)) * rate)
 
 
 def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:

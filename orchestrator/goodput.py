@@ -51,6 +51,8 @@ class Span:
     bucket: Bucket
     start: datetime
     end: datetime
+    is_measured: bool = False
+    """Somebody recorded it; the rest is what lies between records."""
 
     @property
     def duration(self) -> timedelta:
@@ -81,14 +83,16 @@ class Goodput:
                 totals[span.launch] = totals.get(span.launch, timedelta()) + span.duration
         return totals
 
-    def first_startup(self) -> timedelta:
-        """Return the start-up time of the first launch."""
-        launches = [span.launch for span in self.spans if span.launch is not None]
+    def startup_of(self, launch: LaunchView) -> timedelta:
+        """Return how long the nodes of a launch were up before they trained, for starting up."""
+        ready_at = launch.ready_at
+        if ready_at is None:
+            return timedelta()
         return sum(
             (
-                span.duration
+                max(timedelta(), span.end - max(span.start, ready_at))
                 for span in self.spans
-                if launches and span.launch == launches[0] and span.bucket is Bucket.STARTUP
+                if span.launch == launch.launch and span.bucket is Bucket.STARTUP
             ),
             timedelta(),
         )
@@ -101,7 +105,7 @@ class Goodput:
     @property
     def share_of_billed(self) -> float:
         """Productive over billed time."""
-        return _share(self.seconds()[Bucket.PRODUCTIVE], self.billed)
+        return min(1.0, _share(self.seconds()[Bucket.PRODUCTIVE], self.billed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +190,14 @@ def _spans_of_launch(
 ) -> Iterator[Span]:
     """Yield spans that cover the launch from its start to its end without a gap."""
     ended_at = min(launch.ended_at or end, end)
+    if launch.ready_at is None and launch.ended_at is not None:
+        # Nothing ever came up: asking for it was waiting.
+        yield Span(
+            launch=launch.launch, bucket=Bucket.WAITING, start=launch.started_at, end=ended_at
+        )
+        return
     labelled = _cut_out_stalls(_label(launch.launch, record, kept_until) for record in records)
+    labelled = _by_our_clock(launch, labelled)
     first_work = next(
         (span.start for span in labelled if span.bucket in (Bucket.PRODUCTIVE, Bucket.LOST_WORK)),
         ended_at,
@@ -207,6 +218,21 @@ def _spans_of_launch(
         elif was_lost:
             tail = Bucket.LOST_WORK
         yield Span(launch=launch.launch, bucket=tail, start=cursor, end=ended_at)
+
+
+def _by_our_clock(launch: LaunchView, spans: list[Span]) -> list[Span]:
+    """Move what an agent recorded into the life of its nodes, if its clock is minutes off.
+
+    It began when its nodes were up, and recorded nothing after they were gone.
+    """
+    if not spans or launch.attempt_started_at is None or launch.ready_at is None:
+        return spans
+    offset = max(timedelta(), launch.ready_at - launch.attempt_started_at)
+    if not offset and launch.ended_at is not None:
+        offset = min(timedelta(), launch.ended_at - max(span.end for span in spans))
+    if not offset:
+        return spans
+    return [replace(one, start=one.start + offset, end=one.end + offset) for one in spans]
 
 
 def _cut_out_stalls(spans: Iterable[Span]) -> list[Span]:
@@ -235,13 +261,20 @@ def _label(launch: str, record: Step | Phase | _Undone, kept_until: int | None) 
         is_kept = kept_until is None or record.step <= kept_until
         bucket = Bucket.PRODUCTIVE if is_kept else Bucket.LOST_WORK
     end = max(record.at, record.started_at)
-    return Span(launch=launch, bucket=bucket, start=record.started_at, end=end)
+    return Span(launch=launch, bucket=bucket, start=record.started_at, end=end, is_measured=True)
 
 
 def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Span]:
-    """Cut overlaps, clip to the run and call the rest waiting, so that nothing counts twice."""
+    """Cut overlaps, clip to the run and call the rest waiting, so that nothing counts twice.
+
+    What was recorded comes before what only lies between records: of two launches that were up at
+    once, one may have been dead.
+    """
+    spans = sorted(wanted, key=lambda span: (span.start, span.end))
+    measured = [span for span in spans if span.is_measured]
+    between = _outside([span for span in spans if not span.is_measured], measured)
     cursor = start
-    for span in sorted(wanted, key=lambda span: (span.start, span.end)):
+    for span in sorted([*measured, *between], key=lambda span: (span.start, span.end)):
         span_start = max(_snap(span.start, start), cursor)
         span_end = min(_snap(span.end, start), end)
         if span_end <= span_start:
@@ -252,6 +285,23 @@ def _tile(wanted: Iterable[Span], start: datetime, end: datetime) -> Iterator[Sp
         cursor = span_end
     if cursor < end:
         yield Span(launch=None, bucket=Bucket.WAITING, start=cursor, end=end)
+
+
+def _outside(spans: Sequence[Span], taken: Sequence[Span]) -> Iterator[Span]:
+    """Yield what of the spans no span of `taken` covers; those are in order of their starts."""
+    starts = [one.start for one in taken]
+    # Until when everything that began before is over.
+    covered = list(itertools.accumulate((one.end for one in taken), max))
+    for span in spans:
+        cursor = span.start
+        place = bisect_left(covered, cursor)
+        while place < len(taken) and starts[place] < span.end and cursor < span.end:
+            if starts[place] > cursor:
+                yield replace(span, start=cursor, end=starts[place])
+            cursor = max(cursor, taken[place].end)
+            place += 1
+        if cursor < span.end:
+            yield replace(span, start=cursor)
 
 
 def _joined(spans: Iterable[Span]) -> Iterator[Span]:

@@ -49,9 +49,10 @@ def outlook(view: RunView) -> Outlook | None:
 
 
 def hours_so_far(view: RunView) -> float:
-    """Return the market hours since the launch, until the run's end."""
+    """Return the market hours since the launch, until the run's end; not those it was stopped."""
     until = view.state.ended_at or view.as_of
-    return (until - view.record.created_at) / timedelta(hours=1) * float(scale_of(view.state))
+    took = max(timedelta(), until - view.record.created_at - view.state.paused)
+    return took / timedelta(hours=1) * float(scale_of(view.state))
 
 
 def _add(

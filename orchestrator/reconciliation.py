@@ -10,7 +10,6 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.attempts import EndReason
 from orchestrator.billing.kinds import BillKind
 from orchestrator.charges import Basis, charge
 from orchestrator.cost import Parts, bill
@@ -87,16 +86,20 @@ def _overlaps(launch: LaunchView, first: datetime, last: datetime) -> bool:
 
 
 def _within(state: RunState, launch: LaunchView, first: datetime, last: datetime) -> LaunchView:
-    """Cut what lies outside off a launch; whether it is waived goes by the whole of it."""
+    """Cut what lies outside off a launch; whether it is waived goes by the whole of it.
+
+    What goes on after the days is open at their end: no minute at least is charged for it there.
+    """
     assert launch.ready_at is not None
     ready_at, ended_at = max(launch.ready_at, first), launch.ended_at
-    if ended_at is not None:
-        ended_at = min(ended_at, last)
-    if (ready_at, ended_at) == (launch.ready_at, launch.ended_at):
+    goes_on = ended_at is None or ended_at > last
+    if ready_at == launch.ready_at and not goes_on:
         return launch
-    is_waived = charge(state, launch, last).waived_usd > 0
-    reason = EndReason.PREEMPTED if is_waived else None
-    return replace(launch, ready_at=ready_at, ended_at=ended_at, reason=reason, leaves_at=None)
+    if charge(state, launch, last).waived_usd > 0:
+        until = last if ended_at is None else min(ended_at, last)
+        return replace(launch, ready_at=ready_at, ended_at=until, leaves_at=until)
+    ended_at = None if goes_on else ended_at
+    return replace(launch, ready_at=ready_at, ended_at=ended_at, reason=None, leaves_at=None)
 
 
 def _parts_document(computed: Parts, reading: BillRead) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.attempts import StopReason
 from orchestrator.badput import BADPUT_TYPES
 from orchestrator.charges import Basis
-from orchestrator.cost import Parts, on_demand_usd, storage_usd_per_day
+from orchestrator.cost import Parts, is_failed, on_demand_usd, storage_usd_per_day
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.record import Percentiles
@@ -107,6 +107,7 @@ def status_document(view: RunView) -> dict[str, Any]:
         "last_decision": _decision_document(state),
         "attempts": attempts_document(view),
         "vain_launches": _vain_launches_document(view),
+        "coming_up": _coming_up_document(view),
         "replay": {
             "steps": replay.num_steps,
             "max_abs_diff": replay.max_abs_diff,
@@ -187,10 +188,26 @@ def _vain_launches_document(view: RunView) -> list[dict[str, Any]]:
     ]
 
 
+def _coming_up_document(view: RunView) -> list[dict[str, Any]]:
+    """Return the launches that are under way, on which no agent has spoken yet."""
+    return [
+        {
+            **_place_document(launch),
+            "started_at": _instant(launch.started_at),
+            "usd": _usd(view.charges[launch.launch].usd),
+        }
+        for launch in view.state.open_launches
+        if launch.attempt is None
+    ]
+
+
 def cost_document(view: RunView) -> dict[str, Any]:
     """Return the document of `cost RUN --json`."""
     parts, goodput = view.parts, view.goodput
-    on_demand = on_demand_usd(view.state, goodput.productive_by_launch(), goodput.first_startup())
+    productive = goodput.productive_by_launch()
+    first = next((one for one in view.state.launches if one.launch in productive), None)
+    startup = timedelta() if first is None else goodput.startup_of(first)
+    on_demand = on_demand_usd(view.state, productive, startup)
     trained = goodput.seconds()[Bucket.PRODUCTIVE] > timedelta()
     savings = 1 - parts.total / on_demand if on_demand and trained else None
     return {
@@ -201,6 +218,7 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "total_usd": _usd(parts.total),
         "parts": parts_document(parts),
         "basis": _basis_document(view),
+        "parts_basis": _parts_basis_document(view),
         "compute_by_bucket": {
             bucket.value: _usd(usd) for bucket, usd in view.compute_by_bucket.items()
         },
@@ -224,6 +242,8 @@ def cost_document(view: RunView) -> dict[str, Any]:
         else _percentiles_document(view.record.forecast.hours, view.record.forecast.usd),
         "market_hours": round(hours_so_far(view), 3),
         "attempts": attempts_document(view),
+        "vain_launches": _vain_launches_document(view),
+        "coming_up": _coming_up_document(view),
         "reconciliation": reconciliation_document(view),
         "prices_source": view.record.prices_source,
         "simulated": view.record.simulated,
@@ -233,16 +253,15 @@ def cost_document(view: RunView) -> dict[str, Any]:
 def _unit_costs(view: RunView) -> dict[str, float | None]:
     """Return what the steps, and the tokens in them, cost that the run has got to so far."""
     reached = view.step if view.state.ended is None else view.state.last_commit_step
-    kept = [step for number, step in view.latest.items() if number <= reached]
+    known = [step for number, step in view.latest.items() if number <= reached]
+    # Records of a lost node's last steps are lost with it; the steps may be saved all the same.
+    num_tokens = sum(step.num_tokens for step in known) * reached / max(1, len(known))
     amounts = {
-        "usd_per_thousand_steps": Decimal(len(kept)) / 1_000,
-        "usd_per_million_tokens": Decimal(sum(step.num_tokens for step in kept)) / 1_000_000,
+        "usd_per_thousand_steps": reached / 1_000,
+        "usd_per_million_tokens": num_tokens / 1_000_000,
     }
-    total = view.parts.total
-    return {
-        name: round(float(total / amount), 6) if amount else None
-        for name, amount in amounts.items()
-    }
+    total = float(view.parts.total)
+    return {name: round(total / amount, 6) if amount else None for name, amount in amounts.items()}
 
 
 def parts_document(parts: Parts) -> dict[str, float]:
@@ -274,6 +293,22 @@ def _basis_document(view: RunView) -> dict[str, float]:
     return {
         Basis.ESTIMATED.value: _usd(view.parts.total - sampled),
         Basis.SAMPLED.value: _usd(sampled),
+    }
+
+
+def _parts_basis_document(view: RunView) -> dict[str, str]:
+    """Return how well each part is known: only nodes' prices are ever asked again."""
+    sampled = {
+        name: any(
+            view.charges[one.launch].sampled_usd
+            for one in view.state.launches
+            if is_failed(one) is failed
+        )
+        for name, failed in (("compute", False), ("failed_launches", True))
+    }
+    return {
+        name: Basis.SAMPLED.value if sampled.get(name) else Basis.ESTIMATED.value
+        for name in parts_document(view.parts)
     }
 
 
@@ -311,6 +346,7 @@ def _attempt_document(view: RunView, launch: LaunchView) -> dict[str, Any]:
         "had_notice": launch.notice_at is not None,
         "resumed_step": launch.resumed_step,
         "usd": _usd(charge.usd),
+        "sampled_usd": _usd(charge.sampled_usd),
         "waived_usd": _usd(charge.waived_usd),
         "basis": basis_of(launch).value,
         "price_as_of": _instant(priced_at(launch)),
@@ -345,10 +381,13 @@ def deadline_at(state: RunState) -> datetime | None:
 
 
 def eta_at(view: RunView) -> datetime | None:
-    """Extrapolate from what each new step has taken so far, interruptions included."""
+    """Extrapolate from what each new step has taken so far, interruptions included.
+
+    Not the time for which the run was over before it was launched again.
+    """
     if view.state.ended is not None or view.step == 0:
         return None
-    elapsed = view.as_of - view.record.created_at
+    elapsed = max(timedelta(), view.as_of - view.record.created_at - view.state.paused)
     return view.as_of + elapsed / view.step * (view.record.num_steps - view.step)
 
 

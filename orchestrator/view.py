@@ -85,9 +85,11 @@ class RunView:
     def billed_until(self) -> datetime:
         """Until when nodes are billed: they stop themselves when their owner is silent."""
         until = billed_until(self.state, self.as_of)
-        heard_at = max((one.at for one in self.heartbeats), default=None)
-        if heard_at is None:
+        if not self.heartbeats:
             return until
+        # A node that has recorded something was up, whoever was silent.
+        records = [one.record.at for one in self.measured[-1:]]
+        heard_at = max([*(one.at for one in self.heartbeats), *records])
         is_local = self.record.spec.is_local
         lasts = _SILENT_LOCAL_NODE_STOPS_AFTER if is_local else SILENT_NODE_STOPS_AFTER
         return min(until, heard_at + lasts)

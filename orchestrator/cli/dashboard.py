@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import secrets
 import socket
@@ -19,6 +20,7 @@ from orchestrator.errors import MissingDependency, UnknownRun, UsageError
 from orchestrator.runs import KnownRun, find_run
 
 _PORT = 8645
+_TOKEN = "ORCHESTRATE_DASHBOARD_TOKEN"
 _HOST_NAME = r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 
 
@@ -41,11 +43,6 @@ _HOST_NAME = r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
     metavar="HOST",
     help="Name by which browsers reach it, beside this machine's own; may be repeated.",
 )
-@click.option(
-    "--token",
-    envvar="ORCHESTRATE_DASHBOARD_TOKEN",
-    help="What browsers have to show; made up where others can reach the address.",
-)
 @store_option
 def dashboard(
     run: str | None,
@@ -53,10 +50,12 @@ def dashboard(
     host: str,
     port: int,
     names: tuple[str, ...],
-    token: str | None,
     store: str | None,
 ) -> None:
     """Serve pages of all runs, or of RUN: cost, attempts, loss, decisions. Read-only.
+
+    What browsers have to show comes from ORCHESTRATE_DASHBOARD_TOKEN; it is made up where others
+    can reach the address.
 
     With --export, write the page of RUN, or of the run launched last, to a file.
     """
@@ -65,7 +64,7 @@ def dashboard(
             raise UsageError(f"--name {name!r} is no host's name.", "Give it without a port.")
     known = None if run is None else find_run(run, store)
     if path is None:
-        _serve(known, store, (host, port), names, token)
+        _serve(known, store, (host, port), names)
     else:
         _export(known, store, path)
 
@@ -91,7 +90,6 @@ def _serve(
     store: str | None,
     address: tuple[str, int],
     names: tuple[str, ...],
-    token: str | None,
 ) -> None:
     try:
         # An extra, and 200 ms.
@@ -106,7 +104,7 @@ def _serve(
         ) from error
     listening = _listen(*address)
     host, port = listening.getsockname()[:2]
-    token = token or None  # an empty one would let everybody in
+    token = os.environ.get(_TOKEN) or None  # an empty one would let everybody in
     if token is None and not _is_loopback(host):
         token = secrets.token_urlsafe(24)
     here = [socket.gethostname(), socket.getfqdn()] if _is_any(host) else [address[0], host]

@@ -85,10 +85,9 @@ def render_cost(view: RunView) -> str:
             f"On demand, without preemptions: ${document['on_demand_usd']:.2f} ({verdict})"
         )
     if document["usd_per_thousand_steps"] is not None:
-        lines.append(
-            f"${document['usd_per_thousand_steps']:.2f} per 1,000 steps, "
-            f"${document['usd_per_million_tokens']:.2f} per million tokens"
-        )
+        per_tokens = document["usd_per_million_tokens"]
+        more = "" if per_tokens is None else f", ${per_tokens:.2f} per million tokens"
+        lines.append(f"${document['usd_per_thousand_steps']:.2f} per 1,000 steps{more}")
     if document["forecast"] is not None:
         lines += _predicted_lines(document)
     lines += ["", *_bars(document["parts"], "${:.4f}"), *_basis_lines(document)]

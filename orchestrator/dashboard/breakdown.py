@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cost import is_failed
 from orchestrator.dashboard.charts import Segment, place, stack_segments
 from orchestrator.dashboard.formats import (
     write_exact_usd,
@@ -25,7 +26,7 @@ _LABEL_FROM_PERCENT = 10
 _PARTS = {
     "failed_launches": "Nodes that came up and never got to training.",
     "storage": "Checkpoints, for as long as they are kept.",
-    "requests": "Reads and writes of the run folder; an upper bound.",
+    "requests": "Reads and writes of the run folder, as far as they follow from the facts.",
     "egress": "Checkpoints moved between regions or clouds.",
     "controller": "The machine that watches the run.",
 }
@@ -150,10 +151,11 @@ def _basis(cost: dict[str, Any]) -> str:
 def build_places(sources: Sources) -> Breakdown:
     """Return the compute part by cloud, region and market, dearest first."""
     usd_by_place: dict[str, float] = {}
-    for summary in sources.launches:
+    trained = [one for one in sources.launches if not is_failed(one.launch)]
+    for summary in trained:
         usd_by_place[summary.where] = usd_by_place.get(summary.where, 0.0) + summary.usd
     total, largest = sources.cost["parts"]["compute"], max(usd_by_place.values(), default=0.0)
-    num_launches = Counter(summary.where for summary in sources.launches)
+    num_launches = Counter(summary.where for summary in trained)
     rows = tuple(
         BreakdownRow(
             kind="cost",

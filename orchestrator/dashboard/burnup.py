@@ -51,12 +51,18 @@ def build_progress(sources: Sources) -> Plot | None:
 
 
 def build_spend(sources: Sources) -> Plot | None:
-    """Return the compute spend over wall time; None before anything was billed."""
+    """Return what was spent over wall time; None before anything was billed.
+
+    Nodes as they were up; the rest of the bill in proportion to them, since most of it comes with
+    checkpoints.
+    """
     billed = [one for one in sources.launches if one.launch.ready_at is not None]
-    if not billed or not sources.elapsed:
+    for_nodes = sum(one.usd for one in billed)
+    if not for_nodes or not sources.elapsed:
         return None
+    whole = sources.cost["total_usd"] / for_nodes
     points = _spent_over_time(
-        sources.elapsed, [(*_billed_between(sources, one), one.usd) for one in billed]
+        sources.elapsed, [(*_billed_between(sources, one), one.usd * whole) for one in billed]
     )
     total, budget, expected = points[-1][1], sources.status["budget_usd"], _expected_usd(sources)
     most = max(total, expected or 0.0)
@@ -64,8 +70,8 @@ def build_spend(sources: Sources) -> Plot | None:
     x = time_axis(_horizon(sources))
     top = max(most, budget) if shows_budget else most
     y = make_axis("US dollars", 0, top * 1.06 or 1.0, _NUM_Y_TICKS, lambda usd: f"${usd:,.12g}")
-    lines = [Line(kind="spend", points=polyline(points, x, y), title="compute spend")]
-    legend = [LegendItem(kind="spend", name="compute, all attempts")]
+    lines = [Line(kind="spend", points=polyline(points, x, y), title="spent")]
+    legend = [LegendItem(kind="spend", name="spent, all attempts")]
     if shows_budget:
         ends = [(0.0, budget), (x.high, budget)]
         lines.append(Line(kind="budget", points=polyline(ends, x, y), title="budget"))
@@ -85,10 +91,10 @@ def build_spend(sources: Sources) -> Plot | None:
             LegendItem(kind="attempt_end", name="end of an attempt"),
             *_expected(heading),
         ),
-        summary=f"Compute spend over time: {write_usd(total)} after "
+        summary=f"Spent over time: {write_usd(total)} after "
         f"{write_seconds(sources.elapsed)}, of a budget of {write_usd(budget)}.",
-        note=f"{out_of_sight}{_out_of_sight(x, due)}Billing runs from nodes up to nodes gone; "
-        "each launch's amount is in the table of launches, the other parts in the bill.",
+        note=f"{out_of_sight}{_out_of_sight(x, due)}Billing runs from nodes up to nodes gone; what "
+        "is not nodes is drawn in proportion to them.",
     )
 
 

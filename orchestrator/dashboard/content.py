@@ -51,6 +51,31 @@ class Page:
     provenance: Table
 
 
+_BREAKDOWNS = {"cost": build_cost, "places": build_places, "seconds": build_seconds}
+_LONG_TABLES = {
+    "attempts": build_attempts,
+    "losses": build_losses,
+    "replays": build_replays,
+    "checkpoints": build_checkpoints,
+    "decisions": build_decisions,
+}
+_TABLES = {
+    "launch_seconds": build_launch_seconds,
+    "preemptions": build_preemptions,
+    "reconciliation": build_reconciliation,
+    "provenance": build_provenance,
+}
+
+
+def build_table(view: RunView, name: str) -> Table | None:
+    """Return one table of a run's page with all of its rows; None if there is none of that name."""
+    if name in _BREAKDOWNS:
+        return _BREAKDOWNS[name](gather(view)).as_table()
+    if name in _LONG_TABLES:
+        return _LONG_TABLES[name](gather(view), most=None)
+    return _TABLES[name](gather(view)) if name in _TABLES else None
+
+
 def build_page(view: RunView) -> Page:
     """Return the page's content; the same view gives the same page."""
     sources = gather(view)

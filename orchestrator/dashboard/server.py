@@ -11,7 +11,6 @@ import hashlib
 import io
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import fields
 from importlib import resources
 from typing import Annotated, Any
 from urllib.parse import urlencode, urlsplit
@@ -31,8 +30,7 @@ from starlette.exceptions import HTTPException
 from checkpoints.errors import CheckpointError, StoreUnreachable
 from orchestrator.clock import Clock
 from orchestrator.dashboard.board import Board, Seen
-from orchestrator.dashboard.breakdown import Breakdown
-from orchestrator.dashboard.content import Page, build_page
+from orchestrator.dashboard.content import build_table
 from orchestrator.dashboard.kept import KeptPages
 from orchestrator.dashboard.logs import last_lines, whole_log
 from orchestrator.dashboard.overview import Overview, Rows, comparison_table, runs_table
@@ -99,6 +97,8 @@ def _foreign(request: Request, hosts: frozenset[str]) -> Response | None:
 
 
 def _name_in(host: str) -> str | None:
+    if "@" in host:
+        return None
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
@@ -270,11 +270,8 @@ def _view_of(seen: Seen) -> RunView:
 
 
 def _table(board: Board, key: str, name: str) -> Table:
-    page = build_page(_view(board, key))
-    found = getattr(page, name) if name in {one.name for one in fields(Page)} else None
-    if isinstance(found, Breakdown):
-        return found.as_table()
-    if not isinstance(found, Table):
+    found = build_table(_view(board, key), name)
+    if found is None:
         raise UnknownRun(f"A run has no table {name!r}.", "See the links below its tables.")
     return found
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.attempts import EndReason
+from orchestrator.cost import is_failed
 from orchestrator.dashboard.formats import write_words
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView
@@ -40,7 +41,7 @@ class LaunchSummary:
     @property
     def is_lost(self) -> bool:
         """Say whether the cloud took the nodes back, or they vanished."""
-        return self.launch.reason in LOST
+        return self.launch.is_lost
 
     @property
     def label(self) -> str:
@@ -132,9 +133,7 @@ def _summarize(view: RunView, goodput: Goodput) -> tuple[LaunchSummary, ...]:
         LaunchSummary(
             launch=launch,
             usd=float(view.charges[launch.launch].usd),
-            lost_usd=float(
-                view.compute_by_launch.get(launch.launch, {}).get(Bucket.LOST_WORK, Decimal(0))
-            ),
+            lost_usd=_lost_usd(view, launch),
             seconds=seconds.get(launch.launch, {}),
             last_step=_last_step(launch, last_steps),
             next_attempt=following.get(launch.attempt or 0, (None, None))[0],
@@ -144,6 +143,14 @@ def _summarize(view: RunView, goodput: Goodput) -> tuple[LaunchSummary, ...]:
         )
         for launch in view.state.launches
     )
+
+
+def _lost_usd(view: RunView, launch: LaunchView) -> float:
+    """Return what was paid for work that was done again, or for nodes that never trained."""
+    if is_failed(launch):
+        return float(view.charges[launch.launch].usd)
+    shares = view.compute_by_launch.get(launch.launch, {})
+    return float(shares.get(Bucket.LOST_WORK, Decimal(0)))
 
 
 def _last_step(launch: LaunchView, last_steps: dict[int, int]) -> int | None:
@@ -156,6 +163,10 @@ def _committed_step(view: RunView, launch: LaunchView) -> int | None:
     if launch.attempt is None:
         return None
     return max(
-        (commit.step for commit in view.state.commits if commit.attempt <= launch.attempt),
+        (
+            commit.step
+            for commit in view.state.commits
+            if commit.attempt <= launch.attempt and commit.damage is None
+        ),
         default=0,
     )

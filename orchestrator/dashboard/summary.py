@@ -109,6 +109,8 @@ def build_indicators(sources: Sources) -> tuple[Indicator, ...]:
         _replay(sources),
         _end(sources),
         _deadline(sources),
+        *_expected_total(sources),
+        _per_tokens(sources),
     )
 
 
@@ -152,10 +154,43 @@ def _spent(sources: Sources) -> Indicator:
         label="Spent",
         value=write_usd(usd),
         detail=f"{write_share(share)} of the {write_usd(budget)} budget",
-        definition="All attempts, storage, requests and egress, at the prices quoted at launch.",
+        definition="Nodes, failed launches, storage, requests, egress and controller, by prices "
+        "quoted at each launch and asked again since.",
         tone=budget_tone(share),
         meter=place(usd, 0, budget),
     )
+
+
+def _expected_total(sources: Sources) -> tuple[Indicator, ...]:
+    """Return what the run is going to cost in all; nothing without a forecast, or after the end."""
+    forecast = sources.status["forecast"]
+    if forecast is None or forecast["usd"]["p50"] is None:
+        return ()
+    usd, budget = forecast["usd"], sources.status["budget_usd"]
+    low, middle, high = (usd[share] for share in ("p10", "p50", "p90"))
+    most = NOTHING if high is None else write_usd(high)
+    return (
+        Indicator(
+            label="Expected total",
+            value=write_usd(middle),
+            detail=f"{NOTHING if low is None else write_usd(low)} to {most} in 8 of 10 cases",
+            definition="What was spent, and of the forecast at launch the share of the steps that "
+            "are left, at the pace of the last ones.",
+            tone=budget_tone(middle / budget),
+        ),
+    )
+
+
+def _per_tokens(sources: Sources) -> Indicator:
+    per_tokens, per_steps = (
+        sources.cost[name] for name in ("usd_per_million_tokens", "usd_per_thousand_steps")
+    )
+    label, definition = "Per million tokens", "The whole bill over what was trained and kept."
+    if per_tokens is None or per_steps is None:
+        detail = "no step has been kept yet"
+        return Indicator(label=label, value=NOTHING, detail=detail, definition=definition)
+    detail = f"{write_usd(per_steps)} per 1,000 steps"
+    return Indicator(label=label, value=write_usd(per_tokens), detail=detail, definition=definition)
 
 
 def budget_tone(share: float) -> Tone:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from orchestrator.dashboard.formats import (
     NOTHING,
@@ -18,11 +19,13 @@ from orchestrator.dashboard.formats import (
 )
 from orchestrator.dashboard.sources import LaunchSummary, Sources
 from orchestrator.goodput import Bucket
+from orchestrator.ledger.fold import CommitView
 from orchestrator.report import priced_at
 from train.spool import Commit, Step
 
 # A page stays readable and small; the run folder holds the rest.
-_MOST_ROWS = 200
+MOST_ROWS = 200
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ def _columns(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name=name.lstrip("#"), is_number=name.startswith("#")) for name in names)
 
 
-def build_attempts(sources: Sources) -> Table:
+def build_attempts(sources: Sources, most: int | None = MOST_ROWS) -> Table:
     """Return every launch with where, when, how far and why it ended."""
     return Table(
         caption="Every launch in order, with its end",
@@ -65,9 +68,9 @@ def build_attempts(sources: Sources) -> Table:
             "End",
             "Detail",
         ),
-        rows=tuple(_attempt_row(sources, summary) for summary in sources.launches[-_MOST_ROWS:]),
+        rows=tuple(_attempt_row(sources, summary) for summary in _last(sources.launches, most)),
         empty="Nothing has been launched yet: the first decision is still to come.",
-        note=_cut_note(len(sources.launches)),
+        note=_cut_note(len(sources.launches), most),
     )
 
 
@@ -94,15 +97,15 @@ def build_preemptions(sources: Sources) -> Table:
     )
 
 
-def build_checkpoints(sources: Sources) -> Table:
+def build_checkpoints(sources: Sources, most: int | None = MOST_ROWS) -> Table:
     """Return the committed checkpoints, newest first."""
     records = (one.record for one in sources.view.measured)
     saves = {record.manifest: record for record in records if isinstance(record, Commit)}
     commits = sorted(sources.view.state.commits, key=lambda one: (-one.step, -one.attempt))
     rows = []
-    for index, commit in enumerate(commits):
+    newest = next((one for one in commits if one.damage is None), None)
+    for commit in commits:
         save = saves.get(commit.manifest)
-        deleted = f"deleted {commit.deleted_at:%H:%M:%S}" if commit.deleted_at is not None else None
         rows.append(
             (
                 f"{commit.step:,}",
@@ -110,19 +113,27 @@ def build_checkpoints(sources: Sources) -> Table:
                 write_instant(save.at if save is not None else commit.at),
                 write_bytes(commit.num_bytes),
                 NOTHING if save is None else write_seconds(save.seconds),
-                deleted or ("kept, newest" if index == 0 else "kept"),
+                _fate(commit, is_newest=commit is newest),
             )
         )
     return Table(
         caption="Committed checkpoints, newest first",
         columns=_columns("Step", "#Attempt", "Committed", "#Size", "#Save took", "State"),
-        rows=tuple(rows[:_MOST_ROWS]),
+        rows=tuple(rows[:most]),
         empty="Nothing has been committed: without a checkpoint the next attempt begins at step 0.",
-        note=_cut_note(len(rows)),
+        note=_cut_note(len(rows), most),
     )
 
 
-def build_decisions(sources: Sources) -> Table:
+def _fate(commit: CommitView, *, is_newest: bool) -> str:
+    if commit.deleted_at is not None:
+        return f"deleted {commit.deleted_at:%H:%M:%S}"
+    if commit.damage is not None:
+        return f"damaged: {commit.damage}"
+    return "kept, newest" if is_newest else "kept"
+
+
+def build_decisions(sources: Sources, most: int | None = MOST_ROWS) -> Table:
     """Return what was decided and why, in order."""
     state = sources.view.state
     rows: list[tuple[str, ...]] = []
@@ -135,9 +146,9 @@ def build_decisions(sources: Sources) -> Table:
     return Table(
         caption="What was decided, and why",
         columns=_columns("Time", "Action", "Why"),
-        rows=tuple(rows[-_MOST_ROWS:]),
+        rows=tuple(_last(rows, most)),
         empty="Nothing has been decided yet.",
-        note=_cut_note(len(rows)),
+        note=_cut_note(len(rows), most),
     )
 
 
@@ -166,7 +177,7 @@ def build_reconciliation(sources: Sources) -> Table:
     )
 
 
-def build_replays(sources: Sources) -> Table:
+def build_replays(sources: Sources, most: int | None = MOST_ROWS) -> Table:
     """Return each replayed value beside the first recorded one, differing ones first."""
     first: dict[int, tuple[int, Step]] = {}
     rows = []
@@ -189,17 +200,17 @@ def build_replays(sources: Sources) -> Table:
         columns=_columns(
             "Step", "#Attempts", "#Loss recorded", "#Loss again", "Loss and gradient norm"
         ),
-        rows=tuple(row for _, row in rows[:_MOST_ROWS]),
+        rows=tuple(row for _, row in rows[:most]),
         empty="No step has been trained twice.",
-        note=_cut_note(len(rows)),
+        note=_cut_note(len(rows), most),
     )
 
 
-def build_losses(sources: Sources) -> Table:
+def build_losses(sources: Sources, most: int | None = MOST_ROWS) -> Table:
     """Return the loss curve as rows, evenly spaced if there are many."""
     latest = sources.view.latest
     numbers = sorted(latest)
-    stride = max(1, -(-len(numbers) // _MOST_ROWS))
+    stride = 1 if most is None else max(1, -(-len(numbers) // most))
     shown = [number for number in numbers if number % stride == 0 or number == numbers[-1]]
     return Table(
         caption="Loss of the final history",
@@ -215,7 +226,7 @@ def build_losses(sources: Sources) -> Table:
             for number in shown
         ),
         empty="No step has been reported yet.",
-        note=None if stride == 1 else f"Every {stride}th step is shown.",
+        note=None if stride == 1 else f"Every {stride}th step is shown; CSV and JSON have all.",
     )
 
 
@@ -337,5 +348,11 @@ def _count(number: int | None) -> str:
     return NOTHING if number is None else f"{number:,}"
 
 
-def _cut_note(num_rows: int) -> str | None:
-    return f"{_MOST_ROWS} of {num_rows:,} rows are shown." if num_rows > _MOST_ROWS else None
+def _last(rows: Sequence[_Row], most: int | None) -> Sequence[_Row]:
+    return rows if most is None else rows[-most:]
+
+
+def _cut_note(num_rows: int, most: int | None) -> str | None:
+    if most is None or num_rows <= most:
+        return None
+    return f"{most} of {num_rows:,} rows are shown; CSV and JSON of a served page have all."

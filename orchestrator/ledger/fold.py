@@ -35,6 +35,7 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.record import RunRecord
 from orchestrator.offers import Offer
+from orchestrator.redact import redact
 from orchestrator.spec import RunSpec, parse_spec
 
 
@@ -115,6 +116,8 @@ class ControllerView:
     launched_at: datetime
     ended_at: datetime | None
     """When that launch of the run was over."""
+    followed_at: datetime | None
+    """When the run was launched again."""
     cloud: str
     region: str
     instance_type: str
@@ -145,6 +148,8 @@ class RunState:
     is_stop_requested: bool
     ended_at: datetime | None
     ended: RunEnded | None
+    paused: timedelta
+    """How long the run was over between its launches: nobody carried it out."""
     clock_skew: timedelta
     """By how much clocks disagree at the least: what had to be put in order between launches'
     beginnings and ends."""
@@ -191,6 +196,7 @@ class _Draft:
     file_changes: dict[str, object] = field(default_factory=dict)
     deleted_at: dict[str, datetime] = field(default_factory=dict)
     launched_at: datetime | None = None
+    launched: list[datetime] = field(default_factory=list)
     stops: set[datetime] = field(default_factory=set)
     ends: dict[datetime, tuple[datetime, RunEnded]] = field(default_factory=dict)
 
@@ -231,6 +237,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         is_stop_requested=launched_at in draft.stops,
         ended_at=ended_at,
         ended=ended,
+        paused=_paused(draft),
         clock_skew=max(
             (_out_of_order(launch) for launch in draft.launches.values()), default=timedelta()
         ),
@@ -278,7 +285,8 @@ def _apply(draft: _Draft, entry: Entry) -> None:
     elif isinstance(body, DecisionMade):
         draft.decisions.append((entry.at, body))
     elif isinstance(body, AttemptEnded):
-        draft.attempt_ends[body.attempt] = body
+        error = None if body.error is None else redact(body.error)
+        draft.attempt_ends[body.attempt] = body.model_copy(update={"error": error})
 
 
 def _apply_notice(draft: _Draft, at: datetime, body: NoticeReceived) -> None:
@@ -316,6 +324,7 @@ def _apply_to_run(
 ) -> None:
     if isinstance(body, RunLaunched):
         draft.launched_at = at
+        draft.launched.append(at)
     elif isinstance(body, RunAmended):
         draft.spec_changes.update(body.sections)
         if body.by is AmendedBy.SPEC_FILE:
@@ -332,6 +341,7 @@ def _controllers(draft: _Draft) -> Iterator[ControllerView]:
         yield ControllerView(
             launched_at=launched_at,
             ended_at=None if ended_at is None else max(ended_at, launched_at),
+            followed_at=next((at for at in draft.launched if at > launched_at), None),
             cloud=seen.cloud,
             region=seen.region,
             instance_type=seen.instance_type,
@@ -348,16 +358,9 @@ def _apply_to_launch(
     if launch is None:
         return  # its LaunchStarted has not arrived yet; a later fold sees both
     if isinstance(body, LaunchReady):
-        offer = launch.offer if body.zone is None else replace(launch.offer, zone=body.zone)
-        launch = replace(launch, ready_at=body.up_at or at, offer=offer)
+        launch = _ready(launch, body.up_at or at, body)
     elif isinstance(body, LaunchEnded):
-        launch = replace(
-            launch,
-            ended_at=body.gone_at or at,
-            reason=body.reason,
-            terminated_by=body.terminated_by,
-            detail=body.detail,
-        )
+        launch = _ended(launch, body.gone_at or at, body)
     elif isinstance(body, PriceSampled):
         price = Price(at=at, usd_per_hour=body.usd_per_hour, source=body.source)
         launch = replace(launch, prices=(*launch.prices, price))
@@ -370,6 +373,27 @@ def _apply_to_launch(
             world_size=body.world_size,
         )
     draft.launches[body.launch] = launch
+
+
+def _ready(launch: LaunchView, ready_at: datetime, body: LaunchReady) -> LaunchView:
+    """Take the first of several writers' instants: what was up then was billed then."""
+    if launch.ready_at is not None and launch.ready_at <= ready_at:
+        return launch
+    offer = launch.offer if body.zone is None else replace(launch.offer, zone=body.zone)
+    return replace(launch, ready_at=ready_at, offer=offer)
+
+
+def _ended(launch: LaunchView, ended_at: datetime, body: LaunchEnded) -> LaunchView:
+    """Take the first end that anybody saw: nothing is billed after it."""
+    if launch.ended_at is not None and launch.ended_at <= ended_at:
+        return launch
+    return replace(
+        launch,
+        ended_at=ended_at,
+        reason=body.reason,
+        terminated_by=body.terminated_by,
+        detail=None if body.detail is None else redact(body.detail),
+    )
 
 
 def _as_restored(draft: _Draft, launch: LaunchView) -> LaunchView:
@@ -388,9 +412,18 @@ def _in_order(launch: LaunchView) -> LaunchView:
     return replace(launch, ready_at=ready_at, ended_at=ended_at)
 
 
+def _paused(draft: _Draft) -> timedelta:
+    total = timedelta()
+    for launched_at, next_at in itertools.pairwise(draft.launched):
+        ended_at, _ = draft.ends.get(launched_at, (None, None))
+        if ended_at is not None:
+            total += max(timedelta(), next_at - max(ended_at, launched_at))
+    return total
+
+
 def _out_of_order(launch: LaunchView) -> timedelta:
     """Return by how much the launch's instants are in the wrong order, as they were written."""
-    instants = [launch.started_at, launch.ready_at, launch.ended_at]
+    instants = (launch.started_at, launch.ready_at, launch.attempt_started_at, launch.ended_at)
     known = [instant for instant in instants if instant is not None]
     gaps = (earlier - later for earlier, later in itertools.combinations(known, 2))
     return max([timedelta(), *gaps])

@@ -307,9 +307,10 @@ def first_cells(page, address: str):
     )
 
 
-def test_with_a_token_the_printed_address_opens_and_does_not_stay(browser, filled):
+def test_with_a_token_the_printed_address_opens_and_does_not_stay(browser, filled, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATE_DASHBOARD_TOKEN", "a+b/=")
     with (
-        serve(filled[0], "--token", "a+b/=") as guarded,
+        serve(filled[0]) as guarded,
         watch(browser, expected=[REFUSED + "401"]) as page,
     ):
         answer = page.goto(f"{guarded.url}/")

@@ -10,14 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.attempts import EndReason
+from orchestrator.attempts import EndReason, StopReason
 from orchestrator.charges import charge
 from orchestrator.cost import bill, on_demand_usd
 from orchestrator.goodput import Bucket, account
-from orchestrator.ledger.facts import CheckpointDeleted, CheckpointRestored
+from orchestrator.ledger.facts import (
+    AttemptStarted,
+    CheckpointDeleted,
+    CheckpointRestored,
+    ControllerSeen,
+    FinalState,
+    LaunchEnded,
+    LaunchReady,
+    LaunchStarted,
+    QuotedOffer,
+    TerminatedBy,
+)
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
 from orchestrator.lineage import lineage
+from orchestrator.outlook import hours_so_far
+from orchestrator.report import cost_document, eta_at, spare
+from orchestrator.view import RunView
 from tests.orchestrator.histories import (
     Ledger,
     at,
@@ -261,3 +275,140 @@ def test_seconds_add_up_to_the_wall_time_and_parts_to_the_total(launches, steps,
     assert all(getattr(parts, part.name) >= 0 for part in fields(parts))
     by_attempt = [charge(state, launch, at(now)).usd for launch in state.launches]
     assert sum(by_attempt, Decimal(0)) == parts.compute
+
+
+def cost_of(ledger: Ledger, measured=(), seconds: float = 9_999, record=RECORD):
+    state = fold(record, ledger.entries)
+    view = RunView(state=state, measured=tuple(measured), heartbeats=(), as_of=at(seconds))
+    return cost_document(view), view
+
+
+REAL = make_record(infra=["aws"], local=None).model_copy(update={"simulated": False})
+HOUR = 3600
+
+
+def test_waiting_for_capacity_is_no_start_up_and_saves_nothing():
+    """Before, an hour of asking in vain was start-up time, and priced on demand as if saved."""
+    ledger = Ledger()
+    ledger.launch("vain", 0, until=HOUR, reason=EndReason.NO_CAPACITY)
+    ledger.launch("one", HOUR, until=2 * HOUR + 61, attempt=1, reason=EndReason.SUCCEEDED)
+    ledger.commit(2 * HOUR + 60, attempt=1, step=1)
+    steps = [measured_step(1, 1, HOUR + 61, seconds=HOUR)]
+    cost, _ = cost_of(ledger, steps, record=REAL)
+    assert cost["seconds"]["waiting"] >= HOUR
+    assert cost["seconds"]["startup"] == 61
+    # One hour and 60 s of start-up on nodes that are up, at $30.
+    assert cost["on_demand_usd"] == pytest.approx(30 * (HOUR + 60) / HOUR, abs=1e-3)
+
+
+def test_time_until_nodes_come_up_costs_nothing_on_demand_either():
+    ledger = Ledger()
+    quoted = QuotedOffer.quote(make_offer())
+    ledger.add(0, LaunchStarted(launch="one", offer=quoted, num_nodes=1))
+    ledger.add(2 * HOUR, LaunchReady(launch="one"))
+    started = AttemptStarted(
+        attempt=1, launch="one", world_size=2, step=0, manifest=None, host="node"
+    )
+    ledger.add(2 * HOUR + 1, started, writer="agent-1")
+    cost, _ = cost_of(
+        ledger, [measured_step(1, 1, 2 * HOUR + 60, seconds=HOUR)], 3 * HOUR + 60, REAL
+    )
+    assert cost["on_demand_usd"] == pytest.approx(30 * (HOUR + 60) / HOUR, abs=1e-3)
+
+
+def test_steps_whose_records_were_lost_with_their_node_count_as_trained():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=100, attempt=1, reason=EndReason.SUCCEEDED)
+    ledger.commit(99, attempt=1, step=10)
+    ledger.ended(101)
+    cost, view = cost_of(ledger, [measured_step(1, step, 5 + step) for step in range(1, 7)])
+    total = float(view.parts.total)
+    assert cost["usd_per_thousand_steps"] == pytest.approx(total / 10 * 1_000)
+    assert cost["usd_per_million_tokens"] == pytest.approx(total / (10 * 100) * 1e6)
+
+
+def test_a_controller_is_not_billed_beside_the_one_that_follows_it():
+    ledger = Ledger()
+    ledger.launched()
+    seen = ControllerSeen(
+        launched_at=at(0),
+        cloud="aws",
+        region="us-east-1",
+        instance_type="m6i.xlarge",
+        usd_per_hour=Decimal("0.6"),
+    )
+    ledger.add(10, seen)
+    ledger.launched(HOUR)  # the first one crashed, and never wrote its end
+    ledger.add(HOUR + 10, seen.model_copy(update={"launched_at": at(HOUR)}))
+    ledger.ended(2 * HOUR)
+    controller = bill(fold(REAL, ledger.entries), at(9 * HOUR)).controller
+    assert controller == Decimal("0.6") * 2 + Decimal("0.1")  # two hours and ten minutes
+
+
+def test_a_stop_of_days_does_not_put_the_deadline_at_risk():
+    record = make_record(
+        infra=["aws"], local=None, limits={"budget_usd": 100, "deadline": "200h"}
+    ).model_copy(update={"simulated": False})
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 0, until=HOUR, attempt=1, reason=EndReason.STOPPED)
+    ledger.commit(HOUR - 1, attempt=1, step=5)
+    ledger.ended(HOUR, FinalState.STOPPED, StopReason.REQUESTED, "asked")
+    ledger.launched(150 * HOUR)
+    ledger.launch("two", 150 * HOUR, attempt=2, step=5)
+    _, view = cost_of(ledger, (), 150 * HOUR + 60, record)
+    eta = eta_at(view)
+    assert eta is not None
+    assert eta < at(152 * HOUR)
+    spare_time = spare(view)
+    assert spare_time is not None
+    assert spare_time > timedelta(hours=47)
+    assert hours_so_far(view) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_an_agents_wrong_clock_makes_no_work_lost(minutes):
+    skew = minutes * 60
+    ledger = Ledger()
+    quoted = QuotedOffer.quote(make_offer())
+    ledger.add(0, LaunchStarted(launch="one", offer=quoted, num_nodes=1))
+    ledger.add(60, LaunchReady(launch="one"))
+    started = AttemptStarted(
+        attempt=1, launch="one", world_size=2, step=0, manifest=None, host="node"
+    )
+    ledger.add(60 + skew, started, writer="agent-1")
+    ledger.commit(1_660 + skew, attempt=1, step=16)
+    by = TerminatedBy.CLOUD
+    ledger.add(1_661, LaunchEnded(launch="one", reason=EndReason.PREEMPTED, terminated_by=by))
+    steps = [
+        measured_step(1, step, 60 + skew + 100 * (step - 1), seconds=100) for step in range(1, 17)
+    ]
+    cost, view = cost_of(ledger, steps, 1_700, REAL)
+    assert cost["seconds"]["productive"] == 1_600
+    assert cost["seconds"]["lost_work"] <= 1
+    assert minutes > 0 or view.state.clock_skew == timedelta(minutes=10)
+
+
+def test_of_two_launches_at_once_the_one_that_recorded_its_steps_is_believed():
+    """A node that nobody can reach and its successor: what the dead one did is not known."""
+    ledger = Ledger()
+    ledger.launch("dead", 0, until=6_000, attempt=1, reason=EndReason.NODE_LOST)
+    ledger.commit(2_990, attempt=1, step=5)
+    ledger.launch("alive", 3_000, attempt=2, step=5)
+    steps = [measured_step(1, step, 600 * (step - 1), seconds=600) for step in range(1, 6)]
+    steps += [measured_step(2, step, 600 * (step - 1), seconds=600) for step in range(6, 11)]
+    cost, _ = cost_of(ledger, steps, 6_000)
+    assert cost["seconds"]["productive"] == 6_000
+    assert cost["seconds"]["lost_work"] == 0
+
+
+def test_of_several_words_on_one_launch_the_first_instants_count():
+    ledger = Ledger()
+    ledger.launch("one", 0, until=7 * HOUR, attempt=1, reason=EndReason.STOPPED)
+    ledger.add(6 * HOUR, LaunchReady(launch="one"), writer="controller-2")
+    by = TerminatedBy.US
+    late = LaunchEnded(launch="one", reason=EndReason.NODE_LOST, terminated_by=by)
+    ledger.add(9 * HOUR, late, writer="controller-2")
+    state = fold(REAL, ledger.entries)
+    assert bill(state, at(10 * HOUR)).compute == pytest.approx(Decimal(70), abs=Decimal("0.01"))
+    assert state.launches[0].reason is EndReason.STOPPED

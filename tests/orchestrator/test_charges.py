@@ -12,11 +12,8 @@ from orchestrator.cost import bill
 from orchestrator.ledger.facts import (
     ControllerSeen,
     LaunchEnded,
-    LaunchReady,
-    LaunchStarted,
     NoticeReceived,
     PriceSampled,
-    QuotedOffer,
     TerminatedBy,
 )
 from orchestrator.ledger.fold import fold
@@ -33,18 +30,22 @@ def charged(ledger: Ledger, until: float, record=REAL):
 
 
 def launched(
-    up: float, gone: float, reason=EndReason.PREEMPTED, notice: float | None = None, **offer
+    up: float,
+    gone: float,
+    reason=EndReason.PREEMPTED,
+    notice: float | None = 0,
+    by=TerminatedBy.CLOUD,
+    **offer,
 ) -> Ledger:
-    """Return a launch that was up from `up` to `gone`, told by notice that it leaves then."""
+    """Return a launch that was up from `up` to `gone`.
+
+    Told before that it leaves `notice` seconds after that; None: it was told nothing.
+    """
     ledger = Ledger()
-    quoted = QuotedOffer.quote(make_offer(**offer))
-    ledger.add(0, LaunchStarted(launch="one", offer=quoted, num_nodes=1))
-    ledger.add(up, LaunchReady(launch="one"))
+    ledger.launch("one", up - 1, attempt=1, offer=make_offer(**offer))
     if notice is not None:
-        ledger.launch("one", 0, attempt=1, offer=make_offer(**offer))
-        ledger.add(up, LaunchReady(launch="one"))
-        ledger.add(gone - 1, NoticeReceived(attempt=1, deadline_at=at(notice)), writer="agent-1")
-    by = TerminatedBy.CLOUD
+        told = NoticeReceived(attempt=1, deadline_at=at(gone + notice))
+        ledger.add(gone - 1, told, writer="agent-1")
     ledger.add(gone, LaunchEnded(launch="one", reason=reason, terminated_by=by))
     return ledger
 
@@ -55,6 +56,8 @@ def launched(
         (59, {}, True),
         (60, {}, False),  # from its first hour on, AWS charges the seconds
         (59, {"reason": EndReason.NODE_LOST}, False),  # it need not have been AWS
+        (59, {"notice": None}, False),  # its agent left for a reason of its own
+        (59, {"by": TerminatedBy.US}, False),
         (59, {"reason": EndReason.STOPPED}, False),
         (59, {"market": Market.ON_DEMAND}, False),
         (59, {"cloud": "gcp"}, False),
@@ -70,8 +73,8 @@ def test_only_spot_that_the_cloud_took_early_is_free(minutes, changes, is_free):
 
 def test_nodes_that_left_before_the_cloud_took_them_are_charged():
     """SkyPilot terminated them, and what the user terminates is charged by the second."""
-    assert charged(launched(60, 600, notice=600), HOUR).usd == 0
-    assert charged(launched(60, 600, notice=700), HOUR).usd == Decimal("1.5")
+    assert charged(launched(60, 600), HOUR).usd == 0
+    assert charged(launched(60, 600, notice=100), HOUR).usd == Decimal("1.5")
 
 
 def test_of_a_gang_only_the_node_that_was_taken_is_free():

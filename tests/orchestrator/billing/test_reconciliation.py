@@ -15,7 +15,7 @@ from checkpoints.store import open_store
 from orchestrator.billing.kinds import BillKind
 from orchestrator.clock import SystemClock
 from orchestrator.dashboard.content import build_page
-from orchestrator.ledger.facts import BillRead, ControllerSeen, Entry, RunLaunched
+from orchestrator.ledger.facts import BillRead, ControllerSeen, Entry, NoticeReceived, RunLaunched
 from orchestrator.ledger.fold import fold
 from orchestrator.reconciliation import reconciliation_document
 from orchestrator.view import RunView, RunViewer
@@ -126,6 +126,9 @@ def test_what_a_cloud_waives_goes_by_the_whole_launch_and_not_by_the_day():
     ledger = Ledger()  # taken back by AWS around midnight
     ledger.launch("short", 11.75 * HOUR, until=12.25 * HOUR, attempt=1)
     ledger.launch("long", 10 * HOUR, until=12.5 * HOUR, attempt=2)
+    for attempt, hours in ((1, 12.25), (2, 12.5)):
+        told = NoticeReceived(attempt=attempt, deadline_at=at(hours * HOUR))
+        ledger.add(hours * HOUR - 100, told, writer=f"agent-{attempt}")
     (found,) = seen(reading(days=(1, 2)), ledger=ledger, record=record)["clouds"]
     assert found["parts"]["compute"]["computed_usd"] == 5
     (found,) = seen(reading(days=(0, 1)), ledger=ledger, record=record)["clouds"]
