@@ -125,6 +125,15 @@ class FolderStore:
         entries = [entry for entry in found if entry and entry.key.startswith(prefix)]
         return sorted(entries, key=lambda entry: entry.key)
 
+    def list_folders(self) -> builtins.list[str]:
+        """Look at the folder itself; one that holds no object counts, too."""
+        with _reading("the store's folders"):
+            try:
+                found = [entry for entry in os.scandir(self._root) if entry.is_dir()]
+            except FileNotFoundError:
+                return []
+        return sorted(entry.name for entry in found if not entry.name.startswith("."))
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove the files and the folders that they leave empty."""
         for key in keys:

@@ -79,6 +79,12 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[ObjectEntry]:
         """Return every object whose key starts with `prefix`, sorted by key."""
 
+    def list_folders(self) -> builtins.list[str]:
+        """Return the first parts of the keys that have several, each once, sorted.
+
+        What is below them is not listed: a store of runs has hundreds of thousands of objects.
+        """
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove the objects; absent ones are fine."""
 

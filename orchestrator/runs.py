@@ -8,13 +8,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from checkpoints.layout import RUN_KEY
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.errors import UnknownRun
 from orchestrator.home import home, make_folder, run_key
+from orchestrator.ledger.fetching import fetch
 from orchestrator.spec import LOCAL_S3, RUN_NAME, resolve_store, suggest
 
 _KNOWN_NAME = "known.json"
-_RUN_RECORD = re.compile(r"([^/]+)/run\.json")
 
 
 class _Known(BaseModel):
@@ -70,8 +71,11 @@ def list_runs(store: str | None) -> list[KnownRun]:
     """Return the runs in `store`, or those that this machine has launched or looked at."""
     if store is not None:
         url = resolve_store(store)
-        found = (_RUN_RECORD.fullmatch(entry.key) for entry in open_store_at(url).list(""))
-        return [KnownRun(run=match[1], store_url=url) for match in found if match]
+        folder = open_store_at(url)
+        names = (name for name in folder.list_folders() if re.fullmatch(RUN_NAME, name))
+        keys = [f"{name}/{RUN_KEY}" for name in names]
+        runs_there = [key for key, data in fetch(folder, keys) if data is not None]
+        return [KnownRun(run=key.partition("/")[0], store_url=url) for key in runs_there]
     runs = []
     for path in sorted(home().glob(f"runs/*/{_KNOWN_NAME}")):
         try:

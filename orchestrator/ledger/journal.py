@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 
-from checkpoints.errors import ObjectExists, ObjectMissing
+from checkpoints.errors import ObjectExists
 from checkpoints.layout import EVENTS, event_key
 from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import Entry, Fact, parse_entries
+from orchestrator.ledger.fetching import fetch
 
 
 def new_writer(role: str) -> str:
@@ -75,18 +76,12 @@ class LedgerReader:
 
     def read(self) -> list[Entry]:
         """Return every entry that is there now, each once, in the order all readers agree on."""
-        for listed in self._store.list(EVENTS):
-            if listed.key not in self._read_keys:
-                self._read_object(listed.key)
+        new = [one.key for one in self._store.list(EVENTS) if one.key not in self._read_keys]
+        for key, data in fetch(self._store, new):
+            if data is not None:  # else deleted meanwhile, with its run
+                self._read_keys.add(key)
+                for entry in parse_entries(data, key):
+                    self._entries[entry.writer, entry.number] = entry
         if len(self._ordered) != len(self._entries):
             self._ordered = sorted(self._entries.values(), key=lambda entry: entry.order)
         return self._ordered
-
-    def _read_object(self, key: str) -> None:
-        try:
-            data = self._store.get(key).data
-        except ObjectMissing:
-            return  # deleted meanwhile, with its run
-        for entry in parse_entries(data, key):
-            self._entries[entry.writer, entry.number] = entry
-        self._read_keys.add(key)

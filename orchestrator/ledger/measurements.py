@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from checkpoints.errors import ObjectMissing
 from checkpoints.layout import STEPS
 from checkpoints.store import ObjectStore
 from orchestrator.errors import unreadable
+from orchestrator.ledger.fetching import fetch
 from train.spool import Evaluated, Phase, Record, Step
 
 _FIELDS: dict[type, set[str]] = {}
@@ -39,19 +39,16 @@ class MeasurementReader:
 
     def read(self) -> Sequence[Measured]:
         """Return every record, in the order of attempts and of writing."""
-        for entry in self._store.list(self._prefix):
-            if entry.key not in self._by_key:
-                self._read_object(entry.key)
+        new = [e.key for e in self._store.list(self._prefix) if e.key not in self._by_key]
+        for key, data in fetch(self._store, new):
+            if data is not None:  # else deleted meanwhile, with its run
+                self._add(key, _parse(key, data))
         return self._ordered
 
-    def _read_object(self, key: str) -> None:
-        try:
-            data = self._store.get(key).data
-        except ObjectMissing:
-            return  # deleted meanwhile, with its run
-        self._by_key[key] = _parse(key, data)
+    def _add(self, key: str, records: list[Measured]) -> None:
+        self._by_key[key] = records
         if key > self._last_key:
-            self._ordered += self._by_key[key]
+            self._ordered += records
             self._last_key = key
         else:
             # A zombie of an earlier attempt wrote late: rare, so everything is put in order again.

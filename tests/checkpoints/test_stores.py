@@ -160,6 +160,13 @@ def test_list_is_sorted_and_takes_partial_names(store):
     assert all(entry.modified_at.tzinfo for entry in store.list(""))
 
 
+def test_folders_are_listed_without_what_is_below_them(store):
+    assert store.list_folders() == []
+    for key in ("b/2", "b/10/x", "b-1", "a/x/y", "c.json"):
+        store.put(key, b"xyz")
+    assert store.list_folders() == ["a", "b"]
+
+
 def test_list_passes_a_thousand_objects(memory_store):
     for index in range(1005):
         memory_store.put(f"a/{index:04d}", b"")
