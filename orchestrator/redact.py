@@ -17,11 +17,11 @@ _PATTERNS = (
         r"\1" + _HIDDEN,
     ),
     (re.compile(r"(?i)(\bsig=)[^\s&\"']+"), r"\1" + _HIDDEN),
-    # Named as one: HF_TOKEN=..., "api_key": "...", Authorization: Bearer ...
+    # Named as one: HF_TOKEN=..., "api_key": "..."; no count, as in tokens=1024.
     (
         re.compile(
             r"(?i)((?:token|secret|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key)"
-            r"[\w-]*[\"']?\s*[=:]\s*[\"']?)(?!\s)[^\s\"',;]{4,}"
+            r"[\"']?\s*[=:]\s*[\"']?)(?![\d.,]+(?:\W|$))[^\s\"',;]{4,}"
         ),
         r"\1" + _HIDDEN,
     ),

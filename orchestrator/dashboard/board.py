@@ -22,6 +22,8 @@ from orchestrator.view import RunView, RunViewer
 _LIVE, _SILENT, _ENDED, _BROKEN = 2.0, 10.0, 60.0, 10.0
 # The same for the list of runs: this machine's is a few files, a store's are all of its keys.
 _LIST_HERE, _LIST_STORE = 5.0, 60.0
+# How long a visitor waits for a new list; after that the last one is shown.
+_LIST_PATIENCE = 0.5
 # Looks at once: a look is some requests to a store.
 _NUM_THREADS = 8
 
@@ -103,10 +105,23 @@ class Board:
         return self.one(key).known.open()
 
     def _list(self) -> dict[str, _Watched]:
-        with self._lock:
-            if time.monotonic() >= self._listed_until:
-                self._list_again()
-            return dict(self._runs or {})
+        """Return the runs as listed last; whoever comes when that is old has it listed anew."""
+        if self._runs is None:
+            with self._lock:
+                if self._runs is None:
+                    self._list_again()
+        elif time.monotonic() >= self._listed_until and self._lock.acquire(blocking=False):
+            # A store that is silent for a minute holds nobody up who asks for what is known.
+            listing = threading.Thread(target=self._relist, name="list", daemon=True)
+            listing.start()
+            listing.join(_LIST_PATIENCE)
+        return dict(self._runs or {})
+
+    def _relist(self) -> None:
+        try:
+            self._list_again()
+        finally:
+            self._lock.release()
 
     def _list_again(self) -> None:
         known_before = self._runs or {}

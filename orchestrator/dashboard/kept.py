@@ -27,6 +27,10 @@ class KeptPages:
     def __init__(self) -> None:
         self._kept: dict[str, _Kept] = {}
 
+    def forget(self, address: str) -> None:
+        """Drop what is not there any more."""
+        self._kept.pop(address, None)
+
     def get(self, address: str, make: Callable[[], str], *, waits: bool) -> str:
         """Return the page: made now, or the last one if that took long and nobody `waits`.
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from checkpoints.errors import ObjectMissing
 from checkpoints.layout import log_key, parse_log_key
 from checkpoints.store import ObjectStore
+from orchestrator.ledger.fetching import fetch
+from orchestrator.redact import redact
 
 # Of each node: a few hundred lines, which a browser lays out at once.
 _MOST_BYTES = 64_000
+# And from so many uploads: an hour and a half of a cloud node's.
+_MOST_PIECES = 256
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +36,9 @@ def whole_log(store: ObjectStore, attempt: int) -> Iterator[bytes]:
     """Yield all that an attempt's nodes wrote, node after node."""
     for node, keys in sorted(_pieces(store, attempt).items()):
         yield f"--- attempt {attempt}, node {node} ---\n".encode()
-        for key in keys:
-            yield _read(store, key)
+        for start in range(0, len(keys), _AT_ONCE):
+            text = _read(store, keys[start : start + _AT_ONCE]).decode(errors="replace")
+            yield redact(text).encode()
 
 
 def _pieces(store: ObjectStore, attempt: int) -> dict[int, list[str]]:
@@ -46,16 +51,17 @@ def _pieces(store: ObjectStore, attempt: int) -> dict[int, list[str]]:
 
 
 def _end_of(store: ObjectStore, node: int, keys: list[str]) -> NodeLog:
+    """Read pieces from the last one on until there is enough; most are a few lines."""
     end, first = b"", len(keys)
-    while first > 0 and len(end) < _MOST_BYTES:
-        first -= 1
-        end = _read(store, keys[first]) + end
+    while first > 0 and len(end) < _MOST_BYTES and len(keys) - first < _MOST_PIECES:
+        start = max(0, first - _AT_ONCE)
+        end = _read(store, keys[start:first]) + end
+        first = start
     is_cut = first > 0 or len(end) > _MOST_BYTES
-    return NodeLog(node=node, text=end[-_MOST_BYTES:].decode(errors="replace"), is_cut=is_cut)
+    text = redact(end[-_MOST_BYTES:].decode(errors="replace"))
+    return NodeLog(node=node, text=text, is_cut=is_cut)
 
 
-def _read(store: ObjectStore, key: str) -> bytes:
-    try:
-        return store.get(key).data
-    except ObjectMissing:
-        return b""  # deleted meanwhile, with its run
+def _read(store: ObjectStore, keys: list[str]) -> bytes:
+    """Return the pieces one behind the other; what is deleted meanwhile is left out."""
+    return b"".join(data for _, data in fetch(store, keys) if data is not None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
@@ -193,7 +194,11 @@ def _add_comparison(app: FastAPI, board: Board) -> None:
 def _add_logs(app: FastAPI, board: Board) -> None:
     @app.get("/runs/{key}/logs/{attempt}.txt")
     def log_text(key: str, attempt: int) -> StreamingResponse:
-        return StreamingResponse(whole_log(board.store(key), attempt), media_type="text/plain")
+        text = whole_log(board.store(key), attempt)
+        first = next(text, None)
+        if first is None:
+            raise UnknownRun(f"Attempt {attempt} has no log.", "See the run's page.")
+        return StreamingResponse(itertools.chain([first], text), media_type="text/plain")
 
     @app.get("/runs/{key}/logs/{attempt}", response_class=HTMLResponse)
     def log(key: str, attempt: int) -> str:
@@ -214,7 +219,12 @@ def _add_runs(app: FastAPI, board: Board) -> None:
     kept_pages = KeptPages()
 
     def page_of(key: str) -> str:
-        seen = board.one(key)
+        try:
+            seen = board.one(key)
+        except UnknownRun:
+            pages.pop(key, None)
+            kept_pages.forget(key)
+            raise
         view = _view_of(seen)
         kept = pages.get(key)
         if kept is None or kept[0] is not view or kept[1] != seen.error:

@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -20,12 +22,24 @@ from starlette.testclient import TestClient
 from checkpoints.errors import StoreUnreachable
 from checkpoints.layout import RUN_KEY, event_key, heartbeat_key, log_key
 from checkpoints.store import open_store
+from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
+from orchestrator.dashboard import board
 from orchestrator.dashboard.board import Board
 from orchestrator.dashboard.server import make_app
-from orchestrator.ledger.facts import DecisionMade, FinalState, StopReason
+from orchestrator.ledger.facts import (
+    AttemptEnded,
+    DecisionMade,
+    FinalState,
+    LaunchEnded,
+    StopReason,
+    TerminatedBy,
+)
 from orchestrator.ledger.heartbeat import Heartbeat
+from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import create_record
+from orchestrator.news import news
+from orchestrator.view import RunViewer
 from tests.orchestrator.histories import Ledger, at, make_record
 
 HOSTILE = "<script>alert(1)</script>"
@@ -369,3 +383,53 @@ def test_every_table_of_a_page_is_there_for_programs(tmp_path):
         table = list(csv.reader(io.StringIO(client.get(f"{address}/tables/{name}.csv").text)))
         assert table[0] == list(rows[0])
         assert len(table) == len(rows) + 1
+
+
+def test_a_store_that_is_silent_holds_no_known_run_up(tmp_path, monkeypatch):
+    write_run(tmp_path, "one", over=True)
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    answers = threading.Event()
+    list_once = board.list_runs
+
+    def list_runs(store):
+        assert answers.wait(60)
+        return list_once(store)
+
+    monkeypatch.setattr(board, "list_runs", list_runs)
+    now = board.time.monotonic() + 61
+    monkeypatch.setattr("orchestrator.dashboard.board.time.monotonic", lambda: now)
+    began = time.perf_counter()
+    for path in ("/", address, f"{address}/status.json"):
+        assert client.get(path).status_code == 200
+    assert time.perf_counter() - began < 30
+    answers.set()
+
+
+def test_no_key_is_shown_or_sent(tmp_path):
+    secret = "hf_abcdefghijklmnopqrstuvwx"
+    write_run(tmp_path, "one", why="ok")
+    store = open_store(f"{tmp_path.as_uri()}/one")
+    journal = Journal(store, "agent-1", At())
+    error = f"401 for https://me:hunter2@example.com/x HF_TOKEN={secret} password: swordfish"
+    journal.record(AttemptEnded(attempt=1, reason=EndReason.TRAINING_FAILED, step=3, error=error))
+    journal.note(
+        LaunchEnded(
+            launch="one",
+            reason=EndReason.TRAINING_FAILED,
+            terminated_by=TerminatedBy.ITSELF,
+            detail=f"exit 1: AKIAABCDEFGHIJKLMNOP {secret}",
+        )
+    )
+    store.create(log_key(1, "00000000.log"), f"step 1\n{error}\n".encode())
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    for path in ("", "/logs/1", "/logs/1.txt", "/status.json", "/tables/attempts.csv"):
+        text = client.get(f"{address}{path}").text
+        assert "[hidden]" in text or path == "/status.json"
+        for word in (secret, "hunter2", "swordfish", "AKIAABCDEFGHIJKLMNOP"):
+            assert word not in text
+    told = news(RunViewer(store).look(at(60)))
+    assert told
+    assert secret not in repr(told)
+    assert "hunter2" not in repr(told)
