@@ -36,6 +36,10 @@ BUDGET_SHARES = (0.5, 0.8, 1.0)
 _CONTROLLER_IDLES = timedelta(minutes=10)
 # Objects that a commit writes besides its shards: the manifest and HEAD.
 _OBJECTS_PER_COMMIT = 2
+# A node uploads its measurements, its log and its heartbeat every 20 s at most; the controller
+# beats once a minute, and lists facts and measurements every 15 s.
+_PUTS_PER_NODE_HOUR = Decimal(3 * 180)
+_LOOKS_PER_HOUR = Decimal(60 + 2 * 240)
 # Tries until the float sums agree; without one the decimals are right all the same.
 _MOST_MICRO_USD = 64
 
@@ -65,7 +69,7 @@ def bill(state: RunState, as_of: datetime) -> Parts:
         Parts(
             compute=_launches_usd(state, until, failed=False),
             storage=_storage_usd(state, until, scale),
-            requests=_requests_usd(state),
+            requests=_requests_usd(state, until),
             egress=_egress_usd(state),
             controller=_controllers_usd(state, until),
             failed_launches=_launches_usd(state, until, failed=True),
@@ -160,15 +164,29 @@ def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
     return _round(gb_hours / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
 
 
-def _requests_usd(state: RunState) -> Decimal:
-    """Count a PUT per fact, shard, manifest and HEAD; heartbeats and listings are left out."""
-    puts = state.num_entries + sum(
-        commit.num_objects + _OBJECTS_PER_COMMIT for commit in state.commits
+def _requests_usd(state: RunState, until: datetime) -> Decimal:
+    """Count a PUT per fact, shard, manifest and HEAD, and on clouds what goes on by the clock."""
+    puts = Decimal(
+        state.num_entries
+        + sum(commit.num_objects + _OBJECTS_PER_COMMIT for commit in state.commits)
     )
+    if not state.record.simulated:
+        puts += _requests_by_the_clock(state, until)
     gets = len(state.restores) * max(
         (launch.world_size or 1 for launch in state.launches), default=1
     )
     return _round(puts * PUT_USD + gets * GET_USD)
+
+
+def _requests_by_the_clock(state: RunState, until: datetime) -> Decimal:
+    """Return the PUTs and LISTs of nodes that are up, and of who watches the run; a bound."""
+    node_hours = sum(
+        (charge(state, one, until).hours * one.num_nodes for one in state.launches), Decimal(0)
+    )
+    watched = max(timedelta(), until - state.record.created_at - state.paused)
+    return (node_hours * _PUTS_PER_NODE_HOUR + hours(watched) * _LOOKS_PER_HOUR).quantize(
+        Decimal(1)
+    )
 
 
 def _egress_usd(state: RunState) -> Decimal:
