@@ -226,7 +226,9 @@ def build_losses(sources: Sources, most: int | None = MOST_ROWS) -> Table:
             for number in shown
         ),
         empty="No step has been reported yet.",
-        note=None if stride == 1 else f"Every {stride}th step is shown; CSV and JSON have all.",
+        note=None
+        if stride == 1
+        else f"One step in {stride} is shown; CSV and JSON of a served page have all.",
     )
 
 

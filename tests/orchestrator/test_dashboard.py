@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -19,11 +20,12 @@ from orchestrator.dashboard.charts import (
     stagger,
     thin,
 )
-from orchestrator.dashboard.content import build_page
+from orchestrator.dashboard.content import build_page, build_table
 from orchestrator.dashboard.page import environment, render_page
 from orchestrator.errors import MissingDependency
 from orchestrator.ledger.facts import (
     AttemptEnded,
+    CheckpointDamaged,
     DecisionMade,
     FinalState,
     LaunchEnded,
@@ -33,7 +35,8 @@ from orchestrator.ledger.facts import (
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.heartbeat import Heartbeat
 from orchestrator.ledger.measurements import Measured
-from orchestrator.report import cost_document
+from orchestrator.ledger.record import Percentiles, RecordedForecast
+from orchestrator.report import cost_document, status_document
 from orchestrator.view import RunView
 from tests.orchestrator.histories import (
     Ledger,
@@ -363,3 +366,76 @@ def test_thinned_curve_keeps_its_spike():
 
 def test_labels_that_would_overlap_move_up_or_vanish():
     assert stagger([10, 12, 14, 30], 10, 2) == (0, 1, None, 0)
+
+
+def test_a_damaged_checkpoint_is_named_and_is_not_the_newest():
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 0, until=50, attempt=1)
+    ledger.commit(10, attempt=1, step=5)
+    ledger.commit(20, attempt=1, step=10)
+    manifest = "checkpoints/step-00000010.a001/manifest.json"
+    damaged = CheckpointDamaged(attempt=2, manifest=manifest, what="rank 1's shard is torn")
+    ledger.add(60, damaged, writer="agent-2")
+    page = build_page(make_view(ledger, (measured_step(1, 10, 19),)))
+    assert [row[-1] for row in page.checkpoints.rows] == [
+        "damaged: rank 1's shard is torn",
+        "kept, newest",
+    ]
+    assert page.preemptions.rows[0][3] == "5"  # steps since a checkpoint that can be used
+
+
+def test_what_we_ended_is_no_preemption_anywhere():
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 0, attempt=1)
+    lost = LaunchEnded(launch="one", reason=EndReason.NODE_LOST, terminated_by=TerminatedBy.US)
+    ledger.add(30, lost)
+    page = build_page(make_view(ledger))
+    assert page.preemptions.rows == ()
+    (shown,) = [one.value for one in page.indicators if one.label == "Preemptions"]
+    assert shown == "0"
+
+
+def test_nodes_that_were_lost_before_they_trained_were_paid_for_nothing():
+    ledger = Ledger()
+    ledger.launched()
+    ledger.launch("one", 0, until=61, reason=EndReason.NODE_LOST)
+    row = build_page(make_view(ledger)).preemptions.rows[0]
+    assert row[6] == row[7] == "$10.00"
+
+
+def test_tables_for_programs_have_all_rows_and_pages_the_last_ones():
+    ledger = Ledger()
+    ledger.launched()
+    for number in range(1, 301):
+        ledger.launch(f"l{number}", 10 * number, until=10 * number + 9, attempt=number, step=0)
+    steps = tuple(measured_step(1, step, 10 + step / 100) for step in range(1, 601))
+    view = make_view(ledger, steps, seconds=4_000)
+    page = build_page(view)
+    assert len(page.attempts.rows) == 200
+    assert page.attempts.rows[-1][0] == "300"
+    assert page.attempts.note is not None
+    assert len(page.losses.rows) == 200
+    for name, num_rows in (("attempts", 300), ("losses", 600)):
+        table = build_table(view, name)
+        assert table is not None
+        assert len(table.rows) == num_rows
+        assert table.note is None
+    assert build_table(view, "header") is None
+
+
+def test_the_expected_total_and_the_price_per_token_are_told():
+    forecast = RecordedForecast(
+        hours=Percentiles(p10=1, p50=2, p90=3),
+        usd=Percentiles(p10=40, p50=60, p90=80),
+        work_hours=1.5,
+    )
+    view = preempted_run()
+    record = view.record.model_copy(update={"forecast": forecast})
+    view = replace(view, state=replace(view.state, record=record))
+    shown = {one.label: one for one in build_page(view).indicators}
+    status, cost = status_document(view), cost_document(view)
+    assert shown["Expected total"].value == f"${status['forecast']['usd']['p50']:.2f}"
+    assert "in 8 of 10 cases" in shown["Expected total"].detail
+    assert shown["Per million tokens"].value == f"${cost['usd_per_million_tokens']:,.2f}"
