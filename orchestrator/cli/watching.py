@@ -13,8 +13,9 @@ from orchestrator.report import describe_progress
 from orchestrator.runs import KnownRun
 from orchestrator.view import RunView, RunViewer
 
-# Each look at a bucket is a few requests that somebody pays for.
 _WATCH_EVERY = timedelta(seconds=2)
+# Each look at a bucket is a few requests that somebody pays for.
+_WATCH_CLOUDS_EVERY = timedelta(seconds=10)
 _LINE_EVERY = timedelta(seconds=10)
 
 
@@ -54,7 +55,7 @@ def _redraw(viewer: RunViewer, view: RunView, clock: SystemClock) -> None:
 
     with Live(status_frame(view, render_status(view)), auto_refresh=False) as live:
         while view.state.ended is None:
-            clock.sleep(_WATCH_EVERY)
+            clock.sleep(_pause(view))
             view = viewer.look(clock.now())
             live.update(status_frame(view, render_status(view)), refresh=True)
 
@@ -68,5 +69,9 @@ def _print_changes(viewer: RunViewer, view: RunView, clock: SystemClock) -> None
             said, said_at = line, view.as_of
         if is_over:
             return
-        clock.sleep(_WATCH_EVERY)
+        clock.sleep(_pause(view))
         view = viewer.look(clock.now())
+
+
+def _pause(view: RunView) -> timedelta:
+    return _WATCH_EVERY if view.record.spec.is_local else _WATCH_CLOUDS_EVERY
