@@ -255,10 +255,12 @@ def test_each_table_can_be_had_as_csv_and_json(browser, dashboard, tmp_path):
             for link in links:
                 if link.endswith(".csv"):
                     rows = check_csv(page, tmp_path, link)
-                    assert [row[0] for row in rows] == first_cells(page, link)
+                    # A page shows some of a long table, a program gets all of it.
+                    shown, told = first_cells(page, link), [row[0] for row in rows]
+                    assert told == shown or (len(told) > len(shown) and set(shown) <= set(told))
                 else:
                     document = fetch_json(page, link)
-                    assert len(document["rows"]) == len(first_cells(page, link))
+                    assert len(document["rows"]) >= len(first_cells(page, link))
             for link in page.locator("#provenance ~ p.muted:not(.downloads) a").all():
                 assert fetch_json(page, link.get_attribute("href"))["run"] == name
 
