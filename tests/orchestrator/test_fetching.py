@@ -15,6 +15,8 @@ from orchestrator.ledger.fetching import fetch
 class SlowStore:
     """Answers when so many ask at once; each get of a bucket takes 20 ms."""
 
+    url = "s3://bucket/runs"
+
     def __init__(self, num_at_once: int) -> None:
         self._waiting = threading.Barrier(num_at_once, timeout=30)
 
@@ -43,6 +45,8 @@ def test_a_store_is_asked_for_several_at_once():
 
 def test_a_store_that_fails_is_told_as_such():
     class Away:
+        url = "s3://bucket/runs"
+
         def get(self, key: str) -> StoredObject:
             raise StoreUnreachable("The bucket does not answer.", "Check the network.")
 
