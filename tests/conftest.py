@@ -1,9 +1,15 @@
 """S3 servers on loopback, for every test that needs one: a real one, and one that is to blame."""
 
 import pytest
+from hypothesis import settings
 
 from orchestrator.cloud.local.s3_server import BUCKET, read_server, start_server
 from tests.loose_s3 import loose_server
+
+
+# How long an example takes is the machine's business; benchmarks measure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items):

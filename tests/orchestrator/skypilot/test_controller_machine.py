@@ -59,7 +59,7 @@ def find(tmp_path):
 
 @pytest.mark.parametrize(
     ("region", "usd"),
-    [("us-east-1", Decimal("0.192")), ("eu-west-1", Decimal("0.25")), ("us-west-2", None)],
+    [("eu-west-1", Decimal("0.25")), ("us-west-2", None)],
 )
 def test_a_controllers_machine_is_what_its_cloud_says_at_the_catalogs_price(find, region, usd):
     with metadata_service() as service:
