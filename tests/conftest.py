@@ -6,7 +6,6 @@ from hypothesis import settings
 from orchestrator.cloud.local.s3_server import BUCKET, read_server, start_server
 from tests.loose_s3 import loose_server
 
-
 # How long an example takes is the machine's business; benchmarks measure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
