@@ -17,8 +17,9 @@ from orchestrator.clock import show_duration
 from orchestrator.cost import bill, budget_told
 from orchestrator.ledger.facts import FinalState, RunEnded
 from orchestrator.ledger.fold import LaunchView
-from orchestrator.report import deadline_at, missed_by, next_step_after, spare
+from orchestrator.report import next_step_after
 from orchestrator.spec import NewsKind
+from orchestrator.standing import deadline_at, missed_by, spare
 from orchestrator.view import RunView
 
 # Of what training said last: a chat is no place for a traceback.

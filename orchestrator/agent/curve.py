@@ -20,7 +20,8 @@ from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
 from orchestrator.ledger.record import RunRecord
 from orchestrator.replay import compare_replayed
-from orchestrator.report import cost_document, deadline_at, spare
+from orchestrator.report import cost_document
+from orchestrator.standing import deadline_at, spare
 from orchestrator.view import RunView
 from train.spool import Evaluated, LeftOut, RolledBack, Step
 

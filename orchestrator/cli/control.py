@@ -30,8 +30,8 @@ from orchestrator.ledger.facts import (
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.requests import Request, RequestKind, ask
 from orchestrator.places import open_places
-from orchestrator.report import RunStateName, state_name
 from orchestrator.runs import KnownRun, find_run, forget_run
+from orchestrator.standing import RunStateName, state_name
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY_S = 0.5

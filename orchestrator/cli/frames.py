@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.cli.common import plain
 from orchestrator.clock import show_duration
-from orchestrator.report import RunStateName, deadline_at, state_name
+from orchestrator.standing import RunStateName, deadline_at, state_name
 from orchestrator.view import RunView
 
 _WIDTH = 40

@@ -23,8 +23,9 @@ from orchestrator.cli.wording import money, render_cost, render_status, side_by_
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UnknownRun, UsageError
 from orchestrator.glance import Glance, glance_at
-from orchestrator.report import RunStateName, cost_document, state_name, status_document
+from orchestrator.report import cost_document, status_document
 from orchestrator.runs import KnownRun, find_run, list_runs
+from orchestrator.standing import RunStateName, state_name
 from orchestrator.view import RunView, RunViewer
 
 _FOLLOW_EVERY_S = 1.0

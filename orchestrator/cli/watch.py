@@ -16,7 +16,8 @@ from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.cost import budget_told
 from orchestrator.errors import Detached, GaveUp, TrainingFailed
 from orchestrator.launch import Launched, is_carried_out, why_job_ended
-from orchestrator.report import describe_evaluations, describe_progress, missed_by, next_step_after
+from orchestrator.report import describe_evaluations, describe_progress, next_step_after
+from orchestrator.standing import missed_by
 from orchestrator.view import RunView, RunViewer
 
 _LOOK_EVERY = timedelta(seconds=0.5)

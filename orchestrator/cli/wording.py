@@ -10,14 +10,12 @@ from orchestrator.clock import SystemClock, show_duration
 from orchestrator.comparison import compare
 from orchestrator.cost import budget_told
 from orchestrator.report import (
-    RunStateName,
     cost_document,
     describe_evaluations,
     describe_progress,
-    missed_by,
-    state_name,
     status_document,
 )
+from orchestrator.standing import RunStateName, missed_by, state_name
 from orchestrator.view import RunView
 
 _BAR_WIDTH = 30

@@ -13,8 +13,8 @@ from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError, UnknownRun
 from orchestrator.ledger.record import read_record
-from orchestrator.report import RunStateName, state_name
 from orchestrator.runs import KnownRun, list_runs
+from orchestrator.standing import RunStateName, state_name
 from orchestrator.view import RunView, RunViewer
 
 # Seconds after which a run that goes on, one that nobody reports on, and one that has ended is

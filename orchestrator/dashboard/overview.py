@@ -21,7 +21,8 @@ from orchestrator.dashboard.formats import (
 )
 from orchestrator.dashboard.summary import STATES, Tone, budget_tone
 from orchestrator.dashboard.tables import Column, Table
-from orchestrator.report import RunStateName, cost_document, deadline_at, eta_at, status_document
+from orchestrator.report import cost_document, status_document
+from orchestrator.standing import RunStateName, deadline_at, eta_at
 from orchestrator.view import RunView
 
 

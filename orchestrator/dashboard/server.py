@@ -38,7 +38,8 @@ from orchestrator.dashboard.overview import Overview, Rows, comparison_table, ru
 from orchestrator.dashboard.page import Served, render, render_page
 from orchestrator.dashboard.tables import Table
 from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
-from orchestrator.report import SCHEMA_VERSION, RunStateName, cost_document, status_document
+from orchestrator.report import SCHEMA_VERSION, cost_document, status_document
+from orchestrator.standing import RunStateName
 from orchestrator.view import RunView
 
 _FEWEST_COMPARED = 2

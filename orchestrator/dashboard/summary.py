@@ -17,7 +17,7 @@ from orchestrator.dashboard.formats import (
     write_usd,
 )
 from orchestrator.dashboard.sources import Sources
-from orchestrator.report import RunStateName
+from orchestrator.standing import RunStateName
 
 # From here on the budget bar warns; the policy itself stops the run before the whole is spent.
 _BUDGET_WARNING = 0.8

@@ -19,8 +19,8 @@ from orchestrator.dashboard.formats import (
 )
 from orchestrator.dashboard.sources import LaunchSummary, Sources
 from orchestrator.goodput import Bucket
+from orchestrator.launch_report import priced_at
 from orchestrator.ledger.fold import CommitView
-from orchestrator.report import priced_at
 from train.spool import Commit, Step
 
 # A page stays readable and small; the run folder holds the rest.

@@ -30,7 +30,8 @@ from orchestrator.ledger.fold import fold
 from orchestrator.ledger.measurements import Measured
 from orchestrator.lineage import lineage
 from orchestrator.outlook import hours_so_far
-from orchestrator.report import cost_document, eta_at, spare
+from orchestrator.report import cost_document
+from orchestrator.standing import eta_at, spare
 from orchestrator.view import RunView
 from tests.orchestrator.histories import (
     Ledger,
