@@ -118,7 +118,7 @@ def test_a_service_that_is_down_for_the_whole_run_holds_nothing_up(workplace, se
     workplace.environment[NOTIFY] = ""
     workplace.home.mkdir()
     (workplace.home / "notify").write_text(f"# mine\n{service.address}\n")
-    spec = workplace.write_spec(local=ROUGH, tracking={"notify": {}}, limits={"budget_usd": 2000})
+    spec = workplace.write_spec(tracking={"notify": {}})
     done = workplace.run("launch", spec, "--yes")
     assert done.returncode == 0, done.stderr
     finished_at = time.monotonic()
