@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from orchestrator.charges import MICRO_USD, Charge
+from orchestrator.charges import Charge, round_usd
 from orchestrator.cost import is_failed
 from orchestrator.goodput import Bucket, Goodput, Span
 from orchestrator.ledger.fold import LaunchView, RunState
@@ -52,7 +52,7 @@ def _shared(usd: Decimal, launch: LaunchView, spans: list[Span]) -> dict[Bucket,
     if not whole:
         return {Bucket.OTHER: usd}
     shares = {
-        bucket: (usd * (duration // _MICROSECOND) / (whole // _MICROSECOND)).quantize(MICRO_USD)
+        bucket: round_usd(usd * (duration // _MICROSECOND) / (whole // _MICROSECOND))
         for bucket, duration in durations.items()
     }
     largest = max(shares, key=lambda bucket: shares[bucket])

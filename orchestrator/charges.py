@@ -60,12 +60,12 @@ def charge(state: RunState, launch: LaunchView, until: datetime) -> Charge:
     # Of a gang the cloud took one node for all that is known; the others were terminated with it.
     is_free = not state.record.simulated and _is_free(launch)
     charged = Decimal(launch.num_nodes - is_free) / launch.num_nodes
-    usd = _round(whole * charged)
+    usd = round_usd(whole * charged)
     return Charge(
         hours=hours(ended_at - launch.ready_at) * scale,
         usd=usd,
-        sampled_usd=min(usd, _round(of_samples * charged)),
-        waived_usd=_round(whole) - usd,
+        sampled_usd=min(usd, round_usd(of_samples * charged)),
+        waived_usd=round_usd(whole) - usd,
     )
 
 
@@ -140,5 +140,6 @@ def _free_within(launch: LaunchView) -> timedelta:
     return _FREE_IF_TAKEN_WITHIN.get(launch.offer.cloud, timedelta())
 
 
-def _round(amount: Decimal) -> Decimal:
+def round_usd(amount: Decimal) -> Decimal:
+    """Return an amount to the millionth, as every line of the bill is."""
     return amount.quantize(MICRO_USD)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from orchestrator.charges import MICRO_USD, charge, hours, scale_of
+from orchestrator.charges import MICRO_USD, charge, hours, round_usd, scale_of
 from orchestrator.ledger.fold import (
     CommitView,
     ControllerView,
@@ -109,28 +109,25 @@ def is_failed(launch: LaunchView) -> bool:
     return launch.attempt is None and launch.ended_at is not None
 
 
-def on_demand_usd(
-    state: RunState, productive_by_launch: Mapping[str, timedelta], startup: timedelta
-) -> Decimal:
-    """Return what the same productive time would have cost on demand in the same regions.
-
-    A counterfactual without preemptions: productive time and one start-up, not the spot wall time.
-    The start-up is on the first launch that trained.
-    """
-    scale = scale_of(state)
-    total, left = Decimal(0), startup
-    for launch in state.launches:
-        useful = productive_by_launch.get(launch.launch, timedelta())
-        if useful:
-            useful, left = useful + left, timedelta()
-        total += hours(useful) * scale * launch.offer.on_demand_usd_per_hour * launch.num_nodes
-    return _round(total)
+def on_demand_usd(state: RunState, useful_by_launch: Mapping[str, timedelta]) -> Decimal:
+    """Return what so much time of each launch's nodes would have cost on demand in its region."""
+    total = sum(
+        (
+            hours(useful_by_launch[launch.launch])
+            * launch.offer.on_demand_usd_per_hour
+            * launch.num_nodes
+            for launch in state.launches
+            if launch.launch in useful_by_launch
+        ),
+        Decimal(0),
+    )
+    return round_usd(total * scale_of(state))
 
 
 def storage_usd_per_day(state: RunState) -> Decimal:
     """Return what the checkpoints that are there cost a day, also after the run's end."""
     kept = sum(commit.num_bytes for commit in state.commits if commit.deleted_at is None)
-    return _round(Decimal(kept) / _GB * 24 / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
+    return round_usd(Decimal(kept) / _GB * 24 / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
 
 
 def _controllers_usd(state: RunState, until: datetime) -> Decimal:
@@ -147,7 +144,7 @@ def _controller_usd(controller: ControllerView, until: datetime) -> Decimal:
     last_at = until if controller.ended_at is None else controller.ended_at + _CONTROLLER_IDLES
     if controller.followed_at is not None:
         last_at = min(last_at, controller.followed_at)
-    return _round(hours(max(timedelta(), last_at - began_at)) * rate)
+    return round_usd(hours(max(timedelta(), last_at - began_at)) * rate)
 
 
 def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
@@ -161,7 +158,7 @@ def _storage_usd(state: RunState, until: datetime, scale: Decimal) -> Decimal:
         ),
         Decimal(0),
     )
-    return _round(gb_hours / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
+    return round_usd(gb_hours / HOURS_PER_MONTH * STORAGE_USD_PER_GB_MONTH)
 
 
 def _requests_usd(state: RunState, until: datetime) -> Decimal:
@@ -175,7 +172,7 @@ def _requests_usd(state: RunState, until: datetime) -> Decimal:
     gets = len(state.restores) * max(
         (launch.world_size or 1 for launch in state.launches), default=1
     )
-    return _round(puts * PUT_USD + gets * GET_USD)
+    return round_usd(puts * PUT_USD + gets * GET_USD)
 
 
 def _requests_by_the_clock(state: RunState, until: datetime) -> Decimal:
@@ -199,7 +196,7 @@ def _egress_usd(state: RunState) -> Decimal:
         if offer is not None:
             place = split_place(moved.place) if moved.place else state.record.home_place
             total += egress_usd(moved.num_bytes, place, offer.place)
-    return _round(total)
+    return round_usd(total)
 
 
 def egress_usd(num_bytes: int, place: tuple[str, str], other: tuple[str, str]) -> Decimal:
@@ -220,7 +217,3 @@ def move_usd(places: Sequence[tuple[str, str]], gigabytes: float) -> list[list[f
     """Return the price of moving so much from each of the places to each other one."""
     num_bytes = round(gigabytes * 1e9)
     return [[float(egress_usd(num_bytes, one, other)) for other in places] for one in places]
-
-
-def _round(amount: Decimal) -> Decimal:
-    return amount.quantize(MICRO_USD)

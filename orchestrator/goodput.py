@@ -83,19 +83,24 @@ class Goodput:
                 totals[span.launch] = totals.get(span.launch, timedelta()) + span.duration
         return totals
 
-    def startup_of(self, launch: LaunchView) -> timedelta:
-        """Return how long the nodes of a launch were up before they trained, for starting up."""
-        ready_at = launch.ready_at
-        if ready_at is None:
-            return timedelta()
-        return sum(
-            (
-                max(timedelta(), span.end - max(span.start, ready_at))
-                for span in self.spans
-                if span.launch == launch.launch and span.bucket is Bucket.STARTUP
-            ),
-            timedelta(),
-        )
+    def undisturbed(self, launches: Sequence[LaunchView]) -> dict[str, timedelta]:
+        """Return the time of each launch that a run without preemptions would have taken, too.
+
+        Productive time, and one start-up: that of the first launch that trained, from its nodes
+        being up on. Not the time on spot, which would count lost work as a saving.
+        """
+        useful = self.productive_by_launch()
+        first = next((launch for launch in launches if launch.launch in useful), None)
+        if first is not None and first.ready_at is not None:
+            useful[first.launch] += sum(
+                (
+                    max(timedelta(), span.end - max(span.start, first.ready_at))
+                    for span in self.spans
+                    if span.launch == first.launch and span.bucket is Bucket.STARTUP
+                ),
+                timedelta(),
+            )
+        return useful
 
     @property
     def share_of_wall(self) -> float:

@@ -47,14 +47,9 @@ def _attempt_document(view: RunView, launch: LaunchView) -> dict[str, Any]:
         "usd": as_usd(charge.usd),
         "sampled_usd": as_usd(charge.sampled_usd),
         "waived_usd": as_usd(charge.waived_usd),
-        "basis": _basis_of(launch).value,
+        "basis": (Basis.SAMPLED if charge.sampled_usd else Basis.ESTIMATED).value,
         "price_as_of": as_instant(priced_at(launch)),
     }
-
-
-def _basis_of(launch: LaunchView) -> Basis:
-    """Return how well a launch's price is known: as it was quoted, or asked again since."""
-    return Basis.SAMPLED if launch.prices else Basis.ESTIMATED
 
 
 def priced_at(launch: LaunchView) -> datetime:

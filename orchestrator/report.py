@@ -133,10 +133,7 @@ def _decision_document(state: RunState) -> dict[str, Any] | None:
 def cost_document(view: RunView) -> dict[str, Any]:
     """Return the document of `cost RUN --json`."""
     parts, goodput = view.parts, view.goodput
-    productive = goodput.productive_by_launch()
-    first = next((one for one in view.state.launches if one.launch in productive), None)
-    startup = timedelta() if first is None else goodput.startup_of(first)
-    on_demand = on_demand_usd(view.state, productive, startup)
+    on_demand = on_demand_usd(view.state, goodput.undisturbed(view.state.launches))
     trained = goodput.seconds()[Bucket.PRODUCTIVE] > timedelta()
     savings = 1 - parts.total / on_demand if on_demand and trained else None
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -82,13 +83,12 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
         sum(values[start : start + size]) / len(values[start : start + size])
         for start in range(0, len(values), size)
     ]
-    finite = [mean for mean in means if abs(mean) < float("inf")]
+    finite = [mean for mean in means if math.isfinite(mean)]
     if not finite:
         return " " * len(means)
     low, high = min(finite), max(finite)
     span = (high - low) or 1.0
     top = len(_LEVELS) - 1
     return "".join(
-        _LEVELS[round(top * (mean - low) / span)] if abs(mean) < float("inf") else " "
-        for mean in means
+        _LEVELS[round(top * (mean - low) / span)] if math.isfinite(mean) else " " for mean in means
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 # Where making a page took longer than this, a visitor sees the last one first.
 _LONG_S = 0.3
+# One that was made in a moment, of what others had just looked at, says little of the next one.
+_FORGETS = 0.9
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +50,7 @@ class KeptPages:
         page = make()
         took_s = time.monotonic() - began
         known = self._kept.setdefault(address, _Kept(page, took_s))
-        # One that was made in a moment of what others had just looked at says nothing of the next.
-        known.page, known.took_s = page, max(took_s, known.took_s * 0.9)
+        known.page, known.took_s = page, max(took_s, known.took_s * _FORGETS)
         return page
 
     def _renew(self, address: str, make: Callable[[], str], kept: _Kept) -> None:

@@ -8,15 +8,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.attempts import EndReason
 from orchestrator.cost import is_failed
 from orchestrator.dashboard.formats import write_words
 from orchestrator.goodput import Bucket, Goodput
 from orchestrator.ledger.fold import LaunchView
 from orchestrator.report import cost_document, status_document
 from orchestrator.view import RunView
-
-LOST = (EndReason.PREEMPTED, EndReason.NODE_LOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from orchestrator.ledger.facts import (
     AmendedBy,
     AttemptStarted,
     CheckpointCommitted,
+    ControllerSeen,
     Entry,
     Fact,
     FinalState,
@@ -82,6 +83,17 @@ def make_record(**changes: object) -> RunRecord:
         inputs=(),
         simulated=True,
         threads_per_rank=1,
+    )
+
+
+def make_controller(seconds: float, usd: str | None) -> ControllerSeen:
+    """Return the machine that carries out the launch of the run at that instant."""
+    return ControllerSeen(
+        launched_at=at(seconds),
+        cloud="aws",
+        region="us-east-1",
+        instance_type="m6i.xlarge",
+        usd_per_hour=None if usd is None else Decimal(usd),
     )
 
 

@@ -18,7 +18,6 @@ from orchestrator.ledger.facts import (
     AttemptStarted,
     CheckpointDeleted,
     CheckpointRestored,
-    ControllerSeen,
     FinalState,
     LaunchEnded,
     LaunchReady,
@@ -36,6 +35,7 @@ from orchestrator.view import RunView
 from tests.orchestrator.histories import (
     Ledger,
     at,
+    make_controller,
     make_offer,
     make_record,
     measured_phase,
@@ -136,8 +136,8 @@ def test_on_demand_equivalent_counts_productive_time_and_one_startup():
     ledger.launch("two", 61, until=122, attempt=2)
     state = fold(RECORD, ledger.entries)
     half_hour = timedelta(seconds=30)
-    productive = {"one": half_hour, "two": half_hour}
-    assert on_demand_usd(state, productive, timedelta(seconds=6)) == Decimal(33)
+    useful = {"one": half_hour + timedelta(seconds=6), "two": half_hour}
+    assert on_demand_usd(state, useful) == Decimal(33)
 
 
 def test_steps_trained_again_count_once_as_lost_work():
@@ -331,13 +331,7 @@ def test_steps_whose_records_were_lost_with_their_node_count_as_trained():
 def test_a_controller_is_not_billed_beside_the_one_that_follows_it():
     ledger = Ledger()
     ledger.launched()
-    seen = ControllerSeen(
-        launched_at=at(0),
-        cloud="aws",
-        region="us-east-1",
-        instance_type="m6i.xlarge",
-        usd_per_hour=Decimal("0.6"),
-    )
+    seen = make_controller(0, "0.6")
     ledger.add(10, seen)
     ledger.launched(HOUR)  # the first one crashed, and never wrote its end
     ledger.add(HOUR + 10, seen.model_copy(update={"launched_at": at(HOUR)}))

@@ -10,7 +10,6 @@ from orchestrator.attempts import EndReason
 from orchestrator.charges import charge, node_rate
 from orchestrator.cost import bill
 from orchestrator.ledger.facts import (
-    ControllerSeen,
     LaunchEnded,
     NoticeReceived,
     PriceSampled,
@@ -18,7 +17,7 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.fold import fold
 from orchestrator.offers import Market
-from tests.orchestrator.histories import Ledger, at, make_offer, make_record
+from tests.orchestrator.histories import Ledger, at, make_controller, make_offer, make_record
 
 REAL = make_record(infra=["aws", "gcp"], local=None).model_copy(update={"simulated": False})
 HOUR = 3600
@@ -123,13 +122,7 @@ def test_prices_outside_of_its_life_charge_nothing():
 def test_a_controller_costs_from_the_launch_to_ten_minutes_after_the_end():
     ledger = Ledger()
     ledger.launched()
-    seen = ControllerSeen(
-        launched_at=at(0),
-        cloud="aws",
-        region="us-east-1",
-        instance_type="m6i.xlarge",
-        usd_per_hour=Decimal("0.6"),
-    )
+    seen = make_controller(0, "0.6")
     ledger.add(300, seen)
     assert bill(fold(REAL, ledger.entries), at(HOUR)).controller == Decimal("0.6")
     ledger.ended(2 * HOUR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
@@ -309,8 +308,17 @@ def test_nothing_in_a_file_breaks_more_than_its_reading(tmp_path_factory, cell, 
     for number, data in enumerate((json_lines(line), garbage, header + b"\n" + garbage)):
         path = folder / f"{number}.csv"
         path.write_bytes(data)
-        with contextlib.suppress(InputError):
-            read_exports([str(path)], RUN)
+        tallies, refused = read_or_refusal(path)
+        assert refused is None or refused.startswith(path.name)
+        assert all(usd.is_finite() for tally in tallies for usd in tally.usd.values())
+
+
+def read_or_refusal(path):
+    """Return what was read, or the one line that says why it was not."""
+    try:
+        return read_exports([str(path)], RUN), None
+    except InputError as error:
+        return [], error.what
 
 
 def test_a_folder_or_nothing_is_refused_by_name(tmp_path):

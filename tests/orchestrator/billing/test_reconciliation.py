@@ -15,7 +15,7 @@ from checkpoints.store import open_store
 from orchestrator.billing.kinds import BillKind
 from orchestrator.clock import SystemClock
 from orchestrator.dashboard.content import build_page
-from orchestrator.ledger.facts import BillRead, ControllerSeen, Entry, NoticeReceived, RunLaunched
+from orchestrator.ledger.facts import BillRead, Entry, NoticeReceived, RunLaunched
 from orchestrator.ledger.fold import fold
 from orchestrator.reconciliation import reconciliation_document
 from orchestrator.view import RunView, RunViewer
@@ -29,7 +29,7 @@ from tests.orchestrator.billing.test_export_file import (
     json_lines,
     write_csv,
 )
-from tests.orchestrator.histories import START, Ledger, at, make_offer, make_record
+from tests.orchestrator.histories import START, Ledger, at, make_controller, make_offer, make_record
 
 RECORD = make_record(infra=["aws"], local=None, store="s3://bucket/runs")
 DAYS = timedelta(days=1)
@@ -137,13 +137,7 @@ def test_what_a_cloud_waives_goes_by_the_whole_launch_and_not_by_the_day():
 
 def test_a_controller_is_not_in_a_bill_of_nodes():
     ledger = ended_run()
-    controller = ControllerSeen(
-        launched_at=START,
-        cloud="aws",
-        region="us-east-1",
-        instance_type="m6i.xlarge",
-        usd_per_hour=Decimal("0.2"),
-    )
+    controller = make_controller(0, "0.2")
     ledger.add(1, controller)
     (found,) = seen(reading(), ledger=ledger)["clouds"]
     assert found["not_in_bill"] == ["storage", "requests", "controller"]
