@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
 from checkpoints.errors import ObjectMissing, RecordInvalid
-from checkpoints.export import export_weights
 from checkpoints.fence import read_head
 from checkpoints.history import Point, whole_checkpoints
 from checkpoints.inspect import compare, read_manifest
@@ -19,16 +17,9 @@ from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, progress, say, store_option
-from orchestrator.cli.retention import find_step, open_run, pin, prune, show_size, unpin
-from orchestrator.errors import RecordUnreadable, UnknownRun, UsageError
-from orchestrator.inputs import fetch_inputs
-from orchestrator.ledger.record import RunRecord
+from orchestrator.cli.retention import pin, prune, show_size, unpin
+from orchestrator.exporting import WEIGHTS, export_model, find_manifest, num_weight_bytes, open_run
 from orchestrator.runs import find_run
-
-# What a checkpoint holds besides the weights differs between runs that compute the same model.
-_WEIGHTS = "model."
-# Files of the inputs that make exported weights a model which others can load.
-_MODEL_FILES = ("config.json", "generation_config.json")
 
 
 @click.group()
@@ -93,7 +84,7 @@ def verify(
     if is_all:
         verdicts = document["checkpoints"] = _verify_all(folder)
     else:
-        manifest = _manifest_of(folder, run, step)
+        manifest = find_manifest(folder, run, step)
         document |= _verify(folder, manifest)
         verdicts = [document]
         if against is not None:
@@ -115,25 +106,14 @@ def verify(
     required=True,
     help="Folder to write; it must not hold a model yet.",
 )
+@click.option("--step", type=click.IntRange(min=0), metavar="N", help="This step's instead.")
 @store_option
-def export(run: str, output: Path, store: str | None) -> None:
+def export(run: str, output: Path, step: int | None, store: str | None) -> None:
     """Write RUN's last checkpoint as a Hugging Face folder (safetensors, config, tokenizer)."""
     folder, record = open_run(run, store)
-    manifest = _manifest_of(folder, run, None)
-    if (output / "config.json").exists():
-        raise UsageError(f"{output} holds a model already.", "Choose another folder.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        partial = Path(scratch) / "model"
-        with progress("Exporting", _num_bytes(manifest)) as advance:
-            names = export_weights(
-                folder, manifest, prefix=_WEIGHTS, folder=partial, progress=advance
-            )
-        _copy_model_files(folder, record, partial)
-        # All or nothing: a damaged checkpoint leaves no half of a model behind.
-        output.mkdir(exist_ok=True)
-        for path in partial.iterdir():
-            path.rename(output / path.name)
+    manifest = find_manifest(folder, run, step)
+    with progress("Exporting", num_weight_bytes(manifest)) as advance:
+        names = export_model(folder, record, manifest, output, advance)
     say(f"Wrote step {manifest.step} to {output}: {', '.join(names)}.")
 
 
@@ -174,16 +154,6 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def _manifest_of(folder: ObjectStore, run: str, step: int | None) -> Manifest:
-    """Return the manifest of this step, or the one that HEAD names."""
-    if step is not None:
-        return read_manifest(folder, manifest_key(*find_step(folder, run, step)))
-    head = read_head(folder)
-    if head is None or head[0].manifest is None:
-        raise UnknownRun(f"{run} has committed no checkpoint.", f"See orchestrate status {run}")
-    return read_manifest(folder, head[0].manifest)
-
-
 def _verify_all(folder: ObjectStore) -> list[dict[str, Any]]:
     manifests, unusable = _read_manifests(folder)
     broken = [
@@ -213,15 +183,15 @@ def _compare_with(
     folder: ObjectStore, manifest: Manifest, other: str, store: str | None
 ) -> dict[str, Any]:
     other_folder = find_run(other, store).open()
-    other_manifest = _manifest_of(other_folder, other, None)
-    weights = [name for name in manifest.tensors if name.startswith(_WEIGHTS)]
-    with progress("Comparing", _num_bytes(manifest)) as advance:
+    other_manifest = find_manifest(other_folder, other, None)
+    weights = [name for name in manifest.tensors if name.startswith(WEIGHTS)]
+    with progress("Comparing", num_weight_bytes(manifest)) as advance:
         differing = compare(
             folder,
             manifest,
             other_folder,
             other_manifest,
-            ignore=lambda name: not name.startswith(_WEIGHTS),
+            ignore=lambda name: not name.startswith(WEIGHTS),
             progress=advance,
         )
     return {
@@ -230,13 +200,6 @@ def _compare_with(
         "num_tensors": len(weights),
         "differing": differing,
     }
-
-
-def _num_bytes(manifest: Manifest) -> int:
-    """Return the size of the weights alone."""
-    return sum(
-        record.num_bytes for name, record in manifest.tensors.items() if name.startswith(_WEIGHTS)
-    )
 
 
 def _print_verdict(document: dict[str, Any]) -> None:
@@ -251,16 +214,3 @@ def _print_verdict(document: dict[str, Any]) -> None:
         equal = f"{against['num_tensors']} weight tensors equal bit for bit"
         differ = f"weights differ: {', '.join(against['differing'][:5])}"
         print(f"against {against['run']}: {differ if against['differing'] else equal}")
-
-
-def _copy_model_files(folder: ObjectStore, record: RunRecord, output: Path) -> None:
-    wanted = tuple(
-        file
-        for file in record.inputs
-        if file.name in _MODEL_FILES or file.name.startswith("tokenizer")
-    )
-    if not any(file.name == "config.json" for file in wanted):
-        raise RecordUnreadable(
-            f"{folder.url} has no staged config.json.", "Launch the run again to stage its inputs."
-        )
-    fetch_inputs(wanted, folder, output)

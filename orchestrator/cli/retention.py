@@ -10,7 +10,6 @@ import click
 
 from checkpoints.errors import ObjectMissing, StoreError
 from checkpoints.fence import read_head
-from checkpoints.history import Point, committed_at
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.manifest import Head
 from checkpoints.places import Places
@@ -26,13 +25,12 @@ from checkpoints.retention import unpin as unpin_checkpoint
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import confirm, json_option, print_json, say, store_option, yes_option
 from orchestrator.clock import SystemClock
-from orchestrator.errors import UnknownRun, UsageError
+from orchestrator.errors import UsageError
+from orchestrator.exporting import find_step, no_such_step, open_run
 from orchestrator.launch import current_state
 from orchestrator.ledger.facts import CheckpointDeleted
 from orchestrator.ledger.journal import Journal
-from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.places import open_places
-from orchestrator.runs import find_run
 from train.config import CheckpointOptions
 
 _POINT = attrgetter("point")
@@ -122,30 +120,6 @@ def unpin(run: str, step: int, store: str | None) -> None:
     for point in pinned:
         unpin_checkpoint(folder, point)
     say(f"Step {step} of {run} is pruned as the others are.")
-
-
-def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
-    """Return the run folder and its record; raise UnknownRun."""
-    folder = find_run(run, store).open()
-    record = read_record(folder)
-    if record is None:
-        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
-    return folder, record
-
-
-def find_step(folder: ObjectStore, run: str, step: int) -> Point:
-    """Return the run's checkpoint of this step, of its last attempt that has one."""
-    point = committed_at(folder, step)
-    if point is None:
-        raise no_such_step(run, step)
-    return point
-
-
-def no_such_step(run: str, step: int) -> UsageError:
-    """Return the error for a step that has no checkpoint."""
-    return UsageError(
-        f"{run} has no checkpoint of step {step}.", f"See: orchestrate checkpoints list {run}"
-    )
 
 
 def abort_uploads(folder: ObjectStore, prefix: str, is_stale: Callable[[str], bool]) -> list[str]:

@@ -1,0 +1,133 @@
+"""A run's checkpoint as a Hugging Face folder, for whoever evaluates, serves or releases it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from checkpoints.export import export_weights
+from checkpoints.fence import read_head
+from checkpoints.history import Point, committed_at
+from checkpoints.inspect import Progress, ignore_progress, read_manifest
+from checkpoints.layout import manifest_key
+from checkpoints.manifest import Manifest
+from checkpoints.store import ObjectStore
+from orchestrator.errors import RecordUnreadable, UnknownRun, UsageError
+from orchestrator.home import home, make_folder
+from orchestrator.inputs import fetch_inputs
+from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.runs import KnownRun, find_run
+
+# What a checkpoint holds besides the weights differs between runs that compute the same model.
+WEIGHTS = "model."
+# Files of the inputs that make exported weights a model which others can load.
+_MODEL_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
+
+
+def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
+    """Return the run folder and its record; raise UnknownRun."""
+    folder = find_run(run, store).open()
+    record = read_record(folder)
+    if record is None:
+        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
+    return folder, record
+
+
+def find_step(folder: ObjectStore, run: str, step: int) -> Point:
+    """Return the run's checkpoint of this step, of its last attempt that has one."""
+    point = committed_at(folder, step)
+    if point is None:
+        raise no_such_step(run, step)
+    return point
+
+
+def no_such_step(run: str, step: int) -> UsageError:
+    """Return the error for a step that has no checkpoint."""
+    return UsageError(
+        f"{run} has no checkpoint of step {step}.", f"See: orchestrate checkpoints list {run}"
+    )
+
+
+def find_manifest(folder: ObjectStore, run: str, step: int | None) -> Manifest:
+    """Return the manifest of this step, or the one that HEAD names.
+
+    Raises:
+        UsageError: there is no such checkpoint.
+    """
+    if step is not None:
+        return read_manifest(folder, manifest_key(*find_step(folder, run, step)))
+    head = read_head(folder)
+    if head is None or head[0].manifest is None:
+        raise UnknownRun(f"{run} has committed no checkpoint.", f"See orchestrate status {run}")
+    return read_manifest(folder, head[0].manifest)
+
+
+def num_weight_bytes(manifest: Manifest) -> int:
+    """Return the size of the weights alone, without what only training needs."""
+    return sum(
+        record.num_bytes for name, record in manifest.tensors.items() if name.startswith(WEIGHTS)
+    )
+
+
+def export_model(
+    folder: ObjectStore,
+    record: RunRecord,
+    manifest: Manifest,
+    output: Path,
+    progress: Progress = ignore_progress,
+) -> list[str]:
+    """Write a checkpoint as a Hugging Face folder and return the names of the weights' files.
+
+    All or nothing: a damaged checkpoint leaves no half of a model behind.
+
+    Raises:
+        UsageError: `output` holds a model already.
+        Damaged: a byte of the checkpoint differs.
+        RecordUnreadable: the run's inputs hold no model configuration.
+    """
+    if (output / "config.json").exists():
+        raise UsageError(f"{output} holds a model already.", "Choose another folder.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        partial = Path(scratch) / "model"
+        names = export_weights(folder, manifest, prefix=WEIGHTS, folder=partial, progress=progress)
+        _copy_model_files(folder, record, partial)
+        output.mkdir(exist_ok=True)
+        # config.json last: with it the folder is a model.
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+            path.rename(output / path.name)
+    return names
+
+
+def exported(
+    run: KnownRun, step: int | None = None, progress: Progress = ignore_progress
+) -> tuple[Path, Manifest]:
+    """Return this machine's copy of a run's checkpoint as a Hugging Face folder, made once.
+
+    Raises what `export_model` and `find_manifest` raise.
+    """
+    folder = run.open()
+    record = read_record(folder)
+    if record is None:
+        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
+    manifest = find_manifest(folder, run.run, step)
+    name = f"step-{manifest.step:08d}.a{manifest.attempt:03d}"
+    # record.run_id: a deleted run and the next of its name have the same key.
+    output = home() / "exports" / f"{run.key}-{record.run_id}" / name
+    if not (output / "config.json").exists():
+        make_folder(output.parent)
+        export_model(folder, record, manifest, output, progress)
+    return output, manifest
+
+
+def _copy_model_files(folder: ObjectStore, record: RunRecord, output: Path) -> None:
+    wanted = tuple(
+        file
+        for file in record.inputs
+        if file.name in _MODEL_FILES or file.name.startswith("tokenizer")
+    )
+    if not any(file.name == "config.json" for file in wanted):
+        raise RecordUnreadable(
+            f"{folder.url} has no staged config.json.", "Launch the run again to stage its inputs."
+        )
+    fetch_inputs(wanted, folder, output)
