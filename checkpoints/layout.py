@@ -15,8 +15,11 @@ INPUTS = "inputs/"
 JOBS = "jobs/"
 LOGS = "logs/"
 NOTIFIED = "notified/"
+EXPORT = "export/"
 PINS = "pins/"
+REPLICAS = "replicas/"
 REQUESTS = "requests/"
+SERVICES = "services/"
 STEPS = "steps/"
 
 _LOG = re.compile(r"logs/([0-9]{6,})/(?:node-([0-9]{3,})-)?[0-9]{8,}\.log")
@@ -72,6 +75,24 @@ def steps_key(attempt: int, seq: int) -> str:
 def heartbeat_key(writer: str) -> str:
     """Return the key that one writer overwrites to show that it lives."""
     return f"{HEARTBEATS}{writer}.json"
+
+
+def replica_key(replica: str) -> str:
+    """Return the key that a replica overwrites to show that it lives.
+
+    Not among the heartbeats: those say until when nodes of the training are billed.
+    """
+    return f"{REPLICAS}{replica}.json"
+
+
+def service_key(service: str) -> str:
+    """Return the key of what a service is made of, which its replicas read."""
+    return f"{SERVICES}{service}.json"
+
+
+def exported_key(checkpoint: str, name: str) -> str:
+    """Return the key of a file of a checkpoint's Hugging Face folder."""
+    return f"{EXPORT}{checkpoint}/{name}"
 
 
 def job_key(launched: str) -> str:

@@ -49,16 +49,23 @@ class Charge:
 
 def charge(state: RunState, launch: LaunchView, until: datetime) -> Charge:
     """Return what a launch costs until its end, or until `until` if it is still up."""
+    scale, simulated = scale_of(state), state.record.simulated
+    return charge_nodes(launch, until, scale=scale, simulated=simulated)
+
+
+def charge_nodes(
+    launch: LaunchView, until: datetime, *, scale: Decimal = Decimal(1), simulated: bool = False
+) -> Charge:
+    """Return what nodes cost, with `scale` market seconds per wall second."""
     if launch.ready_at is None:
         return Charge(hours=Decimal(0), usd=_NOTHING, sampled_usd=_NOTHING, waived_usd=_NOTHING)
-    scale = scale_of(state)
     ended_at = launch.ended_at if launch.ended_at is not None else max(until, launch.ready_at)
     quoted, sampled = _at_each_price(launch, launch.ready_at, ended_at)
-    if not state.record.simulated:
+    if not simulated:
         quoted += _up_to_minimum(launch, ended_at - launch.ready_at)
     whole, of_samples = (quoted + sampled) * scale, sampled * scale
     # Of a gang the cloud took one node for all that is known; the others were terminated with it.
-    is_free = not state.record.simulated and _is_free(launch)
+    is_free = not simulated and _is_free(launch)
     charged = Decimal(launch.num_nodes - is_free) / launch.num_nodes
     usd = round_usd(whole * charged)
     return Charge(

@@ -89,7 +89,8 @@ def _glance(known: KnownRun, now: datetime) -> Glance:
     line = describe_progress(view)
     found = Glance(run=view.record.run, line=line, as_of=now, view=view)
     ended_at = view.state.ended_at
-    if view.state.ended is not None and ended_at is not None and now - ended_at > _SETTLED:
+    is_settled = ended_at is not None and now - ended_at > _SETTLED
+    if view.state.ended is not None and is_settled and not view.serving.is_going_on:
         _write(
             path, {"content": content, "line": line, "status": found.status(), "cost": found.cost()}
         )

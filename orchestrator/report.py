@@ -22,6 +22,7 @@ from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.record import Percentiles
 from orchestrator.outlook import hours_so_far, outlook
 from orchestrator.reconciliation import reconciliation_document
+from orchestrator.serving_report import lifetime_usd, serving_document
 from orchestrator.standing import deadline_at, eta_at, state_name
 from orchestrator.view import RunView
 
@@ -171,6 +172,8 @@ def cost_document(view: RunView) -> dict[str, Any]:
         "vain_launches": vain_launches_document(view),
         "coming_up": coming_up_document(view),
         "reconciliation": reconciliation_document(view),
+        "serving": serving_document(view),
+        "lifetime_usd": lifetime_usd(view),
         "prices_source": view.record.prices_source,
         "simulated": view.record.simulated,
     }

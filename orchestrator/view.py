@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -29,6 +30,7 @@ from orchestrator.ledger.measurements import (
 )
 from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.replay import Replay, compare_replayed
+from orchestrator.replicas import ServingBill, read_replica_beats, serving_bill
 from train.spool import Evaluated, Step
 
 # A node whose owner is silent is gone after its lease and a save; so is a machine that lost power.
@@ -43,6 +45,8 @@ class RunView:
     measured: tuple[Measured, ...]
     heartbeats: tuple[Heartbeat, ...]
     as_of: datetime
+    replicas_seen_at: Mapping[str, datetime] = field(default_factory=dict)
+    """When each node that serves the model was last heard."""
 
     @property
     def record(self) -> RunRecord:
@@ -108,6 +112,11 @@ class RunView:
         }
 
     @cached_property
+    def serving(self) -> ServingBill:
+        """What serving the model has cost, which is no part of the training's bill."""
+        return serving_bill(self.state.replicas, self.replicas_seen_at, self.as_of)
+
+    @cached_property
     def compute_by_launch(self) -> dict[str, dict[Bucket, Decimal]]:
         """What each launch was charged for."""
         return compute_by_launch(self.state, self.goodput, self.charges)
@@ -158,9 +167,12 @@ class RunViewer:
 
     def look(self, as_of: datetime) -> RunView:
         """Return the run as it is now."""
+        state = fold(self._record, self._ledger.read())
         return RunView(
-            state=fold(self._record, self._ledger.read()),
+            state=state,
             measured=tuple(self._measurements.read()),
             heartbeats=tuple(read_heartbeats(self._store)),
             as_of=as_of,
+            # A request more, for runs whose model was ever served.
+            replicas_seen_at=read_replica_beats(self._store) if state.replicas else {},
         )

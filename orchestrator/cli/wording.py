@@ -97,6 +97,7 @@ def render_cost(view: RunView) -> str:
     lines += ["", *_attempt_lines(document["attempts"])]
     if document["storage_usd_per_day"]:
         lines += ["", _storage_line(document)]
+    lines += _serving_lines(document)
     return "\n".join([*lines, *reconciliation_lines(document["reconciliation"])])
 
 
@@ -107,6 +108,26 @@ def _basis_lines(document: dict[str, Any]) -> list[str]:
     if document["waived_usd"]:
         lines.append(f"  not charged for nodes taken back early: ${document['waived_usd']:.4f}")
     return lines
+
+
+def _serving_lines(document: dict[str, Any]) -> list[str]:
+    """Return what it cost to serve the model, beside the training; nothing if it never was."""
+    serving = document["serving"]
+    if not serving["replicas"]:
+        return []
+    in_all = document["lifetime_usd"]
+    together = "" if in_all is None else f"; with the training ${in_all:.2f}"
+    spot = serving["usd_by_market"]["spot"]
+    return [
+        "",
+        f"Serving it: ${serving['usd']:.2f}, of which ${spot:.2f} for spot nodes{together}",
+        f"  the same hours on demand: ${serving['on_demand_usd']:.2f}",
+        *(
+            f"  {row['replica']:<28}{row['cloud'] + ' ' + row['zone']:<26}{row['market']:<11}"
+            f"{row['hours']:>8.2f} h{row['usd']:>10.2f}  {row['end_reason'] or 'serving'}"
+            for row in serving["replicas"]
+        ),
+    ]
 
 
 def _storage_line(document: dict[str, Any]) -> str:

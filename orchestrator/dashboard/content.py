@@ -20,6 +20,7 @@ from orchestrator.dashboard.tables import (
     build_provenance,
     build_reconciliation,
     build_replays,
+    build_serving,
 )
 from orchestrator.dashboard.timeline import Timeline, build_timeline
 from orchestrator.view import RunView
@@ -48,6 +49,7 @@ class Page:
     checkpoints: Table
     decisions: Table
     reconciliation: Table
+    serving: Table
     provenance: Table
 
 
@@ -63,6 +65,7 @@ _TABLES = {
     "launch_seconds": build_launch_seconds,
     "preemptions": build_preemptions,
     "reconciliation": build_reconciliation,
+    "serving": build_serving,
     "provenance": build_provenance,
 }
 
@@ -100,5 +103,6 @@ def build_page(view: RunView) -> Page:
         checkpoints=build_checkpoints(sources),
         decisions=build_decisions(sources),
         reconciliation=build_reconciliation(sources),
+        serving=build_serving(sources),
         provenance=build_provenance(sources),
     )

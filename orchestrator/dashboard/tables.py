@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from orchestrator.dashboard.formats import (
@@ -174,6 +174,32 @@ def build_reconciliation(sources: Sources) -> Table:
         rows=tuple(rows),
         empty="No cloud's bill was read yet: orchestrate cost RUN --reconcile aws, or a file of "
         "its billing export.",
+    )
+
+
+def build_serving(sources: Sources) -> Table:
+    """Return the nodes that served the run's model, and what each cost."""
+    serving = sources.cost["serving"]
+    rows = [
+        (
+            one["replica"],
+            f"{one['cloud']} {one['zone']} {write_words(one['market'])}",
+            write_instant(datetime.fromisoformat(one["started_at"])),
+            f"{one['hours']:,.2f}",
+            write_usd(one["usd"]),
+            one["end_reason"] or "serving",
+        )
+        for one in serving["replicas"]
+    ]
+    return Table(
+        caption="Nodes that served the model; no part of the bill above",
+        columns=_columns("Replica", "Zone", "Up since", "#Hours", "#Cost", "End"),
+        rows=tuple(rows),
+        empty="The model has not been served on clouds: orchestrate serve RUN.",
+        note=f"In all {write_usd(serving['usd'])}; the same hours on demand "
+        f"{write_usd(serving['on_demand_usd'])}."
+        if rows
+        else None,
     )
 
 

@@ -24,8 +24,8 @@ from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
-# 2 has the question of a decision, 3 has sampled prices and bills that were read.
-SCHEMA_VERSION = 3
+# 2 has the question of a decision, 3 has sampled prices and bills that were read, 4 has replicas.
+SCHEMA_VERSION = 4
 
 
 Instant = UtcDatetime
@@ -292,6 +292,45 @@ class BillRead(_Fact):
     """The cloud says that it has invoiced all of it."""
 
 
+class ReplicaStarted(_Fact):
+    """A node began to serve the run's model, alone or with others."""
+
+    fact: Literal["replica_started"] = "replica_started"
+    service: str
+    replica: str
+    """Named by no other replica of any service."""
+    offer: QuotedOffer
+    num_models: int = Field(ge=1)
+    """Models on the node, which share its price evenly."""
+    up_at: Instant
+    """When the node came up, which is when its bill began."""
+
+
+class ReplicaNoticed(_Fact):
+    """The cloud told a replica's node that it goes away."""
+
+    fact: Literal["replica_noticed"] = "replica_noticed"
+    replica: str
+    deadline_at: Instant
+
+
+class ReplicaEndReason(str, Enum):
+    """Why a node no longer serves."""
+
+    PREEMPTED = "preempted"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    LOST = "lost"  # it fell silent without a word; nobody writes that
+
+
+class ReplicaEnded(_Fact):
+    """A replica saw that its node ends, or that it cannot serve."""
+
+    fact: Literal["replica_ended"] = "replica_ended"
+    replica: str
+    reason: ReplicaEndReason
+
+
 class RunEnded(_Fact):
     """The supervisor is done with the run."""
 
@@ -341,6 +380,9 @@ Fact = (
     | AttemptEnded
     | StopRequested
     | BillRead
+    | ReplicaStarted
+    | ReplicaNoticed
+    | ReplicaEnded
     | RunEnded
 )
 

@@ -34,6 +34,7 @@ from orchestrator.ledger.facts import (
     TerminatedBy,
 )
 from orchestrator.ledger.record import RunRecord
+from orchestrator.ledger.replicas import ReplicaView, fold_replicas, is_of_replica
 from orchestrator.offers import Offer
 from orchestrator.redact import redact
 from orchestrator.spec import RunSpec, parse_spec
@@ -134,7 +135,8 @@ class RunState:
     file_spec: RunSpec
     """The spec as the file of the last launch had it."""
     num_entries: int
-    """Facts of the run; not those of what was billed for it: to look is not to spend."""
+    """Facts of the run; not those of what was billed for it, for to look is not to spend, nor those
+    of who served its model, which is no part of its training."""
     num_by_writer: Mapping[str, int]
     """How many facts of each writer these are."""
     launched_at: datetime
@@ -155,6 +157,8 @@ class RunState:
     beginnings and ends."""
     bills: tuple[BillRead, ...]
     """The latest reading of each source, the latest last."""
+    replicas: tuple[ReplicaView, ...]
+    """Nodes that served the run's model, in order."""
 
     @property
     def current_launch(self) -> LaunchView | None:
@@ -220,7 +224,9 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         record=record,
         spec=_amend(record.spec, draft.spec_changes),
         file_spec=_amend(record.spec, draft.file_changes),
-        num_entries=sum(not isinstance(entry.body, BillRead) for entry in ordered),
+        num_entries=sum(
+            not isinstance(entry.body, BillRead) and not is_of_replica(entry) for entry in ordered
+        ),
         num_by_writer=Counter(writer for writer, _ in unique),
         launched_at=launched_at,
         launches=tuple(
@@ -242,6 +248,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
             (_out_of_order(launch) for launch in draft.launches.values()), default=timedelta()
         ),
         bills=_bills(ordered),
+        replicas=fold_replicas(ordered),
     )
 
 
