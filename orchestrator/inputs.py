@@ -105,7 +105,12 @@ def stage_files(folder: Path, files: Iterable[InputFile], store: ObjectStore) ->
     for file in files:
         key = input_key(file.sha256, file.name)
         if present.get(key) != file.size:
-            store.put(key, _blocks(folder / file.name))
+            upload(folder / file.name, store, key)
+
+
+def upload(path: Path, store: ObjectStore, key: str) -> None:
+    """Upload a file of any size."""
+    store.put(key, _blocks(path))
 
 
 def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path) -> None:
@@ -116,20 +121,28 @@ def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path)
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        key = input_key(file.sha256, file.name)
-        digest = hashlib.sha256()
-        memory = memoryview(bytearray(min(_FETCH_BYTES, file.size)))
-        with (folder / file.name).open("wb") as output:
-            for start in range(0, file.size, _FETCH_BYTES):
-                block = memory[: file.size - start]
-                store.read_into(key, start, [block])
-                digest.update(block)
-                output.write(block)
-        if digest.hexdigest() != file.sha256:
-            raise InputError(
-                f"The staged input {key} is damaged: its sha256 differs.",
-                f"Delete {key} from {store.url} and launch again where the data is.",
-            )
+        download(file, store, input_key(file.sha256, file.name), folder)
+
+
+def download(file: InputFile, store: ObjectStore, key: str, folder: Path) -> None:
+    """Download one staged file into `folder` and verify it.
+
+    Raises:
+        InputError: its bytes do not match its hash.
+    """
+    digest = hashlib.sha256()
+    memory = memoryview(bytearray(min(_FETCH_BYTES, file.size)))
+    with (folder / file.name).open("wb") as output:
+        for start in range(0, file.size, _FETCH_BYTES):
+            block = memory[: file.size - start]
+            store.read_into(key, start, [block])
+            digest.update(block)
+            output.write(block)
+    if digest.hexdigest() != file.sha256:
+        raise InputError(
+            f"The staged file {key} is damaged: its sha256 differs.",
+            f"Delete {key} from {store.url} and give the command again where the files are.",
+        )
 
 
 def _cache_key(spec: RunSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.aws import ask_spot_prices, is_elsewhere, merge_spot_prices
@@ -13,21 +14,28 @@ from orchestrator.spec import RunSpec
 
 
 def price_table(spec: RunSpec, *, offline: bool = False) -> PriceTable:
-    """Return prices for `spec`, and what could not be asked; what is simulated stays as it is.
+    """Return prices for `spec`, and what could not be asked; what is simulated stays as it is."""
+    if spec.clouds is None:
+        return shipped_prices()
+    wants_spot = spec.limits.market.allows(Market.SPOT)
+    return prices_on(spec.nodes.accelerators, spec.clouds, wants_spot=wants_spot, offline=offline)
+
+
+def prices_on(
+    accelerators: str, clouds: Sequence[str], *, wants_spot: bool, offline: bool = False
+) -> PriceTable:
+    """Return prices of `accelerators` on these clouds, and what could not be asked.
 
     The network is used only where this machine has credentials for AWS, and not if `offline`.
     """
-    if spec.clouds is None:
-        return shipped_prices()
-    table = read_catalog(spec.nodes.accelerators, spec.clouds) or shipped_prices()
-    table = replace(table, gaps=tuple(what_is_missing(spec.clouds)))
-    wants_spot = spec.limits.market.allows(Market.SPOT)
-    if offline or not wants_spot or "aws" not in spec.clouds or not has_credentials("aws"):
+    table = read_catalog(accelerators, clouds) or shipped_prices()
+    table = replace(table, gaps=tuple(what_is_missing(clouds)))
+    if offline or not wants_spot or "aws" not in clouds or not has_credentials("aws"):
         return table
     if is_elsewhere():
         gap = "AWS_ENDPOINT_URL is set, so AWS is not asked for spot prices"
         return replace(table, gaps=(*table.gaps, gap))
-    return _with_spot_prices(table, spec.nodes.accelerators)
+    return _with_spot_prices(table, accelerators)
 
 
 def _with_spot_prices(table: PriceTable, accelerators: str) -> PriceTable:

@@ -6,6 +6,8 @@ RUN_TAG = "orchestrate-run"
 """Its value is the run's id, which no other run of that name has."""
 LAUNCH_TAG = "orchestrate-launch"
 """Its value is (the end of) a launch's name, to tell the nodes of one attempt."""
+SERVICE_TAG = "orchestrate-service"
+"""Its value is the service's id. Such nodes bear no run's tag: what they cost is no training."""
 
 # Google's limit, the strictest; it also takes nothing but a-z, 0-9, - and _, as our names do.
 _LONGEST = 63

@@ -67,7 +67,7 @@ def require_skypilot() -> ModuleType:
 
 def has_plugin(name: str) -> bool:
     """Say whether the API server has loaded the plugin `name`."""
-    with _translated():
+    with translated():
         sky = require_skypilot()
 
         sky.client.sdk.api_info()  # starts a local server where none runs, as every command does
@@ -87,7 +87,7 @@ def list_plugins() -> list[str]:
 
 def submit(task: Any, name: str) -> int:  # noqa: ANN401  # sky.Task
     """Submit a managed job and return its number."""
-    with _translated():
+    with translated():
         sky = require_skypilot()
         from sky import jobs
 
@@ -97,15 +97,15 @@ def submit(task: Any, name: str) -> int:  # noqa: ANN401  # sky.Task
 
 def find_jobs(name: str) -> list[ManagedJob]:
     """Return the managed jobs of this name, latest first."""
-    with _translated():
+    with translated():
         # Without `fields` the failure's reason is left out.
         found = queue(fields=None, name_match=name)
     rows = [
         ManagedJob(
             job_id=int(row["job_id"]),
             name=str(row["job_name"]),
-            status=str(_name(row["status"])),
-            schedule=_name(row.get("schedule_state")),
+            status=str(name_of(row["status"])),
+            schedule=name_of(row.get("schedule_state")),
             reason=row.get("failure_reason"),
         )
         for row in found
@@ -129,21 +129,21 @@ def queue(**wanted: Any) -> list[Any]:  # noqa: ANN401  # as SkyPilot's jobs.que
 
 def cancel(job: ManagedJob) -> None:
     """Cancel a managed job: its nodes are terminated without a word to them."""
-    with _translated():
+    with translated():
         sky = require_skypilot()
         from sky import jobs
 
         sky.get(jobs.cancel(job_ids=[job.job_id]))
 
 
-def _name(value: object) -> str | None:
+def name_of(value: object) -> str | None:
     """Return the name of a state that may come as an enum's member."""
     found = getattr(value, "value", value)
     return None if found is None else str(found)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn SkyPilot's errors into ours; a server that cannot be reached is a cloud that refuses."""
     try:
         yield

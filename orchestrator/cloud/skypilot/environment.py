@@ -25,6 +25,12 @@ RANKS = "ORCHESTRATE_RANKS"
 """Training processes per node, where they are not one per GPU."""
 AGENT = "ORCHESTRATE_AGENT"
 """Settings of the agent other than the usual, as JSON (orchestrator/agent/config.py)."""
+SERVICE_FOLDER = "ORCHESTRATE_SERVICE_FOLDER"
+"""URL of the folder that holds the service's record and the wheel: that of its first model."""
+SERVICE = "ORCHESTRATE_SERVICE"
+"""The service's id, by which its replicas find the record."""
+API_KEY = "ORCHESTRATE_SERVE_API_KEY"
+"""What requests to the models have to bear; a secret of the task."""
 
 STORE_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AZURE_STORAGE_ACCOUNT_NAME")
 """Where the bucket is, if not at its cloud's usual address; credentials are not among these."""

@@ -28,8 +28,9 @@ from orchestrator.cloud.skypilot.environment import (
     RANKS,
     RUN_FOLDER,
 )
-from orchestrator.cloud.skypilot.solo import new_launch, offer_of_this_node, run_alone
+from orchestrator.cloud.skypilot.solo import new_launch, run_alone
 from orchestrator.cloud.skypilot.staying import stay_while_free
+from orchestrator.cloud.skypilot.this_node import offer_of_this_node
 from orchestrator.ledger.facts import QuotedOffer
 from orchestrator.ledger.record import RunRecord
 from orchestrator.notify.addresses import take_addresses
@@ -87,7 +88,7 @@ def read_environment(
         launch=launch,
         offer=QuotedOffer.model_validate_json(told)
         if told
-        else offer_of_this_node(record, variables),
+        else offer_of_this_node(record.offers, variables),
         ranks=_num_ranks(given_ranks, here),
         node=here.node,
         num_nodes=len(here.addresses),

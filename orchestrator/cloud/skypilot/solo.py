@@ -6,28 +6,23 @@ bill is complete. What only the plugin can do (choose the place, keep a deadline
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-
-import psutil
+from datetime import datetime, timedelta
 
 from checkpoints.errors import CheckpointError
 from checkpoints.store import ObjectStore
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.guards import stop_by_policy
-from orchestrator.agent.whereabouts import find_offer, find_whereabouts
 from orchestrator.attempts import AgentExit, EndReason, StopReason, exit_status
 from orchestrator.clock import Clock
+from orchestrator.cloud.skypilot.this_node import started_for_this
 from orchestrator.ledger.facts import (
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
-    QuotedOffer,
     RunEnded,
     terminated_by,
 )
@@ -43,19 +38,6 @@ _log = logging.getLogger(__name__)
 # An agent beats every 20 s, and a node that is gone is billed no longer: this much after its last
 # beat at the most, on average half of it.
 _UNSEEN = timedelta(minutes=1)
-# A machine that has been up for longer was not started for this launch.
-_LONGEST_SETUP = timedelta(hours=1)
-_CLUSTER = "SKYPILOT_CLUSTER_INFO"
-
-
-def offer_of_this_node(record: RunRecord, variables: Mapping[str, str]) -> QuotedOffer:
-    """Return which of the run's offers SkyPilot took for this node."""
-    try:
-        cloud = str(json.loads(variables.get(_CLUSTER, ""))["cloud"]).lower()
-    except (ValueError, KeyError, TypeError):
-        cloud = None
-    known = cloud if cloud in ("aws", "gcp", "azure") else None
-    return find_offer(record.offers, find_whereabouts(known))
 
 
 def new_launch(record: RunRecord) -> str:
@@ -159,10 +141,8 @@ class _AsOf:
 
 def _came_up(state: RunState, now: datetime) -> datetime:
     """Return when this machine started, which is when its bill began."""
-    booted = datetime.fromtimestamp(psutil.boot_time(), timezone.utc)
     ends = [launch.ended_at for launch in state.launches if launch.ended_at is not None]
-    is_for_us = timedelta() <= now - booted <= _LONGEST_SETUP
-    return min(now, max([booted, *ends])) if is_for_us else now
+    return min(now, max([started_for_this(now), *ends]))
 
 
 def _lost(launch: LaunchView, state: RunState, store: ObjectStore, until: datetime) -> LaunchEnded:

@@ -22,7 +22,8 @@ from orchestrator.offers import Market, Offer
 from orchestrator.runs import run_folder_url
 
 # Forwarded where they are set: secrets only as secrets, which SkyPilot keeps out of logs and YAML.
-_SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+STORE_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_SECRETS = ("WANDB_API_KEY", "HF_TOKEN", *STORE_SECRETS)
 _SETTINGS = (
     *environment.STORE_SETTINGS,
     *("WANDB_BASE_URL", "WANDB_MODE", "HF_ENDPOINT"),
@@ -94,13 +95,16 @@ def forwarded(names: Sequence[str], source: Mapping[str, str] = os.environ) -> d
     return {name: source[name] for name in names if source.get(name)}
 
 
-def _environment(record: RunRecord, wheel: InputFile, launched_at: datetime) -> dict[str, str]:
-    settings = forwarded(_SETTINGS)
+def default_region() -> dict[str, str]:
+    """Return the region of this machine's AWS settings, by the name that all programs read."""
     region = os.environ.get("AWS_REGION")
-    if region:
-        settings["AWS_DEFAULT_REGION"] = region
+    return {"AWS_DEFAULT_REGION": region} if region else {}
+
+
+def _environment(record: RunRecord, wheel: InputFile, launched_at: datetime) -> dict[str, str]:
     return {
-        **settings,
+        **forwarded(_SETTINGS),
+        **default_region(),
         environment.RUN_FOLDER: run_folder_url(record.spec.store, record.run),
         environment.JOB: secrets.token_hex(8),
         environment.LAUNCHED_AT: launched_at.isoformat(),

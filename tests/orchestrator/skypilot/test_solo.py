@@ -15,8 +15,8 @@ from orchestrator.cloud.skypilot.solo import (
     is_over,
     new_launch,
     note_start,
-    offer_of_this_node,
 )
+from orchestrator.cloud.skypilot.this_node import offer_of_this_node
 from orchestrator.ledger.facts import (
     AttemptEnded,
     QuotedOffer,
@@ -110,7 +110,7 @@ def test_offer_is_found_by_what_skypilot_and_the_cloud_say(monkeypatch, told):
     with metadata_service() as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{service.host}")
         service.zone = "us-east-1-c"
-        found = offer_of_this_node(record(), {"SKYPILOT_CLUSTER_INFO": told})
+        found = offer_of_this_node(record().offers, {"SKYPILOT_CLUSTER_INFO": told})
     assert (found.region, found.zone) == ("us-east-1", "us-east-1-c")
 
 

@@ -1,0 +1,122 @@
+"""What a service on clouds would be and cost, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from orchestrator.errors import SpecError, UsageError
+from orchestrator.memory import GPU_BYTES
+from orchestrator.offers import Market, MarketPreference, Offer, PriceTable, list_offers
+from orchestrator.prices import prices_on
+
+# Of a GPU's memory that servers take; vLLM's own default.
+_USED_SHARE = 0.9
+# Per model beside its weights: CUDA's context, activations, and room for a few answers' keys and
+# values. Less would start and answer nothing.
+_BESIDE_WEIGHTS = 3e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """How many nodes there are, and when there are more."""
+
+    least: int
+    most: int
+    requests_per_s: float | None
+    """Of one replica, above which there is another; None: there are `least` always."""
+    market: MarketPreference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePlan:
+    """What will serve, where it may and what it costs; `offers` are cheapest first."""
+
+    service: str
+    accelerators: str
+    replicas: Replicas
+    offers: tuple[Offer, ...]
+    prices: PriceTable
+
+    def usd_per_hour(self, num_replicas: int, market: Market) -> Decimal | None:
+        """Return what so many cost at the cheapest price that is believed; None: not for sale."""
+        offers = [one for one in self.offers if one.market is market]
+        return num_replicas * offers[0].usd_per_hour if offers else None
+
+    @property
+    def worst_usd_per_hour(self) -> Decimal:
+        """Most that an hour can cost.
+
+        All replicas at the dearest price; with on-demand stand-ins, each with its own beside it.
+        """
+        dearest = [
+            max(one.usd_per_hour for one in self.offers if one.market is market)
+            for market in Market
+            if any(one.market is market for one in self.offers)
+        ]
+        return self.replicas.most * sum(dearest, Decimal(0))
+
+
+def plan_service(
+    service: str,
+    accelerators: str,
+    clouds: Sequence[str],
+    replicas: Replicas,
+    *,
+    offline: bool = False,
+) -> ServicePlan:
+    """Plan a service.
+
+    Raises:
+        UsageError: no price of such nodes is known.
+    """
+    wants_spot = replicas.market.allows(Market.SPOT)
+    prices = prices_on(accelerators, clouds, wants_spot=wants_spot, offline=offline)
+    try:
+        offers = list_offers(prices, accelerators, clouds, replicas.market)
+    except SpecError as error:
+        raise UsageError(
+            f"No price of {accelerators} is known ({', '.join(clouds)}; {replicas.market.value}).",
+            "Have SkyPilot fetch its catalog: sky show-gpus; or choose other --accelerators, as "
+            f"A100-80GB:1, or other clouds: --infra. ({error.next_step})",
+        ) from error
+    trusted = tuple(one for one in offers if one.doubt is None)
+    return ServicePlan(
+        service=service,
+        accelerators=accelerators,
+        replicas=replicas,
+        # SkyServe goes where it is cheapest, so it must not be sent after a price that is wrong.
+        offers=trusted or offers,
+        prices=prices,
+    )
+
+
+def require_room(accelerators: str, weights: Sequence[int]) -> None:
+    """Raise UsageError if models whose weights have so many bytes cannot be in a node's memory."""
+    kind, _, count = accelerators.partition(":")
+    needed = sum(weights) + len(weights) * _BESIDE_WEIGHTS
+    if kind not in GPU_BYTES or needed <= _memory(kind, int(count or 1)):
+        return
+    what = "the model needs" if len(weights) == 1 else f"{len(weights)} models need"
+    raise UsageError(
+        f"{accelerators} has {_memory(kind, int(count or 1)) / 1e9:.0f} GB for models, and {what} "
+        f"{needed / 1e9:.0f}: {sum(weights) / 1e9:.0f} of weights and 3 for each to work with.",
+        f"What would fit: {what_fits(weights)}; or serve each model by itself.",
+    )
+
+
+def what_fits(weights: Sequence[int]) -> str:
+    """Return the accelerators that have room for such models, one and several, as text."""
+    needed = sum(weights) + len(weights) * _BESIDE_WEIGHTS
+    found = [
+        f"{kind}:{count}"
+        for count in (1, 2, 4, 8)
+        for kind in GPU_BYTES
+        if needed <= _memory(kind, count) and (count == 1 or needed > _memory(kind, count // 2))
+    ]
+    return ", ".join(found) or "nothing that is known here"
+
+
+def _memory(kind: str, count: int) -> float:
+    return _USED_SHARE * GPU_BYTES[kind] * count
