@@ -1,1 +1,1 @@
-"""Models behind one OpenAI-compatible address: workers, the router before them, their keeper."""
+"""Models behind one OpenAI-compatible address: workers, their router, who restarts them."""
