@@ -12,10 +12,13 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
 from orchestrator.cli.common import say, store_option
+from orchestrator.cli.serve_clouds import serve_on_clouds
+from orchestrator.cli.serve_options import CloudOptions, cloud_options, refuse_given
 from orchestrator.errors import UsageError
 from orchestrator.home import home, make_folder
 from orchestrator.serving.group import Group, starter
@@ -28,10 +31,11 @@ _PORT = 8000
 # As many as share a worker's cache of 16,384 tokens with 1,024 each.
 _CONCURRENT_PER_WORKER, _QUEUED_PER_CONCURRENT = 16, 4
 _TICK_S = 0.5
+_LOCAL_ONLY = ("host", "port", "engine", "drain_s")
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...")
 @click.option("--local", "is_local", is_flag=True, help="Serve on this machine.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
@@ -42,7 +46,7 @@ _TICK_S = 0.5
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Workers of each model.",
+    help="Workers of each model; on clouds nodes, each with all models.",
 )
 @click.option(
     "--max-concurrent",
@@ -72,6 +76,7 @@ _TICK_S = 0.5
     help="What running requests get to finish at the end.",
 )
 @store_option
+@cloud_options
 def serve(
     models: tuple[str, ...],
     host: str,
@@ -84,8 +89,9 @@ def serve(
     store: str | None,
     *,
     is_local: bool,
+    **on_clouds: Any,  # noqa: ANN401  # as click parsed them
 ) -> None:
-    """Serve each MODEL behind one OpenAI-compatible address, until Ctrl-C.
+    """Serve each MODEL behind one OpenAI-compatible address: on clouds, or --local until Ctrl-C.
 
     MODEL is [NAME=]WHERE; WHERE is a Hugging Face folder, a RUN (its last checkpoint) or RUN@STEP.
 
@@ -93,7 +99,19 @@ def serve(
     be served.
     """
     if not is_local:
-        raise click.UsageError("Add --local: serving on clouds is not built yet.")
+        refuse_given(_LOCAL_ONLY, "with --local")
+        options = CloudOptions(
+            store=store,
+            replicas=replicas,
+            max_concurrent=max_concurrent,
+            max_queued=max_queued,
+            **on_clouds,
+        )
+        serve_on_clouds(models, options)
+        return
+    refuse_given(tuple(on_clouds), "without --local")
+    if not models:
+        raise click.UsageError("Missing argument 'MODEL...'.")
     check_installed()
     address = _address(host, port)
     chosen = choose_engine(None if engine == "auto" else Engine(engine), num_gpus=num_gpus())

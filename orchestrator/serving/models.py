@@ -24,6 +24,16 @@ class ServedModel:
     folder: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What [NAME=]WHERE asks for, before anybody has looked for it: a folder, else a run."""
+
+    name: str
+    folder: Path | None = None
+    run: str = ""
+    step: int | None = None
+
+
 def find_models(texts: Sequence[str], store: str | None) -> list[ServedModel]:
     """Return what [NAME=]WHERE stands for, one by one.
 
@@ -32,13 +42,17 @@ def find_models(texts: Sequence[str], store: str | None) -> list[ServedModel]:
         InputError: there is no such model.
     """
     models = [find_model(text, store) for text in texts]
-    names = [model.name for model in models]
+    refuse_same_names([model.name for model in models])
+    return models
+
+
+def refuse_same_names(names: Sequence[str]) -> None:
+    """Raise UsageError if two models have the same name."""
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
                 f"Two models are called {name!r}.", "Give one another name: NAME=FOLDER."
             )
-    return models
 
 
 def find_model(text: str, store: str | None = None) -> ServedModel:
@@ -46,18 +60,30 @@ def find_model(text: str, store: str | None = None) -> ServedModel:
 
     Raises what `find_models` raises, and what exporting a run's checkpoint raises.
     """
+    wanted = parse_wanted(text)
+    folder = wanted.folder or exported(find_run(wanted.run, store), wanted.step)[0]
+    return ServedModel(name=wanted.name, folder=folder)
+
+
+def parse_wanted(text: str) -> Wanted:
+    """Take [NAME=]WHERE apart; a folder is looked into, a run is not.
+
+    Raises:
+        UsageError: the name cannot be one.
+        InputError: the folder holds no model.
+    """
     given, _, where = text.rpartition("=")
     folder = Path(where).expanduser()
     if folder.is_dir() or "/" in where:
-        model = ServedModel(name=given or folder.resolve().name, folder=_checked(folder))
+        wanted = Wanted(name=given or folder.resolve().name, folder=_checked(folder))
     else:
-        model = _of_run(given, where, store)
-    if _NAME.fullmatch(model.name) is None:
+        wanted = _of_run(given, where)
+    if _NAME.fullmatch(wanted.name) is None:
         raise UsageError(
-            f"{model.name!r} cannot be a model's name.",
+            f"{wanted.name!r} cannot be a model's name.",
             f"Letters, digits, dots and dashes can: NAME={where}",
         )
-    return model
+    return wanted
 
 
 def _checked(folder: Path) -> Path:
@@ -73,9 +99,9 @@ def _checked(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _of_run(given: str, where: str, store: str | None) -> ServedModel:
+def _of_run(given: str, where: str) -> Wanted:
     run, at, step = where.partition("@")
     if at and not step.isdecimal():
         raise UsageError(f"{where!r} names no step.", f"Give a number: {run}@1200")
-    folder, _ = exported(find_run(run, store), int(step) if at else None)
-    return ServedModel(name=given or where.replace("@", "-"), folder=folder)
+    name = given or where.replace("@", "-")
+    return Wanted(name=name, run=run, step=int(step) if at else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,9 +11,8 @@ from orchestrator.errors import SpecError, UsageError
 from orchestrator.memory import GPU_BYTES
 from orchestrator.offers import Market, MarketPreference, Offer, PriceTable, list_offers
 from orchestrator.prices import prices_on
+from orchestrator.serving.worker import GPU_SHARE
 
-# Of a GPU's memory that servers take; vLLM's own default.
-_USED_SHARE = 0.9
 # Per model beside its weights: CUDA's context, activations, and room for a few answers' keys and
 # values. Less would start and answer nothing.
 _BESIDE_WEIGHTS = 3e9
@@ -94,29 +94,37 @@ def plan_service(
 
 def require_room(accelerators: str, weights: Sequence[int]) -> None:
     """Raise UsageError if models whose weights have so many bytes cannot be in a node's memory."""
-    kind, _, count = accelerators.partition(":")
-    needed = sum(weights) + len(weights) * _BESIDE_WEIGHTS
-    if kind not in GPU_BYTES or needed <= _memory(kind, int(count or 1)):
+    kind, count = _parse(accelerators)
+    if kind not in GPU_BYTES or _fits(kind, count, weights):
         return
-    what = "the model needs" if len(weights) == 1 else f"{len(weights)} models need"
+    room = _share_of_gpu(kind, count, len(weights)) / 1e9
     raise UsageError(
-        f"{accelerators} has {_memory(kind, int(count or 1)) / 1e9:.0f} GB for models, and {what} "
-        f"{needed / 1e9:.0f}: {sum(weights) / 1e9:.0f} of weights and 3 for each to work with.",
-        f"What would fit: {what_fits(weights)}; or serve each model by itself.",
+        f"On {accelerators} there are {room:.0f} GB for each of {len(weights)} models, on one GPU "
+        f"each, and one has {max(weights) / 1e9:.0f} GB of weights and needs 3 more to work with.",
+        f"What would fit: {what_fits(weights)}.",
     )
 
 
 def what_fits(weights: Sequence[int]) -> str:
-    """Return the accelerators that have room for such models, one and several, as text."""
-    needed = sum(weights) + len(weights) * _BESIDE_WEIGHTS
+    """Return the accelerators on which such models have room, as text."""
     found = [
         f"{kind}:{count}"
         for count in (1, 2, 4, 8)
         for kind in GPU_BYTES
-        if needed <= _memory(kind, count) and (count == 1 or needed > _memory(kind, count // 2))
+        if _fits(kind, count, weights) and (count == 1 or not _fits(kind, count // 2, weights))
     ]
-    return ", ".join(found) or "nothing that is known here"
+    return ", ".join(found) or "no GPU that is known here"
 
 
-def _memory(kind: str, count: int) -> float:
-    return _USED_SHARE * GPU_BYTES[kind] * count
+def _parse(accelerators: str) -> tuple[str, int]:
+    kind, _, count = accelerators.partition(":")
+    return kind, int(count) if count.isdecimal() else 1
+
+
+def _fits(kind: str, count: int, weights: Sequence[int]) -> bool:
+    return max(weights) + _BESIDE_WEIGHTS <= _share_of_gpu(kind, count, len(weights))
+
+
+def _share_of_gpu(kind: str, count: int, num_models: int) -> float:
+    """Return the bytes that a model may take: GPUs are given out in turn, and shared evenly."""
+    return GPU_SHARE * GPU_BYTES[kind] / math.ceil(num_models / count)

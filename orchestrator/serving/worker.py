@@ -35,7 +35,7 @@ _FIRST_ANSWER_S = 120.0
 # Without a bound the server takes most of the machine's memory for its cache (9.4 GB for a model of
 # 0.5 GB). In blocks of 256 tokens: 16,384 tokens for all requests together.
 _CPU_BLOCKS, _CPU_BATCH_TOKENS = 64, 1024
-_GPU_SHARE = 0.85
+GPU_SHARE = 0.85
 _NUMBERS = itertools.count(1)
 
 
@@ -128,7 +128,7 @@ def _transformers(name: str, port: int, place: Place) -> list[str]:
             *("--cb-max-batch-tokens", str(_CPU_BATCH_TOKENS)),
         ]
     else:
-        memory = ["--cb-max-memory-percent", f"{_GPU_SHARE / place.num_sharing:.2f}"]
+        memory = ["--cb-max-memory-percent", f"{GPU_SHARE / place.num_sharing:.2f}"]
     return [
         *(sys.executable, "-m", "orchestrator.serving.transformers_server", "serve", name),
         *("--device", "cpu" if place.gpu is None else "cuda:0", "--continuous-batching", *memory),
@@ -140,7 +140,7 @@ def _vllm(model: ServedModel, port: int, place: Place) -> list[str]:
     return [
         *("vllm", "serve", str(model.folder), "--served-model-name", model.name),
         *("--middleware", "orchestrator.serving.held_head.HeldHead"),
-        *("--gpu-memory-utilization", f"{_GPU_SHARE / place.num_sharing:.2f}"),
+        *("--gpu-memory-utilization", f"{GPU_SHARE / place.num_sharing:.2f}"),
         *("--host", "127.0.0.1", "--port", str(port)),
     ]
 

@@ -25,7 +25,8 @@ def furnish(places: Places, image: Path, plugins: Sequence[str], poll_seconds: f
     sky = places.home / ".sky"
     _link(places.image, image)
     _write_aws(places.home / ".aws")
-    config = {"jobs": {"controller": {"consolidation_mode": True}}}
+    consolidated = {"controller": {"consolidation_mode": True}}
+    config = {"jobs": consolidated, "serve": consolidated}
     (sky / "config.yaml").write_text(yaml.safe_dump(config))
     (sky / "user_hash").write_text(_user(places))
     write_plugins(places, plugins, poll_seconds)

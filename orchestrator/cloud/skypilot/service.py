@@ -5,7 +5,9 @@ SkyServe's controller keeps the replicas, and its load balancer is the address t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +132,9 @@ def start_service(task: Any, service: str) -> str:  # noqa: ANN401  # sky.Task
         sky = require_skypilot()
         from sky import serve
 
-        _, endpoint = sky.get(serve.up(task, service))
+        # It prints what it considers; stdout is for the result.
+        with redirect_stdout(sys.stderr):
+            _, endpoint = sky.get(serve.up(task, service))
         return str(endpoint)
 
 
