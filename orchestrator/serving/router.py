@@ -139,6 +139,7 @@ class Router:
     def kill(self) -> None:
         """End it; what is being answered is cut."""
         stop_process(self.process, timedelta(0))
+        self._http.close()
 
 
 def check_installed() -> None:
