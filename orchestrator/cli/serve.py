@@ -21,11 +21,11 @@ from orchestrator.cli.serve_clouds import serve_on_clouds
 from orchestrator.cli.serve_options import CloudOptions, cloud_options, refuse_given
 from orchestrator.errors import UsageError
 from orchestrator.home import home, make_folder
+from orchestrator.serving.engines import Engine, choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
 from orchestrator.serving.models import ServedModel, find_models
 from orchestrator.serving.processes import free_port
 from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_installed
-from orchestrator.serving.worker import Engine, choose_engine, num_gpus
 
 _PORT = 8000
 # As many as share a worker's cache of 16,384 tokens with 1,024 each.

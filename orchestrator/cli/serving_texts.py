@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.clock import show_duration
 from orchestrator.offers import Market, MarketPreference
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def status_document(services: Sequence[ServiceStatus]) -> dict[str, Any]:
                 "service": one.service,
                 "status": one.status,
                 "endpoint": one.endpoint,
-                "uptime_seconds": one.uptime_s,
+                "ready_since": None if one.ready_since is None else one.ready_since.isoformat(),
                 "replicas": [
                     {
                         "replica": replica.replica,
@@ -90,7 +88,9 @@ def status_document(services: Sequence[ServiceStatus]) -> dict[str, Any]:
 
 def render_status(service: ServiceStatus) -> str:
     """Return how a service is, as people read it."""
-    up = "" if not service.uptime_s else f" for {_since(service.uptime_s)}"
+    up = ""
+    if service.ready_since is not None:
+        up = f" since {service.ready_since.astimezone():%Y-%m-%d %H:%M:%S}"
     lines = [f"{service.service} {service.status}{up} · {service.endpoint or 'no address yet'}"]
     lines += [
         f"  {replica.replica:<4}{replica.status:<18}{_market(is_spot=replica.is_spot):<11}"
@@ -103,10 +103,6 @@ def render_status(service: ServiceStatus) -> str:
 def _market(*, is_spot: bool) -> str:
     market = Market.SPOT if is_spot else Market.ON_DEMAND
     return market.value
-
-
-def _since(seconds: int) -> str:
-    return show_duration(timedelta(seconds=seconds))
 
 
 def _size(num_bytes: int) -> str:

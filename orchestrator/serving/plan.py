@@ -11,7 +11,7 @@ from orchestrator.errors import SpecError, UsageError
 from orchestrator.memory import GPU_BYTES
 from orchestrator.offers import Market, MarketPreference, Offer, PriceTable, list_offers
 from orchestrator.prices import prices_on
-from orchestrator.serving.worker import GPU_SHARE
+from orchestrator.serving.engines import GPU_SHARE
 
 # Per model beside its weights: CUDA's context, activations, and room for a few answers' keys and
 # values. Less would start and answer nothing.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# On the path of every Python in the cell, but not on that of nodes.
+SITE = Path(__file__).resolve().parent / "site"
 # Nodes are 10.77.1.1 and up. All traffic between nodes passes the gateway, which is the cell's own
 # network namespace; it has no way on.
 GATEWAY = "10.77.0.1"
@@ -95,7 +97,7 @@ def cell_environment(places: Places) -> dict[str, str]:
         "HOME": str(places.home),
         "USER": "root",
         "PATH": f"{here}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": f"{SITE}:{CHECKOUT}",
         "CELL_BASE": str(places.base),
         **store_environment(),
         "AWS_ENDPOINT_URL": f"http://{AWS_API[0]}:{AWS_API[1]}",

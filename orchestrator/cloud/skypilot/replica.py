@@ -27,18 +27,22 @@ from orchestrator.clock import Clock, SystemClock
 from orchestrator.cloud.skypilot.environment import API_KEY, SERVICE, SERVICE_FOLDER
 from orchestrator.cloud.skypilot.this_node import offer_of_this_node, started_for_this
 from orchestrator.ledger.facts import ReplicaEndReason
+from orchestrator.serving.engines import choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.replica_facts import ReplicaFacts
-from orchestrator.serving.router import SETTLE, Address, Limits
+from orchestrator.serving.router import Address, Limits
 from orchestrator.serving.service import PORT, ServiceRecord, read_service
 from orchestrator.serving.staging import fetch_model
-from orchestrator.serving.worker import choose_engine, num_gpus
 
 _log = logging.getLogger(__name__)
 _NUMBER = "SKYPILOT_SERVE_REPLICA_ID"
 _LOOK_S = 1.0
 _NOTICE_POLL_S = 2.0
+# SkyServe's load balancer knows that a replica is not ready 5 s (the next probe) and 20 s (its next
+# look) later at the most; until then requests are taken. Where the notice is of 30 s, half of it is
+# for finishing them: what comes later is refused, and the balancer's next try may be answered.
+_SETTLE, _SHORT_SETTLE = timedelta(seconds=30), timedelta(seconds=15)
 # What is being answered has so long to end, and all but this of what the notice leaves.
 _LONGEST_ANSWER = timedelta(minutes=10)
 _BEFORE_IT_IS_TAKEN = timedelta(seconds=2)
@@ -85,7 +89,9 @@ def _serve(
         ServedModel(name=model.name, folder=fetch_model(model, scratch / "models"))
         for model in service.models
     ]
-    with _opened(service, models, api_key, scratch) as group:
+    settle = _SETTLE if cloud == "aws" else _SHORT_SETTLE
+    address = Address(host="0.0.0.0", port=PORT, api_key=api_key, settle=settle)
+    with _opened(service, models, address, scratch) as group:
         _log.info("serving %s at port %d", ", ".join(model.name for model in models), PORT)
         while not stop.wait(_LOOK_S):
             group.tick()
@@ -101,7 +107,7 @@ def _serve(
 
 @contextmanager
 def _opened(
-    service: ServiceRecord, models: Sequence[ServedModel], api_key: str | None, folder: Path
+    service: ServiceRecord, models: Sequence[ServedModel], address: Address, folder: Path
 ) -> Iterator[Group]:
     """Yield the models behind their router, each of them having answered; close it in the end."""
     gpus = num_gpus()
@@ -109,7 +115,7 @@ def _opened(
         models=models,
         replicas=max(1, gpus // len(models)),
         start=starter(choose_engine(None, num_gpus=gpus)),
-        address=Address(host="0.0.0.0", port=PORT, api_key=api_key),
+        address=address,
         limits=Limits(max_concurrent=service.max_concurrent, max_queued=service.max_queued),
         folder=folder,
         say=_log.warning,
@@ -123,7 +129,7 @@ def _opened(
 
 def _drain(group: Group, time_left: timedelta) -> None:
     """Finish what runs and take nothing more: SkyServe's load balancer then goes elsewhere."""
-    patience = max(timedelta(), min(time_left - SETTLE, _LONGEST_ANSWER))
+    patience = max(timedelta(), min(time_left - group.address.settle, _LONGEST_ANSWER))
     is_finished = group.drain(patience)
     _log.warning("drained: %s", "every answer was finished" if is_finished else "answers were cut")
 

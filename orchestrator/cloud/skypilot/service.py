@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ class ServiceStatus:
     service: str
     status: str
     endpoint: str | None
-    uptime_s: int | None
-    """Since its first replica was ready."""
+    ready_since: datetime | None
+    """When its first replica was ready."""
     replicas: tuple[ReplicaStatus, ...]
 
 
@@ -167,7 +168,7 @@ def _service(found: dict[str, Any]) -> ServiceStatus:
         service=str(found["name"]),
         status=str(name_of(found["status"])),
         endpoint=found.get("endpoint"),
-        uptime_s=found.get("uptime"),
+        ready_since=_instant(found.get("uptime")),
         replicas=tuple(
             ReplicaStatus(
                 replica=int(one["replica_id"]),
@@ -178,3 +179,8 @@ def _service(found: dict[str, Any]) -> ServiceStatus:
             for one in found["replica_info"]
         ),
     )
+
+
+def _instant(uptime: int | None) -> datetime | None:
+    """Return the instant that SkyServe calls its uptime (0.14.1: seconds of the epoch)."""
+    return datetime.fromtimestamp(uptime, timezone.utc) if uptime else None
