@@ -17,13 +17,13 @@ from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
 from orchestrator.offers import MarketPreference
 from orchestrator.runs import open_store_at
+from orchestrator.spec import CLOUDS, suggest
 
 if TYPE_CHECKING:
     from orchestrator.serving.cloud_models import OfFolder, OfRun
     from orchestrator.serving.plan import ServicePlan
 
 _KEY = "ORCHESTRATE_SERVE_API_KEY"
-_CLOUDS = ("aws", "gcp", "azure", "lambda")
 # Of a replica; a GPU batches far more than the processors of one machine.
 _CONCURRENT, _QUEUED_PER_CONCURRENT = 64, 4
 # SkyPilot's names of clusters, which replicas' begin with; the longest cloud takes 63 for a label.
@@ -115,10 +115,13 @@ def _plan(service: str, models: Sequence[OfRun | OfFolder], options: CloudOption
             "together.",
             "Give both, or neither.",
         )
-    asked = _CLOUDS if options.infra is None else tuple(options.infra.split(","))
-    unknown = [cloud for cloud in asked if cloud not in _CLOUDS]
-    if unknown:
-        raise UsageError(f"--infra: unknown cloud {unknown[0]!r}.", f"Known: {', '.join(_CLOUDS)}")
+    asked = CLOUDS if options.infra is None else tuple(options.infra.split(","))
+    for cloud in asked:
+        if cloud not in CLOUDS:
+            raise UsageError(
+                f"--infra: unknown cloud {cloud!r}{suggest(cloud, CLOUDS)}",
+                f"Known: {', '.join(CLOUDS)}.",
+            )
     enabled = enabled_clouds()
     clouds = [cloud for cloud in asked if cloud in enabled]
     if not clouds:

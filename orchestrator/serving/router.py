@@ -21,7 +21,6 @@ from orchestrator.serving.processes import (
 )
 
 KEY_VARIABLE = "ORCHESTRATE_SERVE_API_KEY"
-SETTLE_VARIABLE = "ORCHESTRATE_SERVE_SETTLE_S"
 CONTROL_VARIABLE = "ORCHESTRATE_SERVE_CONTROL_KEY"
 _START_S, _ASK_S, _LOOK_S = 30.0, 10.0, 0.1
 # It goes on listening for 5 s after the signal, for balancers before it to see that it drains.
@@ -49,9 +48,6 @@ class Address:
     host: str
     port: int
     api_key: str | None = None
-    settle: timedelta = SETTLE
-    """How long it goes on taking requests once it is to end, and already says that it is not ready:
-    until balancers before it have seen that. Whole seconds."""
 
     @property
     def url(self) -> str:
@@ -94,7 +90,6 @@ class Router:
             environment={
                 KEY_VARIABLE: self._address.api_key or "",
                 CONTROL_VARIABLE: self._control_key,
-                SETTLE_VARIABLE: str(int(self._address.settle.total_seconds())),
             },
         )
         self._await()
@@ -139,7 +134,7 @@ class Router:
 
     def drain(self, patience: timedelta) -> bool:
         """Stop taking requests, finish the running ones; tell whether all were in time."""
-        return stop_process(self.process, self._address.settle + patience)
+        return stop_process(self.process, SETTLE + patience)
 
     def kill(self) -> None:
         """End it; what is being answered is cut."""

@@ -10,7 +10,7 @@ import sys
 
 from smg.launch_router import launch_router, parse_router_args
 
-from orchestrator.serving.router import CONTROL_VARIABLE, KEY_VARIABLE, SETTLE_VARIABLE
+from orchestrator.serving.router import CONTROL_VARIABLE, KEY_VARIABLE
 
 
 def main() -> None:
@@ -21,8 +21,6 @@ def main() -> None:
     # and read what others ask.
     control = os.environ[CONTROL_VARIABLE]
     arguments.control_plane_api_keys = [("group", "group", control, "admin")]
-    # Its command has no flag for this one: what is set here reaches the router as it is.
-    arguments.drain_settle_secs = int(os.environ[SETTLE_VARIABLE])
     launch_router(arguments)
 
 

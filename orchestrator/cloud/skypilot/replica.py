@@ -14,8 +14,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -28,10 +28,12 @@ from orchestrator.cloud.skypilot.environment import API_KEY, SERVICE, SERVICE_FO
 from orchestrator.cloud.skypilot.this_node import offer_of_this_node, started_for_this
 from orchestrator.ledger.facts import ReplicaEndReason
 from orchestrator.serving.engines import choose_engine, num_gpus
+from orchestrator.serving.front import Front
 from orchestrator.serving.group import Group, starter
 from orchestrator.serving.models import ServedModel
+from orchestrator.serving.processes import free_port
 from orchestrator.serving.replica_facts import ReplicaFacts
-from orchestrator.serving.router import Address, Limits
+from orchestrator.serving.router import SETTLE, Address, Limits
 from orchestrator.serving.service import PORT, ServiceRecord, read_service
 from orchestrator.serving.staging import fetch_model
 
@@ -39,10 +41,9 @@ _log = logging.getLogger(__name__)
 _NUMBER = "SKYPILOT_SERVE_REPLICA_ID"
 _LOOK_S = 1.0
 _NOTICE_POLL_S = 2.0
-# SkyServe's load balancer knows that a replica is not ready 5 s (the next probe) and 20 s (its next
-# look) later at the most; until then requests are taken. Where the notice is of 30 s, half of it is
-# for finishing them: what comes later is refused, and the balancer's next try may be answered.
-_SETTLE, _SHORT_SETTLE = timedelta(seconds=30), timedelta(seconds=15)
+# Of what a notice leaves: so long requests are taken, while readiness has ended already. SkyServe
+# was seen to need 35 to 55 s to send them elsewhere; AWS leaves two minutes, others 30 s.
+_STILL_TAKEN = 0.5
 # What is being answered has so long to end, and all but this of what the notice leaves.
 _LONGEST_ANSWER = timedelta(minutes=10)
 _BEFORE_IT_IS_TAKEN = timedelta(seconds=2)
@@ -89,54 +90,66 @@ def _serve(
         ServedModel(name=model.name, folder=fetch_model(model, scratch / "models"))
         for model in service.models
     ]
-    settle = _SETTLE if cloud == "aws" else _SHORT_SETTLE
-    address = Address(host="0.0.0.0", port=PORT, api_key=api_key, settle=settle)
-    with _opened(service, models, address, scratch) as group:
+    is_leaving = threading.Event()
+    with ExitStack() as closing:
+        group = _open(service, models, api_key, scratch)
+        closing.callback(group.close)
+        front = Front(PORT, group.address.port, lambda: group.is_ready and not is_leaving.is_set())
+        closing.callback(front.close)
         _log.info("serving %s at port %d", ", ".join(model.name for model in models), PORT)
         while not stop.wait(_LOOK_S):
             group.tick()
             if notices.from_cloud is not None:
                 deadline_at = notices.from_cloud.deadline_at
                 facts.noticed(deadline_at)
-                _drain(group, deadline_at - clock.now() - _BEFORE_IT_IS_TAKEN)
+                is_leaving.set()
+                left = max(timedelta(), deadline_at - clock.now() - _BEFORE_IT_IS_TAKEN)
+                _go_on(group, clock.now() + _STILL_TAKEN * left, stop, clock)
+                _drain(group, front, (1 - _STILL_TAKEN) * left)
                 _stay(deadline_at + _LATEST, stop, clock)
                 return ReplicaEndReason.STOPPED
-        _drain(group, _LONGEST_ANSWER)
+        is_leaving.set()
+        _drain(group, front, _LONGEST_ANSWER)
     return ReplicaEndReason.STOPPED
 
 
-@contextmanager
-def _opened(
-    service: ServiceRecord, models: Sequence[ServedModel], address: Address, folder: Path
-) -> Iterator[Group]:
-    """Yield the models behind their router, each of them having answered; close it in the end."""
+def _open(
+    service: ServiceRecord, models: Sequence[ServedModel], api_key: str | None, folder: Path
+) -> Group:
+    """Return the models behind their router on this machine, each of them having answered."""
     gpus = num_gpus()
     group = Group(
         models=models,
         replicas=max(1, gpus // len(models)),
         start=starter(choose_engine(None, num_gpus=gpus)),
-        address=address,
+        address=Address(host="127.0.0.1", port=free_port(), api_key=api_key),
         limits=Limits(max_concurrent=service.max_concurrent, max_queued=service.max_queued),
         folder=folder,
         say=_log.warning,
     )
     group.open()
-    try:
-        yield group
-    finally:
-        group.close()
+    return group
 
 
-def _drain(group: Group, time_left: timedelta) -> None:
-    """Finish what runs and take nothing more: SkyServe's load balancer then goes elsewhere."""
-    patience = max(timedelta(), min(time_left - group.address.settle, _LONGEST_ANSWER))
-    is_finished = group.drain(patience)
+def _go_on(group: Group, until: datetime, stop: threading.Event, clock: Clock) -> None:
+    """Serve what still comes."""
+    while clock.now() < until and not stop.wait(_LOOK_S):
+        group.tick()
+
+
+def _drain(group: Group, front: Front, patience: timedelta) -> None:
+    """Finish what runs and take nothing more: SkyServe's load balancer then tries elsewhere."""
+    front.refuse()
+    is_finished = group.drain(max(timedelta(), min(patience, _LONGEST_ANSWER) - SETTLE))
     _log.warning("drained: %s", "every answer was finished" if is_finished else "answers were cut")
 
 
 def _stay(until: datetime, stop: threading.Event, clock: Clock) -> None:
-    """Wait to be taken: SkyServe counts a replica that ends by itself as failed, one that is taken
-    as preempted, and a cloud may charge nothing for it."""
+    """Wait to be taken, and not leave before.
+
+    SkyServe counts a replica that ends by itself as failed, and one that is taken as preempted; a
+    cloud may charge nothing for the latter.
+    """
     while clock.now() < until and not stop.wait(_LOOK_S):
         pass
 
