@@ -29,6 +29,8 @@ from orchestrator.serving.worker import (
 _LONGEST_PAUSE_S, _LASTED_S = 60.0, 120.0
 # A long prompt on a processor may keep a worker from answering for a while.
 _SILENCE_S = 60.0
+# Each is a line of the worker's log.
+_PROBE_EVERY_S = 5.0
 
 Say = Callable[[str], None]
 Start = Callable[[ServedModel, Path, Place], Worker]
@@ -144,6 +146,8 @@ class Group:
         ended = worker.process.poll()
         if ended is not None:
             return f"ended with {ended}"
+        if slot.is_ready and time.monotonic() - slot.heard_at < _PROBE_EVERY_S:
+            return None
         state = health(worker)
         if state is Health.BROKEN and slot.is_ready:
             return "says that it is broken"
