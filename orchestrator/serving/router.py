@@ -15,7 +15,7 @@ from orchestrator.errors import MissingDependency, UsageError
 from orchestrator.serving.processes import (
     free_port,
     is_free,
-    last_lines,
+    last_line,
     start_process,
     stop_process,
 )
@@ -27,8 +27,8 @@ _START_S, _ASK_S, _LOOK_S = 30.0, 10.0, 0.1
 SETTLE = timedelta(seconds=5)
 # Text alone: 4 MiB are a million tokens.
 _MAX_BODY = 4 * 2**20
-# A request whose worker died is tried elsewhere at once; where no other serves its model, for about
-# half a minute, in which a small model is loaded again.
+# A request whose worker died is tried elsewhere at once; where no other serves its model, for 23 s,
+# in which a small model is loaded again. No longer: it may be what kills them.
 _RETRIES, _FIRST_RETRY_MS, _LAST_RETRY_MS = 20, 50, 2000
 
 
@@ -103,7 +103,7 @@ class Router:
             except httpx.HTTPError:
                 time.sleep(_LOOK_S)
         raise UsageError(
-            f"The router does not start: {last_lines(self.log)}", f"Its log: {self.log}"
+            f"The router does not start: {last_line(self.log)}", f"Its log: {self.log}"
         )
 
     @property

@@ -24,7 +24,7 @@ from orchestrator.serving.engines import (
     serve_command,
 )
 from orchestrator.serving.models import ServedModel
-from orchestrator.serving.processes import free_port, last_lines, start_process, stop_process
+from orchestrator.serving.processes import free_port, last_line, start_process, stop_process
 
 # Loading 7B parameters from a network disk, compiling included, takes minutes.
 START_LIMIT = timedelta(minutes=20)
@@ -112,7 +112,7 @@ def check_alive(worker: Worker) -> None:
     if worker.process.poll() is not None:
         raise ModelNotServed(
             f"The server of {worker.model.name} ended with {worker.process.returncode}: "
-            f"{last_lines(worker.log)}",
+            f"{last_line(worker.log)}",
             f"Its whole log: {worker.log}",
         )
 
