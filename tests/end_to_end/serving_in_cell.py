@@ -47,7 +47,6 @@ def main() -> None:
         ["python", load, url, laptop.name, str(seconds), str(_CLIENTS)],
         env=laptop.environment,
         stdout=-1,
-        text=True,
     )
     time.sleep(20)
     told_at = time.time()

@@ -215,6 +215,19 @@ def test_without_the_plugin_skypilot_recovers_and_the_bill_is_the_same(laptop):
     assert laptop.cost()["total_usd"] > 0
 
 
+def test_a_service_passes_validation_and_a_dry_run_of_a_replica(laptop):
+    script = Path(__file__).with_name("service_dry_run.py")
+    done = laptop.cell.run(["python", script], env=laptop.environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "clouds": ["aws", "gcp"],
+        "chosen": "AWS us-east-1 p4d.24xlarge",  # the cheapest
+        "is_spot": True,
+        "services": 0,
+    }
+    assert not laptop.cell.instances("chat-1")
+
+
 def _launches_of(laptop: Laptop) -> list[list[Instance]]:
     """Return the instances of each launch; a gang's are asked for at once."""
     launches: dict[str, list[Instance]] = {}

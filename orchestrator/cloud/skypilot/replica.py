@@ -15,8 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -28,27 +27,18 @@ from orchestrator.cloud.skypilot.environment import API_KEY, SERVICE, SERVICE_FO
 from orchestrator.cloud.skypilot.this_node import offer_of_this_node, started_for_this
 from orchestrator.ledger.facts import ReplicaEndReason
 from orchestrator.serving.engines import choose_engine, num_gpus
-from orchestrator.serving.front import Front
 from orchestrator.serving.group import Group, starter
+from orchestrator.serving.leaving import serve_until_told
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.processes import free_port
 from orchestrator.serving.replica_facts import ReplicaFacts
-from orchestrator.serving.router import SETTLE, Address, Limits
+from orchestrator.serving.router import Address, Limits
 from orchestrator.serving.service import PORT, ServiceRecord, read_service
 from orchestrator.serving.staging import fetch_model
 
 _log = logging.getLogger(__name__)
 _NUMBER = "SKYPILOT_SERVE_REPLICA_ID"
-_LOOK_S = 1.0
 _NOTICE_POLL_S = 2.0
-# Of what a notice leaves: so long requests are taken, while readiness has ended already. SkyServe
-# was seen to need 35 to 55 s to send them elsewhere; AWS leaves two minutes, others 30 s.
-_STILL_TAKEN = 0.5
-# What is being answered has so long to end, and all but this of what the notice leaves.
-_LONGEST_ANSWER = timedelta(minutes=10)
-_BEFORE_IT_IS_TAKEN = timedelta(seconds=2)
-# Clouds are seldom punctual; a node that is still there then was not taken after all.
-_LATEST = timedelta(minutes=1)
 
 
 def main() -> int:
@@ -90,27 +80,17 @@ def _serve(
         ServedModel(name=model.name, folder=fetch_model(model, scratch / "models"))
         for model in service.models
     ]
-    is_leaving = threading.Event()
-    with ExitStack() as closing:
-        group = _open(service, models, api_key, scratch)
-        closing.callback(group.close)
-        front = Front(PORT, group.address.port, lambda: group.is_ready and not is_leaving.is_set())
-        closing.callback(front.close)
+    group = _open(service, models, api_key, scratch)
+    try:
         _log.info("serving %s at port %d", ", ".join(model.name for model in models), PORT)
-        while not stop.wait(_LOOK_S):
-            group.tick()
-            if notices.from_cloud is not None:
-                deadline_at = notices.from_cloud.deadline_at
-                facts.noticed(deadline_at)
-                is_leaving.set()
-                left = max(timedelta(), deadline_at - clock.now() - _BEFORE_IT_IS_TAKEN)
-                _go_on(group, clock.now() + _STILL_TAKEN * left, stop, clock)
-                _drain(group, front, (1 - _STILL_TAKEN) * left)
-                _stay(deadline_at + _LATEST, stop, clock)
-                return ReplicaEndReason.STOPPED
-        is_leaving.set()
-        _drain(group, front, _LONGEST_ANSWER)
-    return ReplicaEndReason.STOPPED
+        return serve_until_told(group, PORT, lambda: _leaves_at(notices), facts, stop, clock)
+    finally:
+        group.close()
+
+
+def _leaves_at(notices: NoticeWatch) -> datetime | None:
+    notice = notices.from_cloud
+    return None if notice is None else notice.deadline_at
 
 
 def _open(
@@ -129,29 +109,6 @@ def _open(
     )
     group.open()
     return group
-
-
-def _go_on(group: Group, until: datetime, stop: threading.Event, clock: Clock) -> None:
-    """Serve what still comes."""
-    while clock.now() < until and not stop.wait(_LOOK_S):
-        group.tick()
-
-
-def _drain(group: Group, front: Front, patience: timedelta) -> None:
-    """Finish what runs and take nothing more: SkyServe's load balancer then tries elsewhere."""
-    front.refuse()
-    is_finished = group.drain(max(timedelta(), min(patience, _LONGEST_ANSWER) - SETTLE))
-    _log.warning("drained: %s", "every answer was finished" if is_finished else "answers were cut")
-
-
-def _stay(until: datetime, stop: threading.Event, clock: Clock) -> None:
-    """Wait to be taken, and not leave before.
-
-    SkyServe counts a replica that ends by itself as failed, and one that is taken as preempted; a
-    cloud may charge nothing for the latter.
-    """
-    while clock.now() < until and not stop.wait(_LOOK_S):
-        pass
 
 
 def _empty_scratch() -> Path:
