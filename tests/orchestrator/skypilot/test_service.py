@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cloud.skypilot.environment import API_KEY
+from orchestrator.cloud.skypilot.environment import API_KEY, SERVICE_FOLDER
+from orchestrator.cloud.skypilot.task import read_task
 from orchestrator.serving.service import PORT
 from tests.cell.catalogs import write_catalogs
 
@@ -120,6 +121,15 @@ def test_the_task_file_passes_skyserves_schema_and_validation_as_it_is(tmp_path)
         "ports": str(PORT),
         "secrets": [API_KEY],
     }
+
+
+def test_its_script_fetches_the_wheel_as_that_of_training_does():
+    train, serve = (read_task(f"{name}.yaml")["setup"] for name in ("train", "serve"))
+    until = 'install --no-deps --reinstall "$wheel"'
+    fetched = train.partition(until)[0].replace("ORCHESTRATE_RUN_FOLDER", SERVICE_FOLDER)
+    assert serve.startswith(fetched + until)
+    for script in (serve, read_task("serve.yaml")["run"]):
+        subprocess.run(["bash", "-n", "-c", script], check=True)
 
 
 def test_the_filled_in_task_goes_to_every_cloud_on_spot_with_on_demand_behind_it(filled):
