@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.export import export_weights
@@ -22,6 +23,17 @@ from orchestrator.runs import KnownRun, find_run
 WEIGHTS = "model."
 # Files of the inputs that make exported weights a model which others can load.
 _MODEL_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A run's checkpoint as a Hugging Face folder on this machine."""
+
+    folder: Path
+    run: str
+    run_id: str
+    step: int
+    attempt: int
 
 
 def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
@@ -101,7 +113,7 @@ def export_model(
 
 def exported(
     run: KnownRun, step: int | None = None, progress: Progress = ignore_progress
-) -> tuple[Path, Manifest]:
+) -> Export:
     """Return this machine's copy of a run's checkpoint as a Hugging Face folder, made once.
 
     Raises what `export_model` and `find_manifest` raise.
@@ -117,7 +129,13 @@ def exported(
     if not (output / "config.json").exists():
         make_folder(output.parent)
         export_model(folder, record, manifest, output, progress)
-    return output, manifest
+    return Export(
+        folder=output,
+        run=run.run,
+        run_id=record.run_id,
+        step=manifest.step,
+        attempt=manifest.attempt,
+    )
 
 
 def _copy_model_files(folder: ObjectStore, record: RunRecord, output: Path) -> None:

@@ -22,6 +22,7 @@ _COMMANDS = {
         "orchestrator.cli.dashboard",
         "Serve pages of runs, or write one: cost, attempts, loss.",
     ),
+    "eval": ("orchestrator.cli.evaluate", "Have a judge score a model, and compare two."),
     "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
     "data": ("orchestrator.cli.data", "Prepare conversations for training."),

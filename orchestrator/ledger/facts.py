@@ -24,8 +24,9 @@ from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
-# 2 has the question of a decision, 3 has sampled prices and bills that were read.
-SCHEMA_VERSION = 3
+# 2 has the question of a decision, 3 has sampled prices and bills that were read, 4 evaluations and
+# what serves the model.
+SCHEMA_VERSION = 4
 
 
 Instant = UtcDatetime
@@ -292,6 +293,29 @@ class BillRead(_Fact):
     """The cloud says that it has invoiced all of it."""
 
 
+class ModelEvaluated(_Fact):
+    """Somebody had a checkpoint judged; all of it is in evaluations/<evaluation>.json."""
+
+    fact: Literal["model_evaluated"] = "model_evaluated"
+    evaluation: str
+    step: int
+    baseline: str | None
+    judge: str
+    num_questions: int
+    score: float | None
+    """Mean of the judge's scores, 1 to 5; None where it gave none."""
+    baseline_score: float | None
+    wins: int
+    ties: int
+    losses: int
+    no_verdicts: int
+    """Of all that was asked: ratings and comparisons."""
+    win_rate: tuple[float, float, float] | None
+    """With the bounds of its 95 % interval: mean, low, high."""
+    usd: Decimal | None
+    """What judging cost in all; None without a price."""
+
+
 class RunEnded(_Fact):
     """The supervisor is done with the run."""
 
@@ -341,6 +365,7 @@ Fact = (
     | AttemptEnded
     | StopRequested
     | BillRead
+    | ModelEvaluated
     | RunEnded
 )
 

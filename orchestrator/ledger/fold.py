@@ -25,6 +25,7 @@ from orchestrator.ledger.facts import (
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
+    ModelEvaluated,
     NoticeReceived,
     PriceSampled,
     RunAmended,
@@ -134,7 +135,8 @@ class RunState:
     file_spec: RunSpec
     """The spec as the file of the last launch had it."""
     num_entries: int
-    """Facts of the run; not those of what was billed for it: to look is not to spend."""
+    """Facts of the run; not those of who looked at its bill or its model: to look is not to
+    spend."""
     num_by_writer: Mapping[str, int]
     """How many facts of each writer these are."""
     launched_at: datetime
@@ -155,6 +157,8 @@ class RunState:
     beginnings and ends."""
     bills: tuple[BillRead, ...]
     """The latest reading of each source, the latest last."""
+    judged: tuple[ModelEvaluated, ...]
+    """The evaluations by a judge, by step; of one that was made again, the last telling."""
 
     @property
     def current_launch(self) -> LaunchView | None:
@@ -220,7 +224,9 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         record=record,
         spec=_amend(record.spec, draft.spec_changes),
         file_spec=_amend(record.spec, draft.file_changes),
-        num_entries=sum(not isinstance(entry.body, BillRead) for entry in ordered),
+        num_entries=sum(
+            not isinstance(entry.body, (BillRead, ModelEvaluated)) for entry in ordered
+        ),
         num_by_writer=Counter(writer for writer, _ in unique),
         launched_at=launched_at,
         launches=tuple(
@@ -242,6 +248,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
             (_out_of_order(launch) for launch in draft.launches.values()), default=timedelta()
         ),
         bills=_bills(ordered),
+        judged=_judged(ordered),
     )
 
 
@@ -306,6 +313,15 @@ def _bills(ordered: Iterable[Entry]) -> tuple[BillRead, ...]:
             if known is None or body.read_at >= known.read_at:
                 latest[body.cloud, body.source] = body
     return tuple(sorted(latest.values(), key=lambda one: (one.read_at, one.cloud, one.source)))
+
+
+def _judged(ordered: Iterable[Entry]) -> tuple[ModelEvaluated, ...]:
+    latest = {
+        entry.body.evaluation: entry.body
+        for entry in ordered
+        if isinstance(entry.body, ModelEvaluated)
+    }
+    return tuple(sorted(latest.values(), key=lambda one: (one.step, one.evaluation)))
 
 
 def _with_fates(draft: _Draft) -> tuple[CommitView, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import InputError, UsageError
-from orchestrator.exporting import exported
+from orchestrator.exporting import Export, exported
 from orchestrator.runs import find_run
 
 # Servers take a slash for a repository and an @ for a revision.
@@ -22,6 +22,8 @@ class ServedModel:
 
     name: str
     folder: Path
+    export: Export | None = None
+    """Which checkpoint of which run it is, if it is one."""
 
 
 def find_models(texts: Sequence[str], store: str | None) -> list[ServedModel]:
@@ -77,5 +79,6 @@ def _of_run(given: str, where: str, store: str | None) -> ServedModel:
     run, at, step = where.partition("@")
     if at and not step.isdecimal():
         raise UsageError(f"{where!r} names no step.", f"Give a number: {run}@1200")
-    folder, _ = exported(find_run(run, store), int(step) if at else None)
-    return ServedModel(name=given or where.replace("@", "-"), folder=folder)
+    found = exported(find_run(run, store), int(step) if at else None)
+    name = given or where.replace("@", "-")
+    return ServedModel(name=name, folder=found.folder, export=found)

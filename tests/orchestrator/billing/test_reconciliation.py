@@ -15,7 +15,13 @@ from checkpoints.store import open_store
 from orchestrator.billing.kinds import BillKind
 from orchestrator.clock import SystemClock
 from orchestrator.dashboard.content import build_page
-from orchestrator.ledger.facts import BillRead, Entry, NoticeReceived, RunLaunched
+from orchestrator.ledger.facts import (
+    SCHEMA_VERSION,
+    BillRead,
+    Entry,
+    NoticeReceived,
+    RunLaunched,
+)
 from orchestrator.ledger.fold import fold
 from orchestrator.reconciliation import reconciliation_document
 from orchestrator.view import RunView, RunViewer
@@ -273,5 +279,5 @@ def test_a_reading_survives_the_trip_through_json():
     entry = Entry(writer="cli-1", number=0, at=START, body=one)
     again = Entry.model_validate_json(entry.model_dump_json())
     assert again == entry
-    assert again.schema_version == 3
+    assert again.schema_version == SCHEMA_VERSION
     assert isinstance(one.start, date)

@@ -1,0 +1,96 @@
+"""Where an evaluation is kept: with the run whose model it is, or in a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+from checkpoints.store import ObjectStore, open_store
+from orchestrator.evaluation.prompts import WORDING
+from orchestrator.evaluation.questions import Question
+from orchestrator.evaluation.report import (
+    OVERALL,
+    Item,
+    Report,
+    Spent,
+    build_report,
+    report_key,
+)
+from orchestrator.evaluation.sides import Found
+from orchestrator.ledger.facts import ModelEvaluated
+from orchestrator.runs import find_run
+
+
+def open_folder(model: Found, output: Path | None, store: str | None) -> ObjectStore:
+    """Return what holds replies and reports: `output`, the model's run, or this folder."""
+    if output is None and model.side.run is not None:
+        return find_run(model.side.run, store).open()
+    folder = (output or Path()).absolute()
+    return open_store(folder.as_uri())
+
+
+def name_evaluation(
+    sides: Sequence[Found | None], questions: Sequence[Question], max_tokens: int
+) -> str:
+    """Return a name that the same evaluation has again, and no other."""
+    found = [one for one in sides if one is not None]
+    asked = [question.model_dump(mode="json") for question in questions]
+    about = json.dumps([[one.identity for one in found], asked, max_tokens, WORDING])
+    digest = sha256(about.encode()).hexdigest()[:8]
+    readable = "-vs-".join(_readable(one.side.name) for one in found[:-1])
+    return f"{readable}-{digest}"
+
+
+def keep(
+    folder: ObjectStore,
+    name: str,
+    items: Sequence[Item],
+    *,
+    sides: tuple[Found, Found | None, Found],
+    questions: str,
+    judging: Spent,
+    at: datetime,
+) -> Report:
+    """Write the report and return it; one that was made again replaces the last."""
+    model, baseline, judge = sides
+    report = build_report(
+        items,
+        evaluation=name,
+        at=at,
+        sides=(model.side, None if baseline is None else baseline.side, judge.side),
+        questions=questions,
+        judging=judging,
+    )
+    folder.put(report_key(name), report.model_dump_json(indent=1).encode())
+    return report
+
+
+def as_fact(report: Report, step: int) -> ModelEvaluated:
+    """Return what a run's ledger says of an evaluation of its model."""
+    preference, theirs = report.preference, report.baseline_scores
+    rate = None if preference is None else preference.win_rate
+    score = report.model_scores[OVERALL]
+    baseline_score = None if theirs is None else theirs[OVERALL]
+    return ModelEvaluated(
+        evaluation=report.evaluation,
+        step=step,
+        baseline=None if report.baseline is None else report.baseline.name,
+        judge=report.judge.name,
+        num_questions=len(report.items),
+        score=None if score is None else score.mean,
+        baseline_score=None if baseline_score is None else baseline_score.mean,
+        wins=0 if preference is None else preference.wins,
+        ties=0 if preference is None else preference.ties,
+        losses=0 if preference is None else preference.losses,
+        no_verdicts=sum(report.no_verdicts.values()),
+        win_rate=None if rate is None else (rate.mean, rate.low, rate.high),
+        usd=report.judging.usd,
+    )
+
+
+def _readable(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")[:40] or "model"
