@@ -54,8 +54,9 @@ def write_delta(
     `whole` names tensors that the base lacks, to be published as they are. `progress` is told the
     release's bytes. Raises RecordInvalid where the two do not fit, before anything is written.
     """
-    bases, released = read_folder(base), read_folder(release)
-    _check_fit(base, bases, released, whole)
+    released = {name: one.spec for name, one in read_folder(release).items()}
+    check_fit(base, released, whole)
+    bases = read_folder(base)
     tensors: dict[str, DeltaTensor] = {}
 
     def write_tensor(file: BinaryIO, name: str, one: StoredTensor) -> None:
@@ -127,22 +128,21 @@ def num_bytes(folder: Path, stem: str = WEIGHTS_STEM) -> int:
     return sum(one.spec.num_bytes for one in read_folder(folder, stem).values())
 
 
-def _check_fit(
-    base: Path,
-    bases: Mapping[str, StoredTensor],
-    released: Mapping[str, StoredTensor],
-    whole: Collection[str],
-) -> None:
-    """Refuse what would publish weights that work without the base, unless it is asked for."""
+def check_fit(base: Path, released: Mapping[str, TensorSpec], whole: Collection[str]) -> None:
+    """Refuse what would publish weights that work without the base, unless it is asked for.
+
+    Reads headers alone; raises RecordInvalid.
+    """
+    bases = read_folder(base)
     lacking = [name for name in released if name not in bases and name not in whole]
     if lacking:
         raise RecordInvalid(
             f"{base} lacks {names_of(lacking)}, which would be published whole.",
             "Give the model that was trained from, or allow each: --whole NAME.",
         )
-    for name, one in released.items():
+    for name, spec in released.items():
         if name in bases:
-            _check_pair(name, base, bases[name].spec, one.spec)
+            _check_pair(name, base, bases[name].spec, spec)
 
 
 def _check_pair(name: str, base: Path, known: TensorSpec, released: TensorSpec) -> None:

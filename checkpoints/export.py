@@ -37,22 +37,18 @@ def export_weights(
     checkpoint's. Raises Damaged, ObjectMissing, and RecordInvalid for what cannot be cast.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    specs = {
-        name: _spec(name, manifest, dtype)
-        for name in sorted(manifest.tensors)
-        if name.startswith(prefix)
-    }
+    specs = released_specs(manifest, prefix, dtype)
     holder = holder_of(store, manifest)
     groups = list(_group(specs, max_file_bytes))
     files = {}
     for number, group in enumerate(groups, 1):
         file = file_name(WEIGHTS_STEM, number, len(groups))
-        files[file] = {name.removeprefix(prefix): specs[name] for name in group}
+        files[file] = {name: specs[name] for name in group}
         with (folder / file).open("wb") as output:
             output.write(make_header(files[file]))
             for name in group:
-                record = manifest.tensors[name]
-                whole = read_tensor(holder, manifest, name)
+                record = manifest.tensors[prefix + name]
+                whole = read_tensor(holder, manifest, prefix + name)
                 output.write(cast(name, whole, record.dtype, specs[name].dtype))
                 progress(record.num_bytes)
     if len(files) == 1:
@@ -60,10 +56,16 @@ def export_weights(
     return [*files, write_index(folder, files, WEIGHTS_STEM).name]
 
 
-def _spec(name: str, manifest: Manifest, dtype: str | None) -> TensorSpec:
-    record = manifest.tensors[name]
-    written = record.dtype if dtype is None else cast_dtype(name, record.dtype, dtype)
-    return TensorSpec(dtype=written, shape=record.shape)
+def released_specs(manifest: Manifest, prefix: str, dtype: str | None) -> dict[str, TensorSpec]:
+    """Return what `export_weights` writes, in its order; raise RecordInvalid."""
+    return {
+        name.removeprefix(prefix): TensorSpec(
+            dtype=record.dtype if dtype is None else cast_dtype(name, record.dtype, dtype),
+            shape=record.shape,
+        )
+        for name, record in sorted(manifest.tensors.items())
+        if name.startswith(prefix)
+    }
 
 
 def _group(specs: Mapping[str, TensorSpec], max_file_bytes: int) -> Iterator[list[str]]:

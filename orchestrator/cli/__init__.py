@@ -28,7 +28,7 @@ _COMMANDS = {
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (
         "orchestrator.cli.checkpoints",
-        "List, verify, prune, pin and export checkpoints.",
+        "List, verify, prune, pin, export and restore checkpoints.",
     ),
 }
 
