@@ -8,6 +8,7 @@ OrchestratorError                 1  a bug of ours, or what nobody foresaw
 │   ├── UnknownRun                2  no such run
 │   ├── StoreError                2  the store cannot be read or written (3 where a cloud refused)
 │   ├── MissingDependency         2  an extra is not installed
+│   ├── ServerUnusable            2  a model's server cannot be reached, or refuses
 │   └── RecordUnreadable          2  the run folder holds what this version cannot read
 ├── CloudRefused                  3  credentials, permissions, quota
 ├── GaveUp                        4  time, retries or budget used up; resumable
@@ -59,6 +60,10 @@ class StoreError(UsageError):
 
 class MissingDependency(UsageError):
     """A package of an optional extra is not installed."""
+
+
+class ServerUnusable(UsageError):
+    """A model's server cannot be reached, or refuses."""
 
 
 class RecordUnreadable(UsageError):
