@@ -27,10 +27,11 @@ _COMMANDS = {
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
     "data": ("orchestrator.cli.data", "Prepare conversations for training."),
     "serve": ("orchestrator.cli.serve", "Serve models behind one OpenAI-compatible address."),
+    "chat": ("orchestrator.cli.chat", "Talk to a served model."),
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (
         "orchestrator.cli.checkpoints",
-        "List, verify, prune, pin and export checkpoints.",
+        "List, verify, prune, pin, export and restore checkpoints.",
     ),
 }
 
