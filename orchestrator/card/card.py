@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from checkpoints.manifest import Manifest
-from orchestrator.card.evaluation import EvaluationResult, evaluation_section
+from orchestrator.card.evaluation import evaluation_section
 from orchestrator.card.provenance import DataUsed
 from orchestrator.card.sections import (
     cost_section,
@@ -47,7 +46,6 @@ def model_card(
     manifest: Manifest,
     data: DataUsed,
     release: Release,
-    evaluations: Sequence[EvaluationResult] = (),
 ) -> str:
     """Return the card of the checkpoint; look it through before publishing it."""
     name = view.record.run
@@ -59,7 +57,7 @@ def model_card(
         data_section(view, data),
         recipe_section(view, manifest),
         training_section(view, manifest),
-        evaluation_section(evaluations),
+        evaluation_section([one for one in view.state.judged if one.step == manifest.step]),
         cost_section(view),
         _UNSAID,
     ]

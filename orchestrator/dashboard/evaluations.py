@@ -145,8 +145,8 @@ def _evaluated_row(one: ModelEvaluated) -> tuple[str, ...]:
     return (
         one.evaluation,
         f"{one.step:,}",
-        NOTHING if one.score is None else f"{one.score:.2f}",
-        NOTHING if one.baseline_score is None else f"{one.baseline_score:.2f}",
+        NOTHING if one.score is None else f"{one.score[0]:.2f}",
+        NOTHING if one.baseline_score is None else f"{one.baseline_score[0]:.2f}",
         rate,
         one.baseline or NOTHING,
         str(one.wins),

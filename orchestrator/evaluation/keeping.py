@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from checkpoints.store import ObjectStore, open_store
+from orchestrator.evaluation.arithmetic import Estimate
 from orchestrator.evaluation.prompts import WORDING
 from orchestrator.evaluation.questions import Question
 from orchestrator.evaluation.report import (
@@ -21,7 +22,7 @@ from orchestrator.evaluation.report import (
     report_key,
 )
 from orchestrator.evaluation.sides import Found
-from orchestrator.ledger.facts import ModelEvaluated
+from orchestrator.ledger.facts import Interval, ModelEvaluated
 from orchestrator.runs import find_run
 
 
@@ -72,24 +73,26 @@ def keep(
 def as_fact(report: Report, step: int) -> ModelEvaluated:
     """Return what a run's ledger says of an evaluation of its model."""
     preference, theirs = report.preference, report.baseline_scores
-    rate = None if preference is None else preference.win_rate
-    score = report.model_scores[OVERALL]
-    baseline_score = None if theirs is None else theirs[OVERALL]
     return ModelEvaluated(
         evaluation=report.evaluation,
         step=step,
         baseline=None if report.baseline is None else report.baseline.name,
         judge=report.judge.name,
         num_questions=len(report.items),
-        score=None if score is None else score.mean,
-        baseline_score=None if baseline_score is None else baseline_score.mean,
+        questions=report.questions,
+        score=_interval(report.model_scores[OVERALL]),
+        baseline_score=None if theirs is None else _interval(theirs[OVERALL]),
         wins=0 if preference is None else preference.wins,
         ties=0 if preference is None else preference.ties,
         losses=0 if preference is None else preference.losses,
         no_verdicts=sum(report.no_verdicts.values()),
-        win_rate=None if rate is None else (rate.mean, rate.low, rate.high),
+        win_rate=None if preference is None else _interval(preference.win_rate),
         usd=report.judging.usd,
     )
+
+
+def _interval(estimate: Estimate | None) -> Interval | None:
+    return None if estimate is None else (estimate.mean, estimate.low, estimate.high)
 
 
 def _readable(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -293,6 +293,10 @@ class BillRead(_Fact):
     """The cloud says that it has invoiced all of it."""
 
 
+Interval: TypeAlias = tuple[float, float, float]
+"""A mean with the bounds of its 95 % interval: mean, low, high."""
+
+
 class ModelEvaluated(_Fact):
     """Somebody had a checkpoint judged; all of it is in evaluations/<evaluation>.json."""
 
@@ -302,16 +306,17 @@ class ModelEvaluated(_Fact):
     baseline: str | None
     judge: str
     num_questions: int
-    score: float | None
+    questions: str
+    """Where they are from, in words."""
+    score: Interval | None
     """Mean of the judge's scores, 1 to 5; None where it gave none."""
-    baseline_score: float | None
+    baseline_score: Interval | None
     wins: int
     ties: int
     losses: int
     no_verdicts: int
     """Of all that was asked: ratings and comparisons."""
-    win_rate: tuple[float, float, float] | None
-    """With the bounds of its 95 % interval: mean, low, high."""
+    win_rate: Interval | None
     usd: Decimal | None
     """What judging cost in all; None without a price."""
 

@@ -12,8 +12,9 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
 
-from orchestrator.card.evaluation import EvaluationResult, Interval, evaluation_section
+from orchestrator.card.evaluation import evaluation_section
 from orchestrator.card.sections import public_name
+from orchestrator.ledger.facts import ModelEvaluated
 from tests.released_run import make_released_run, make_weights
 
 
@@ -130,18 +131,25 @@ def test_sources_are_named_without_where_they_lay():
 
 
 def test_the_cards_evaluation_has_judge_interval_and_number_of_questions():
-    result = EvaluationResult(
-        name="against-base",
+    result = ModelEvaluated(
+        evaluation="against-base",
+        step=10,
         judge="a|judge",
-        questions="80 of MT-bench",
+        questions="of MT-bench",
         num_questions=80,
-        score=Interval(mean=3.5, low=3.25, high=3.75),
+        score=(3.5, 3.25, 3.75),
         baseline="base",
-        win_rate=Interval(mean=0.7, low=0.6, high=0.8),
+        baseline_score=None,
+        wins=50,
+        ties=12,
+        losses=18,
+        no_verdicts=0,
+        win_rate=(0.7, 0.6, 0.8),
+        usd=None,
     )
     last = evaluation_section([result]).splitlines()[-1]
     assert last == (
-        "| against-base | 80, 80 of MT-bench | a judge | 3.50 (3.25 to 3.75) | base | - "
+        "| against-base | 80, of MT-bench | a judge | 3.50 (3.25 to 3.75) | base | - "
         "| 70% (60% to 80%) |"
     )
 
