@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator.agent.tracking import Mode
 from orchestrator.agent.tracking_process import choose_mode, open_run
-from orchestrator.evaluation.report import Item, Judged, Report
+from orchestrator.dashboard.page import render_evaluation
+from orchestrator.evaluation.report import Report
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def draw(config: WandbConfig) -> str:
         job_type="evaluation",
         config=report.model_dump(mode="json", exclude={"items", "categories"}),
     )
-    run.log({**numbers(report), "judge/answers": _table(report)})
+    run.log({**numbers(report), "judge/page": _page(report)})
     run.finish()
     return f"Drawn in W&B: {run.url}"
 
@@ -72,28 +73,12 @@ def numbers(report: Report) -> dict[str, float]:
     return found
 
 
-def _table(report: Report) -> Any:  # noqa: ANN401  # wandb.Table
+def _page(report: Report) -> Any:  # noqa: ANN401  # wandb.Html
+    # A media file. A wandb.Table is an artifact, and where a key may not make one the whole row is
+    # lost (wandb 0.26.1).
     import wandb  # 1 s of CPU
 
-    columns = ["question", "category", "asked", "model", "baseline", "outcome"]
-    return wandb.Table(columns=columns, data=[_row(item) for item in report.items])
-
-
-def _row(item: Item) -> list[str]:
-    pair = item.pair
-    verdict = None if pair is None else pair.outcome or pair.no_verdict
-    return [
-        item.question.question_id,
-        item.question.category,
-        "\n\n".join(item.question.turns),
-        _said(item.model),
-        _said(item.baseline),
-        "" if verdict is None else verdict.value,
-    ]
-
-
-def _said(judged: Judged | None) -> str:
-    return "" if judged is None else "\n\n".join(judged.answers or ())
+    return wandb.Html(render_evaluation(report), inject=False)
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ def _lines(report: Report) -> Iterator[str]:
     if report.no_verdicts:
         reasons = ", ".join(f"{num} {why.value}" for why, num in report.no_verdicts.items())
         yield ""
-        yield f"No verdict: {reasons}. Asked again: the same command."
+        yield f"No verdict: {reasons}. What got no reply is asked again by the same command."
     spent = report.judging
     yield ""
     yield (

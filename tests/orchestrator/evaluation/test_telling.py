@@ -38,6 +38,7 @@ from orchestrator.ledger.record import create_record
 from orchestrator.runs import remember_run
 from orchestrator.view import RunViewer
 from tests.orchestrator.histories import START, at, make_record
+from tests.wandb_service import serving as wandb_serving
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -186,3 +187,23 @@ def test_wandb_gets_what_can_be_sorted_by(report):
     assert found["judge/wins"] == 2
     assert found["judge/no_verdicts"] == 2
     assert found["judge/usd"] == 0.25
+
+
+def test_wandb_draws_it_as_a_run_of_its_own(tmp_path, report, monkeypatch):
+    """The real client in its process, and a server of W&B's on loopback."""
+    url = (tmp_path / "runs").as_uri()
+    store = open_store(f"{url}/demo")
+    create_record(store, make_record(store=url, tracking={"wandb": {"project": "tests"}}))
+    launched = Entry(writer="cli-0", number=0, at=START, body=RunLaunched(host="laptop"))
+    store.create("events/cli-0/00000000.jsonl", launched.model_dump_json().encode())
+    (said,) = tell_run(store, report, SystemClock())
+    assert "no key" in said
+    with wandb_serving() as service:
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", service.url)
+        (said,) = tell_run(store, report, SystemClock())
+        (row,) = service.rows
+    assert "Drawn in W&B" in said
+    assert row["judge/win_rate"] == pytest.approx(5 / 6)
+    assert row["judge/score_coherence"] == 4
+    assert row["judge/page"]["_type"] == "html-file"
