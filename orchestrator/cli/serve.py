@@ -18,11 +18,11 @@ import click
 from orchestrator.cli.common import say, store_option
 from orchestrator.errors import UsageError
 from orchestrator.home import home, make_folder
+from orchestrator.serving.engines import Engine, choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
 from orchestrator.serving.models import ServedModel, find_models
 from orchestrator.serving.processes import free_port
 from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_installed
-from orchestrator.serving.worker import Engine, choose_engine, num_gpus
 
 _PORT = 8000
 # As many as share a worker's cache of 16,384 tokens with 1,024 each.
@@ -99,6 +99,7 @@ def serve(
     chosen = choose_engine(None if engine == "auto" else Engine(engine), num_gpus=num_gpus())
     at_once = max_concurrent or _CONCURRENT_PER_WORKER * len(models) * replicas
     queued = _QUEUED_PER_CONCURRENT * at_once if max_queued is None else max_queued
+    say(f"Finding {', '.join(models)}; a run's checkpoint is exported once.")
     served = find_models(models, store)
     make_folder(home() / "serving")
     group = Group(

@@ -12,17 +12,15 @@ from pathlib import Path
 import httpx
 
 from orchestrator.errors import ModelNotServed
+from orchestrator.serving.engines import Engine, Place, num_gpus, share_out
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.router import Address, Limits, Router
 from orchestrator.serving.worker import (
-    Engine,
     Health,
-    Place,
     Worker,
     await_first_answer,
     check_first_answer,
     health,
-    num_gpus,
     start_worker,
     stop_worker,
 )
@@ -31,6 +29,8 @@ from orchestrator.serving.worker import (
 _LONGEST_PAUSE_S, _LASTED_S = 60.0, 120.0
 # A long prompt on a processor may keep a worker from answering for a while.
 _SILENCE_S = 60.0
+# Each is a line of the worker's log.
+_PROBE_EVERY_S = 5.0
 
 Say = Callable[[str], None]
 Start = Callable[[ServedModel, Path, Place], Worker]
@@ -146,6 +146,8 @@ class Group:
         ended = worker.process.poll()
         if ended is not None:
             return f"ended with {ended}"
+        if slot.is_ready and time.monotonic() - slot.heard_at < _PROBE_EVERY_S:
+            return None
         state = health(worker)
         if state is Health.BROKEN and slot.is_ready:
             return "says that it is broken"
@@ -187,14 +189,6 @@ class Group:
 def pause_before(num_ends: int) -> float:
     """Return the seconds to wait before a worker that ended so often in a row starts again."""
     return 0.0 if num_ends <= 1 else min(_LONGEST_PAUSE_S, 2.0 ** (num_ends - 2))
-
-
-def share_out(num_workers: int, num_gpus: int) -> list[Place]:
-    """Return where each worker runs: a GPU each in turn, else the processors."""
-    if not num_gpus:
-        return [Place(num_sharing=num_workers)] * num_workers
-    sharing = -(-num_workers // num_gpus)
-    return [Place(gpu=one % num_gpus, num_sharing=sharing) for one in range(num_workers)]
 
 
 def starter(engine: Engine) -> Start:

@@ -15,7 +15,7 @@ from orchestrator.agent.processes import kill_tree
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_TAIL_BYTES, _TAIL_LINES = 4000, 5
+_TAIL_BYTES, _MOST_LETTERS = 4000, 300
 
 
 def start_process(
@@ -68,8 +68,8 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def last_lines(log: Path) -> str:
-    """Return the end of a log on one line."""
+def last_line(log: Path) -> str:
+    """Return how a log ends; of a traceback that is what was raised."""
     text = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-_TAIL_LINES:])
+    return lines[-1][:_MOST_LETTERS] if lines else "it wrote nothing"

@@ -15,7 +15,7 @@ from orchestrator.errors import MissingDependency, UsageError
 from orchestrator.serving.processes import (
     free_port,
     is_free,
-    last_lines,
+    last_line,
     start_process,
     stop_process,
 )
@@ -103,7 +103,7 @@ class Router:
             except httpx.HTTPError:
                 time.sleep(_LOOK_S)
         raise UsageError(
-            f"The router does not start: {last_lines(self.log)}", f"Its log: {self.log}"
+            f"The router does not start: {last_line(self.log)}", f"Its log: {self.log}"
         )
 
     @property
@@ -139,6 +139,7 @@ class Router:
     def kill(self) -> None:
         """End it; what is being answered is cut."""
         stop_process(self.process, timedelta(0))
+        self._http.close()
 
 
 def check_installed() -> None:

@@ -11,103 +11,22 @@ import functools
 import importlib
 import json
 import sys
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import uvicorn
 from fastapi import HTTPException
 
-from orchestrator.serving.held_head import App, HeldHead, Message, Receive, Send
-from orchestrator.serving.sampling import NOT_QUITE_ONE, Refused, Sampling, read_request
+from orchestrator.serving.answering import SAMPLING, Answering
+from orchestrator.serving.held_head import HeldHead
+from orchestrator.serving.sampling import NOT_QUITE_ONE
 
 # What transformers and torch hold; neither is imported here, so neither has types.
 _Foreign: TypeAlias = Any
 # transformers' default, which its command line leaves alone.
 _BLOCK_TOKENS = 256
-_FIRST_ERROR, _FIRST_FAULT = 400, 500
 # A top_p comes back as a 32-bit number.
 _ROUNDING = 1e-6
-# What the request that is being answered asks for, until its tokens are queued.
-_SAMPLING: ContextVar[Sampling] = ContextVar("sampling")
-
-
-class _Answering:
-    """Take a request apart before the server sees it, or refuse it."""
-
-    def __init__(self, app: App, model: Path) -> None:
-        self._app, self._model = app, model
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/v1/models":
-            # Its own list is of what was ever downloaded.
-            model = {"id": self._model.name, "object": "model", "created": 0, "owned_by": "me"}
-            await _answer(send, 200, {"object": "list", "data": [model]})
-            return
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        try:
-            body, sampling = read_request(await _read(receive), self._model)
-        except Refused as refused:
-            await _refuse(send, 400, str(refused))
-            return
-        _SAMPLING.set(sampling)
-        scope["headers"] = [
-            *(one for one in scope["headers"] if one[0].lower() != b"content-length"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        given = iter(({"type": "http.request", "body": body, "more_body": False},))
-
-        async def give() -> Message:
-            return next(given, None) or await receive()
-
-        await self._app(scope, give, _in_clients_words(send))
-
-
-async def _read(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _in_clients_words(send: Send) -> Send:
-    """Return what sends an error as OpenAI's clients read it; FastAPI says {"detail": ...}."""
-    status = 0
-
-    async def send_on(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start" and message["status"] >= _FIRST_ERROR:
-            status = message["status"]
-        elif not status:
-            await send(message)
-        elif not message.get("more_body"):
-            await _refuse(send, status, _detail(message.get("body", b"")))
-
-    return send_on
-
-
-def _detail(body: bytes) -> str:
-    try:
-        said = json.loads(body)
-        return str(said.get("detail") or said.get("error") or said)
-    except (ValueError, AttributeError):
-        return body.decode(errors="replace")
-
-
-async def _refuse(send: Send, status: int, why: str) -> None:
-    kind = "invalid_request_error" if status < _FIRST_FAULT else "server_error"
-    error = {"message": why, "type": kind, "param": None, "code": None}
-    await _answer(send, status, {"error": error})
-
-
-async def _answer(send: Send, status: int, document: object) -> None:
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(document).encode()})
 
 
 def _keep_to_requests(batches: _Foreign, most_tokens: int) -> None:
@@ -131,7 +50,7 @@ def _keep_to_requests(batches: _Foreign, most_tokens: int) -> None:
                 f"{len(token_ids)} tokens and max_tokens {options['max_new_tokens']} together "
                 f"exceed {most_tokens}.",
             )
-        asked = _SAMPLING.get()
+        asked = SAMPLING.get()
         drawn = {"temperature": asked.temperature, "top_p": asked.top_p}
         return add(manager, token_ids, **options, **drawn)
 
@@ -168,7 +87,7 @@ def main() -> None:
     )
     config = uvicorn.Config
     uvicorn.Config = lambda app, **options: config(  # type: ignore[assignment,misc]
-        HeldHead(_Answering(app, model)), **options
+        HeldHead(Answering(app, model)), **options
     )
     importlib.import_module("transformers.cli.transformers").main()
 
