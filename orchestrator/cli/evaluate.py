@@ -57,10 +57,8 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
-    default=120.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How long a reply may take.",
+    help="How long a reply may take; default: 120, an hour of a model served here.",
 )
 @click.option(
     "--usd-per-million-tokens",
@@ -112,7 +110,7 @@ def eval(  # the command's name; the builtin is not used here
     *,
     max_tokens: int,
     parallel: int,
-    timeout: float,
+    timeout: float | None,
     yes: bool,
     as_json: bool,
 ) -> None:

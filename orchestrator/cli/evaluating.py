@@ -31,7 +31,8 @@ class Options:
 
     max_tokens: int
     parallel: int
-    timeout_s: float
+    timeout_s: float | None
+    """None: as long as replies usually take, see `sides`."""
     price: Price | None
     budget_usd: Decimal | None
     is_agreed: bool
@@ -101,6 +102,8 @@ def evaluate(
 def _answers(
     found: Found, folder: ObjectStore, questions: Sequence[Question], options: Options
 ) -> dict[str, Answers | None]:
+    if found.served is not None:
+        say(f"Serving {found.side.name} ({found.side.source}) here for its answers ...")
     how = answering(found, folder, max_tokens=options.max_tokens, timeout_s=options.timeout_s)
     with how as ask, _progress(f"Answers of {found.side.name}", len(questions)) as advance:
         answers = collect(ask, questions, parallel=options.parallel, advance=advance)

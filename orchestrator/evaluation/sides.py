@@ -21,6 +21,9 @@ from orchestrator.evaluation.report import Side
 from orchestrator.serving.models import ServedModel, find_model
 from orchestrator.serving.worker import running_worker
 
+# A model that is served here has nobody else to answer, and on processors takes its time; a request
+# that is given up goes on in the server, and would be asked for again beside itself.
+_REMOTE_TIMEOUT_S, _SERVED_TIMEOUT_S = 120.0, 3600.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NAMED = re.compile(r"([\w.@-]+)=(.+)", re.DOTALL)
 
@@ -67,7 +70,7 @@ class Found:
         return key
 
 
-def find_side(text: str, role: Role, store: str | None, timeout_s: float) -> Found:
+def find_side(text: str, role: Role, store: str | None, timeout_s: float | None) -> Found:
     """Return the model that a user means: URL[#NAME], FILE.jsonl, or what `find_model` knows.
 
     Raises:
@@ -84,17 +87,18 @@ def find_side(text: str, role: Role, store: str | None, timeout_s: float) -> Fou
 
 
 @contextmanager
-def asking(found: Found, store: ObjectStore, timeout_s: float) -> Iterator[Asker]:
+def asking(found: Found, store: ObjectStore, timeout_s: float | None) -> Iterator[Asker]:
     """Yield what asks the model; it is served from the first request that is not answered yet."""
     with ExitStack() as stack:
 
         def connect() -> object:
-            address = found.address
+            address, usual_s = found.address, _REMOTE_TIMEOUT_S
             if found.served is not None:
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-"))
                 address = stack.enter_context(running_worker(found.served, folder=Path(scratch)))
+                usual_s = _SERVED_TIMEOUT_S
             assert address is not None, "answers from a file are not asked for"
-            client = open_client(address, found.key(), timeout_s)
+            client = open_client(address, found.key(), timeout_s or usual_s)
             stack.callback(client.close)
             return client
 
@@ -104,7 +108,7 @@ def asking(found: Found, store: ObjectStore, timeout_s: float) -> Iterator[Asker
 
 @contextmanager
 def answering(
-    found: Found, store: ObjectStore, *, max_tokens: int, timeout_s: float
+    found: Found, store: ObjectStore, *, max_tokens: int, timeout_s: float | None
 ) -> Iterator[Answering]:
     """Yield what returns the model's answers.
 
@@ -140,7 +144,7 @@ def _fingerprint(folder: Path) -> str:
     return sha256("\n".join([str(folder), *states]).encode()).hexdigest()
 
 
-def _at_address(where: str, name: str | None, role: Role, timeout_s: float) -> Found:
+def _at_address(where: str, name: str | None, role: Role, timeout_s: float | None) -> Found:
     url, _, model = where.partition("#")
     if "@" in urlsplit(url).netloc:
         raise UsageError(
@@ -150,7 +154,7 @@ def _at_address(where: str, name: str | None, role: Role, timeout_s: float) -> F
     url = url.rstrip("/")
     found = Found(side=Side(name="", source=url), identity="", role=role, address=url)
     if not model:
-        models = list_models(url, found.key(), timeout_s)
+        models = list_models(url, found.key(), timeout_s or _REMOTE_TIMEOUT_S)
         if len(models) != 1:
             listed = ", ".join(models[:10]) or "none"
             raise UsageError(f"{url} has {len(models)} models: {listed}.", f"Name one: {url}#NAME")
