@@ -25,6 +25,7 @@ _COMMANDS = {
     "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
     "data": ("orchestrator.cli.data", "Prepare conversations for training."),
+    "serve": ("orchestrator.cli.serve", "Serve models behind one OpenAI-compatible address."),
     "chat": ("orchestrator.cli.chat", "Talk to a served model."),
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (

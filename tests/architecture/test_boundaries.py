@@ -39,7 +39,7 @@ def test_help_starts_none_of_the_heavy_packages():
     "module",
     [
         *("orchestrator.cli.launch", "orchestrator.cli.reports", "orchestrator.cli.control"),
-        *("orchestrator.cli.checkpoints", "orchestrator.agent.agent"),
+        *("orchestrator.cli.checkpoints", "orchestrator.cli.serve", "orchestrator.agent.agent"),
         *("orchestrator.cloud.local.supervisor", "train.data.prepare", "train.config"),
     ],
 )

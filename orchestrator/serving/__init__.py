@@ -1,0 +1,1 @@
+"""Models behind one OpenAI-compatible address: workers, their router, who restarts them."""

@@ -1,0 +1,117 @@
+"""What a request asks of sampling, in the words of transformers' server; no word is ignored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Where a request names no limit, and the most that it may name.
+DEFAULT_MAX_TOKENS = 1024
+# Zero to a precision that leaves one token its whole probability; a division by it is finite.
+_GREEDY = 1e-6
+# The server makes what applies temperature and top_p only if the first request's are not 1.
+NOT_QUITE_ONE = 1 - 1e-6
+# Fields that would change the answer, and the value that asks for nothing.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "n": (1,),
+    "stop": ([],),
+    "response_format": ({"type": "text"},),
+    "generation_config": (),
+}
+_TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
+
+
+class Refused(Exception):
+    """A request that would be answered otherwise than it asks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one request's tokens are drawn."""
+
+    temperature: float
+    top_p: float
+
+
+def read_request(body: bytes, model: Path) -> tuple[bytes, Sampling]:
+    """Return the request as the server is to have it, and its sampling.
+
+    Raises:
+        Refused: it is no request, or asks for what the server would pass over in silence.
+    """
+    try:
+        asked = json.loads(body)
+    except ValueError as error:
+        raise Refused(f"The body is no JSON: {error}.") from error
+    if not isinstance(asked, dict):
+        raise Refused("The body is no JSON object.")
+    for field, nothing in _UNSUPPORTED.items():
+        if asked.get(field) is not None and asked[field] not in nothing:
+            raise Refused(f"This server does not support {field!r}.")
+        asked.pop(field, None)
+    settings = model_settings(model)
+    sampling = _sampling(asked, settings)
+    asked["generation_config"] = json.dumps(
+        {
+            **{key: settings[key] for key in _TOKENS if key in settings},
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_new_tokens": _max_tokens(asked),
+        }
+    )
+    return json.dumps(asked).encode(), sampling
+
+
+def model_settings(model: Path) -> dict[str, Any]:
+    """Return what the model's files say about generating."""
+    for name in ("generation_config.json", "config.json"):
+        path = model / name
+        if path.exists():
+            settings: dict[str, Any] = json.loads(path.read_bytes())
+            return settings
+    return {}
+
+
+def _sampling(asked: dict[str, Any], settings: dict[str, Any]) -> Sampling:
+    samples = bool(settings.get("do_sample"))
+    temperature = _number(asked, "temperature", 0, 2)
+    top_p = _number(asked, "top_p", 0, 1)
+    if temperature is None:
+        temperature = (settings.get("temperature") or 1.0) if samples else 0.0
+    if top_p is None:
+        top_p = (settings.get("top_p") or 1.0) if samples else 1.0
+    if temperature == 1:
+        temperature = NOT_QUITE_ONE
+    return Sampling(
+        temperature=max(float(temperature), _GREEDY), top_p=min(float(top_p), NOT_QUITE_ONE)
+    )
+
+
+def _number(asked: dict[str, Any], field: str, lowest: float, highest: float) -> float | None:
+    value = asked.pop(field, None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Refused(f"{field!r} is no number: {value!r}.")
+    if not lowest <= value <= highest:
+        raise Refused(f"{field!r} is {value}; it may be {lowest} to {highest}.")
+    return float(value)
+
+
+def _max_tokens(asked: dict[str, Any]) -> int:
+    given = [asked.pop(field, None) for field in ("max_completion_tokens", "max_tokens")]
+    for value in given:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise Refused(f"The most tokens to answer with is no positive number: {value!r}.")
+        return value
+    return DEFAULT_MAX_TOKENS
