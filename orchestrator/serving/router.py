@@ -27,8 +27,8 @@ _START_S, _ASK_S, _LOOK_S = 30.0, 10.0, 0.1
 SETTLE = timedelta(seconds=5)
 # Text alone: 4 MiB are a million tokens.
 _MAX_BODY = 4 * 2**20
-# A request whose worker died is tried elsewhere at once; where no other serves its model, for about
-# half a minute, in which a small model is loaded again.
+# A request whose worker died is tried elsewhere at once; where no other serves its model, for 23 s,
+# in which a small model is loaded again. No longer: it may be what kills them.
 _RETRIES, _FIRST_RETRY_MS, _LAST_RETRY_MS = 20, 50, 2000
 
 
