@@ -40,7 +40,7 @@ _HEADERS = {
 _SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")
 _MONO_FONTS = ("ui-monospace", "monospace")
 _OPTIONS = "Model, system prompt, sampling"
-_MOST_TOKENS = 4096
+_OPEN = "(empty: as the server has it)"
 
 
 @click.command()
@@ -98,8 +98,9 @@ def _make_page(server: Server, models: Sequence[str]) -> Blocks:
         additional_inputs=[
             gradio.Dropdown(list(models), value=models[0], label="Model"),
             gradio.Textbox(label="System prompt", placeholder="the model's own", lines=2),
-            gradio.Slider(1, _MOST_TOKENS, value=512, step=1, label="Longest answer, in tokens"),
-            gradio.Slider(0, 2, value=0.7, step=0.05, label="Temperature"),
+            # Empty: a model of short sequences refuses what is much for it.
+            gradio.Number(None, minimum=1, precision=0, label=f"Longest answer, tokens {_OPEN}"),
+            gradio.Number(None, minimum=0, step=0.1, label=f"Temperature {_OPEN}"),
         ],
         additional_inputs_accordion=gradio.Accordion(_OPTIONS, open=False),
         # As many at once as the server takes, which has a queue of its own.
@@ -115,8 +116,8 @@ def _reply(
     history: Sequence[Mapping[str, Any]],
     model: str,
     system: str | None,
-    max_tokens: int,
-    temperature: float,
+    max_tokens: int | None,
+    temperature: float | None,
 ) -> Iterator[str]:
     """Yield the answer as far as it is; closing it, as the stop button does, ends the request."""
     import gradio

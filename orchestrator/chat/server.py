@@ -213,7 +213,7 @@ def _explained(url: str) -> Iterator[None]:
     except openai.APIError as error:
         raise ServerUnusable(
             f"{url} refused ({_brief(error)}).",
-            "Check the address and --model; a conversation that is too long: /clear",
+            "Check the address and the model; if the conversation is too long, begin anew.",
         ) from error
     except (ValueError, AttributeError, TypeError) as error:
         # Not JSON, or JSON of another kind: openai checks little of what it reads.

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from urllib.request import Request, urlopen
 
 import pytest
 
 from tests.browser import watch
+from tests.chat_page import PATIENCE_MS, chat_page, open_page, say, wait_for
 from tests.openai_service import BROKEN, ENDLESS, LONG, openai_service
 
 pytestmark = pytest.mark.slow
 
 KEY = "k-of-the-chat-page"
-PATIENCE_MS = 30_000
-
-
-@contextmanager
-def chat_page(url, **environment):
-    """Yield the address of a page before the server at `url`, as `serve --ui` starts it."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.chat.page", url],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-    ) as process:
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +27,6 @@ def service():
 def page_url(service):
     with chat_page(service.url, ORCHESTRATE_SERVE_API_KEY=KEY) as address:
         yield address
-
-
-def open_page(page, address):
-    page.goto(address)
-    page.wait_for_selector("textarea", timeout=PATIENCE_MS)
-
-
-def say(page, question):
-    page.locator("textarea").first.fill(question)
-    page.keyboard.press("Enter")
-
-
-def wait_for(page, text):
-    page.get_by_text(text).last.wait_for(timeout=PATIENCE_MS)
 
 
 def test_a_question_is_answered_and_the_conversation_goes_on(browser, service, page_url):
@@ -76,22 +44,24 @@ def test_a_question_is_answered_and_the_conversation_goes_on(browser, service, p
         ("assistant", "You said: hello"),
         ("user", "again"),
     ]
-    assert (asked["model"], asked["max_tokens"]) == ("one", 512)
+    assert sorted(asked) == ["messages", "model", "stream"]
 
 
-def test_model_and_system_prompt_can_be_chosen(browser, service, page_url):
+def test_model_system_prompt_and_sampling_can_be_chosen(browser, service, page_url):
     with watch(browser) as page:
         open_page(page, page_url)
         page.get_by_text("Model, system prompt, sampling").click()
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option", name="two").click()
         page.get_by_label("System prompt").fill("Be brief.")
+        page.get_by_label("Longest answer").fill("64")
+        page.get_by_label("Temperature").fill("0")
         say(page, "first")
         wait_for(page, "You said: first")
         say(page, "second")
         wait_for(page, "You said: second")
     asked = service.requests[-1]
-    assert asked["model"] == "two"
+    assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("two", 64, 0)
     assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
     assert len(asked["messages"]) == 4
 
