@@ -29,7 +29,7 @@ def resolve_url(url: str) -> str:
 def find_key(url: str, environ: Mapping[str, str]) -> str | None:
     """Return the key for this server; OpenAI's is sent to OpenAI alone."""
     is_openai = urlsplit(url).hostname == OPENAI_HOST
-    return environ.get(SERVE_KEY) or (environ.get(OPENAI_KEY) if is_openai else None) or None
+    return (environ.get(OPENAI_KEY) if is_openai else None) or environ.get(SERVE_KEY) or None
 
 
 def is_exposed(url: str) -> bool:

@@ -22,7 +22,7 @@ from orchestrator.redact import redact
 
 if TYPE_CHECKING:
     from openai import OpenAI
-    from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+    from openai.types.chat import ChatCompletionMessageParam
 
 # A loaded server answers late; a dead address should not take long to be told.
 _CONNECT_S, _READ_S = 10.0, 300.0
@@ -43,6 +43,15 @@ class End(str, Enum):
     LENGTH = "length"
     STOPPED = "stopped"  # by the user
     CUT = "cut"  # without the server's word that it was over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What a server sends at a time: some text, its end, or how many tokens it had."""
+
+    text: str
+    end: End | None
+    num_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +119,12 @@ class Server:
             "the server did not say that it was over.",
         )
         try:
-            for chunk in self._chunks(model, messages, sampling):
-                counted = chunk.usage.completion_tokens if chunk.usage else counted
-                for choice in chunk.choices[:1]:
-                    if choice.delta.content:
-                        first = clock() if first is None else first
-                        pieces.append(choice.delta.content)
-                        show(choice.delta.content)
-                    if choice.finish_reason is not None:
-                        end = End.LENGTH if choice.finish_reason == "length" else End.COMPLETE
+            for piece in self.pieces(model, messages, sampling):
+                counted, end = piece.num_tokens or counted, piece.end or end
+                if piece.text:
+                    first = clock() if first is None else first
+                    pieces.append(piece.text)
+                    show(piece.text)
         except KeyboardInterrupt:
             end = End.STOPPED
         except ServerUnusable as error:
@@ -134,9 +140,10 @@ class Server:
             why=why if end is End.CUT else "",
         )
 
-    def _chunks(
+    def pieces(
         self, model: str, messages: Sequence[ChatCompletionMessageParam], sampling: Sampling
-    ) -> Iterator[ChatCompletionChunk]:
+    ) -> Iterator[Piece]:
+        """Ask and yield what arrives; raise ServerUnusable, also where it breaks off."""
         given = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
         options: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
         with (
@@ -145,7 +152,20 @@ class Server:
                 model=model, messages=list(messages), stream=True, **options
             ) as stream,
         ):
-            yield from stream
+            for chunk in stream:
+                counted = chunk.usage.completion_tokens if chunk.usage else None
+                for choice in chunk.choices[:1]:
+                    yield Piece(
+                        text=choice.delta.content or "",
+                        end=_end_of(choice.finish_reason),
+                        num_tokens=counted,
+                    )
+
+
+def _end_of(reason: str | None) -> End | None:
+    if reason is None:
+        return None
+    return End.LENGTH if reason == "length" else End.COMPLETE
 
 
 def _make_client(url: str, key: str | None) -> OpenAI:
@@ -193,7 +213,7 @@ def _explained(url: str) -> Iterator[None]:
     except openai.APIError as error:
         raise ServerUnusable(
             f"{url} refused ({_brief(error)}).",
-            "Check the address and --model; a conversation that is too long: /clear",
+            "Check the address and the model; if the conversation is too long, begin anew.",
         ) from error
     except (ValueError, AttributeError, TypeError) as error:
         # Not JSON, or JSON of another kind: openai checks little of what it reads.
