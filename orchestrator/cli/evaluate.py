@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", required=False)
 @click.option("--baseline", metavar="MODEL", help="Compare with it, each pair in both orders.")
-@click.option("--judge", metavar="MODEL", help="Who scores and compares.")
+@click.option(
+    "--judge",
+    metavar="MODEL",
+    help="Who scores and compares; without one answers are only collected.",
+)
 @click.option(
     "--questions",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -125,8 +129,8 @@ def eval(  # the command's name; the builtin is not used here
     if reviews is not None:
         _add_up(reviews, questions, as_json=as_json)
         return
-    if model is None or judge is None:
-        raise click.UsageError("An evaluation needs a MODEL and --judge MODEL.")
+    if model is None:
+        raise click.UsageError("An evaluation needs a MODEL, and --judge MODEL for verdicts.")
     if budget_usd is not None and price is None:
         raise click.UsageError("--budget-usd needs --usd-per-million-tokens.")
     # 0.3 s of numpy and pydantic, which --help does not pay.
@@ -155,7 +159,8 @@ def eval(  # the command's name; the builtin is not used here
     sides = find_sides(model, baseline, judge, options)
     report, asker = evaluate(sides, asked, source, options)
     _show(report, page, as_json=as_json)
-    asker.check_up()
+    if asker is not None:
+        asker.check_up()
     if NoVerdict.BUDGET in report.no_verdicts:
         raise GaveUp(
             f"The budget of ${options.budget_usd} is used up.",

@@ -15,7 +15,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.answers import Answers
 from orchestrator.evaluation.asking import Asker, Request
-from orchestrator.evaluation.evaluation import collect, judge, requests
+from orchestrator.evaluation.evaluation import collect, judge, requests, unjudged
 from orchestrator.evaluation.keeping import keep, name_evaluation, open_folder
 from orchestrator.evaluation.meter import Meter, Price
 from orchestrator.evaluation.questions import Question
@@ -46,10 +46,10 @@ class Sides:
 
     model: Found
     baseline: Found | None
-    judge: Found
+    judge: Found | None
 
 
-def find_sides(model: str, baseline: str | None, judge: str, options: Options) -> Sides:
+def find_sides(model: str, baseline: str | None, judge: str | None, options: Options) -> Sides:
     """Return the models that the user has named; raises what `find_side` raises."""
 
     def find(text: str, role: Role) -> Found:
@@ -58,14 +58,14 @@ def find_sides(model: str, baseline: str | None, judge: str, options: Options) -
     return Sides(
         model=find(model, Role.MODEL),
         baseline=None if baseline is None else find(baseline, Role.BASELINE),
-        judge=find(judge, Role.JUDGE),
+        judge=None if judge is None else find(judge, Role.JUDGE),
     )
 
 
 def evaluate(
     sides: Sides, questions: Sequence[Question], source: str, options: Options
-) -> tuple[Report, Asker]:
-    """Evaluate and keep the report; return it with what asked the judge, which may be down.
+) -> tuple[Report, Asker | None]:
+    """Evaluate and keep the report; return it with what asked the judge, who may be down.
 
     Raises what asking raises, and click's errors where the user does not agree to the cost.
     """
@@ -74,14 +74,17 @@ def evaluate(
     theirs = None
     if sides.baseline is not None:
         theirs = _answers(sides.baseline, folder, questions, options)
-    with asking(sides.judge, folder, options.timeout_s) as asker:
-        meter = Meter(asker, options.price, options.budget_usd)
-        _agree(meter, sides.judge, requests(questions, ours, theirs), options)
-        with _progress("Verdicts", len(questions)) as advance:
-            items = judge(
-                meter.ask, questions, ours, theirs, parallel=options.parallel, advance=advance
-            )
     everyone = (sides.model, sides.baseline, sides.judge)
+    items, judging, asker = unjudged(questions, ours, theirs), None, None
+    if sides.judge is not None:
+        with asking(sides.judge, folder, options.timeout_s) as asker:
+            meter = Meter(asker, options.price, options.budget_usd)
+            _agree(meter, sides.judge, requests(questions, ours, theirs), options)
+            with _progress("Verdicts", len(questions)) as advance:
+                items = judge(
+                    meter.ask, questions, ours, theirs, parallel=options.parallel, advance=advance
+                )
+        judging = meter.spent()
     clock = SystemClock()
     report = keep(
         folder,
@@ -89,11 +92,11 @@ def evaluate(
         items,
         sides=everyone,
         questions=source,
-        judging=meter.spent(),
+        judging=judging,
         at=clock.now(),
     )
     say(f"All of it is kept in {folder.url}/{report_key(report.evaluation)}")
-    if sides.model.side.run is not None and options.output is None:
+    if report.judge is not None and report.model.run is not None and options.output is None:
         for line in tell_run(folder, report, clock):
             say(line)
     return report, asker

@@ -95,7 +95,7 @@ def build_evaluation(report: Report) -> EvaluationPage:
         title=f"{report.model.name}{against}",
         facts=tuple(_facts(report)),
         legend=tuple(legend),
-        scores=tuple(_score_rows(report)),
+        scores=() if report.judge is None else tuple(_score_rows(report)),
         outcomes=tuple(_outcome_rows(report)),
         categories=categories_table(report),
         no_verdicts=", ".join(f"{num} {why.value}" for why, num in report.no_verdicts.items()),
@@ -159,24 +159,30 @@ def _evaluated_row(one: ModelEvaluated) -> tuple[str, ...]:
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
-    preference, score = report.preference, report.model_scores[OVERALL]
+    if report.judge is not None:
+        yield from _verdict_facts(report)
+        yield "Judge", _describe(report.judge)
+    yield "Questions", f"{len(report.items)}, {report.questions}"
+    yield "Model", _describe(report.model)
+    if report.baseline is not None:
+        yield "Baseline", _describe(report.baseline)
+    if report.judging is not None:
+        usd = report.judging.usd
+        cost = "price unknown" if usd is None else write_exact_usd(float(usd))
+        yield "Judging", f"{report.judging.requests:,} replies, {cost}"
+    yield "Made at", f"{write_instant(report.at)} UTC"
+
+
+def _verdict_facts(report: Report) -> Iterator[tuple[str, str]]:
+    preference = report.preference
     if preference is not None:
         yield "Win rate, a tie is half", show_rate(preference.win_rate)
         yield "Wins, ties, losses", f"{preference.wins} / {preference.ties} / {preference.losses}"
         yield "Ties because places flipped", str(report.num_flipped)
-    yield "Score, 1 to 5", show(score)
+    yield "Score, 1 to 5", show(report.model_scores[OVERALL])
     if report.baseline_scores is not None:
         yield "Baseline's score", show(report.baseline_scores[OVERALL])
     yield "No verdict", str(sum(report.no_verdicts.values()))
-    yield "Questions", f"{len(report.items)}, {report.questions}"
-    yield "Judge", _describe(report.judge)
-    yield "Model", _describe(report.model)
-    if report.baseline is not None:
-        yield "Baseline", _describe(report.baseline)
-    usd = report.judging.usd
-    cost = "price unknown" if usd is None else write_exact_usd(float(usd))
-    yield "Judging", f"{report.judging.requests:,} replies, {cost}"
-    yield "Judged at", f"{write_instant(report.at)} UTC"
 
 
 def _describe(side: Side) -> str:
@@ -252,7 +258,7 @@ def _shown(side: Side, judged: Judged, turns: tuple[str, ...]) -> Shown:
     if rating is not None:
         words = ", ".join(f"{name} {getattr(rating, name)}" for name in CRITERIA)
     else:
-        words = f"no rating: {judged.no_rating.value}" if judged.no_rating else "no rating"
+        words = f"no rating: {judged.no_rating.value}" if judged.no_rating else ""
     return Shown(
         name=side.name,
         turns=tuple(zip(turns, judged.answers, strict=True)) if judged.answers else (),

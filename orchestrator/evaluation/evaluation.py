@@ -55,6 +55,22 @@ def judge(
     return [done[key] for key in tasks]
 
 
+def unjudged(
+    questions: Sequence[Question],
+    model: dict[str, Answers | None],
+    baseline: dict[str, Answers | None] | None,
+) -> list[Item]:
+    """Return each question with its answers alone."""
+    return [
+        Item(
+            question=question,
+            model=Judged(answers=model[question.question_id]),
+            baseline=None if baseline is None else Judged(answers=baseline[question.question_id]),
+        )
+        for question in questions
+    ]
+
+
 def requests(
     questions: Sequence[Question],
     model: dict[str, Answers | None],

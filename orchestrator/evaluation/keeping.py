@@ -35,14 +35,16 @@ def open_folder(model: Found, output: Path | None, store: str | None) -> ObjectS
 
 
 def name_evaluation(
-    sides: Sequence[Found | None], questions: Sequence[Question], max_tokens: int
+    sides: tuple[Found, Found | None, Found | None], questions: Sequence[Question], max_tokens: int
 ) -> str:
     """Return a name that the same evaluation has again, and no other."""
-    found = [one for one in sides if one is not None]
+    model, baseline, _ = sides
+    answered = [one for one in (model, baseline) if one is not None]
     asked = [question.model_dump(mode="json") for question in questions]
-    about = json.dumps([[one.identity for one in found], asked, max_tokens, WORDING])
+    everyone = [None if one is None else one.identity for one in sides]
+    about = json.dumps([everyone, asked, max_tokens, WORDING])
     digest = sha256(about.encode()).hexdigest()[:8]
-    readable = "-vs-".join(_readable(one.side.name) for one in found[:-1])
+    readable = "-vs-".join(_readable(one.side.name) for one in answered)
     return f"{readable}-{digest}"
 
 
@@ -51,9 +53,9 @@ def keep(
     name: str,
     items: Sequence[Item],
     *,
-    sides: tuple[Found, Found | None, Found],
+    sides: tuple[Found, Found | None, Found | None],
     questions: str,
-    judging: Spent,
+    judging: Spent | None,
     at: datetime,
 ) -> Report:
     """Write the report and return it; one that was made again replaces the last."""
@@ -62,7 +64,11 @@ def keep(
         items,
         evaluation=name,
         at=at,
-        sides=(model.side, None if baseline is None else baseline.side, judge.side),
+        sides=(
+            model.side,
+            None if baseline is None else baseline.side,
+            None if judge is None else judge.side,
+        ),
         questions=questions,
         judging=judging,
     )
@@ -71,7 +77,8 @@ def keep(
 
 
 def as_fact(report: Report, step: int) -> ModelEvaluated:
-    """Return what a run's ledger says of an evaluation of its model."""
+    """Return what a run's ledger says of a judge's evaluation of its model."""
+    assert report.judge is not None, "nobody has judged"
     preference, theirs = report.preference, report.baseline_scores
     return ModelEvaluated(
         evaluation=report.evaluation,
@@ -87,7 +94,7 @@ def as_fact(report: Report, step: int) -> ModelEvaluated:
         losses=0 if preference is None else preference.losses,
         no_verdicts=sum(report.no_verdicts.values()),
         win_rate=None if preference is None else _interval(preference.win_rate),
-        usd=report.judging.usd,
+        usd=None if report.judging is None else report.judging.usd,
     )
 
 

@@ -91,7 +91,8 @@ class Report(_Record):
     at: datetime
     model: Side
     baseline: Side | None
-    judge: Side
+    judge: Side | None
+    """None where answers were only collected."""
     questions: str
     """Where the questions are from."""
     model_scores: dict[str, Estimate | None]
@@ -103,7 +104,7 @@ class Report(_Record):
     no_verdicts: dict[NoVerdict, int]
     """Ratings and comparisons without a verdict, by reason."""
     categories: tuple[Category, ...]
-    judging: Spent
+    judging: Spent | None
     items: tuple[Item, ...]
 
 
@@ -112,9 +113,9 @@ def build_report(
     *,
     evaluation: str,
     at: datetime,
-    sides: tuple[Side, Side | None, Side],
+    sides: tuple[Side, Side | None, Side | None],
     questions: str,
-    judging: Spent,
+    judging: Spent | None,
 ) -> Report:
     """Add everything up; the same items give the same report."""
     model, baseline, judge = sides

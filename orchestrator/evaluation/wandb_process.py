@@ -68,7 +68,7 @@ def numbers(report: Report) -> dict[str, float]:
             found |= {"judge/win_rate": rate.mean}
             found |= {"judge/win_rate_low": rate.low, "judge/win_rate_high": rate.high}
     found["judge/no_verdicts"] = float(sum(report.no_verdicts.values()))
-    if report.judging.usd is not None:
+    if report.judging is not None and report.judging.usd is not None:
         found["judge/usd"] = float(report.judging.usd)
     return found
 

@@ -97,25 +97,15 @@ def render_reviews(document: dict[str, Any]) -> str:
 
 def _lines(report: Report) -> Iterator[str]:
     against = "" if report.baseline is None else f" against {report.baseline.name}"
-    yield f"{report.model.name}{against}, judged by {report.judge.name}"
+    judge = "not judged" if report.judge is None else f"judged by {report.judge.name}"
+    yield f"{report.model.name}{against}, {judge}"
     yield f"{len(report.items)} questions, {report.questions}"
+    if report.judge is None:
+        yield "Side by side: --page FILE. Verdicts on them: the same command with --judge."
+        return
     yield ""
-    theirs = report.baseline_scores
-    names = [report.model.name] + ([] if report.baseline is None else [report.baseline.name])
-    yield f"  {'score, 1 to 5':<16}" + "".join(f"{name[:22]:>24}" for name in names)
-    for name in (*CRITERIA, OVERALL):
-        row = [report.model_scores[name]] + ([] if theirs is None else [theirs[name]])
-        yield f"  {name:<16}" + "".join(f"{show(one):>24}" for one in row)
-    preference = report.preference
-    if preference is not None:
-        yield ""
-        counts = f"{preference.wins} wins, {preference.ties} ties, {preference.losses} losses"
-        yield f"Win rate {show_rate(preference.win_rate)}: {counts}"
-        if report.num_flipped:
-            yield (
-                f"  of the ties, {report.num_flipped} because the judge preferred a place, whoever "
-                "was there"
-            )
+    yield from _score_lines(report)
+    yield from _preference_lines(report)
     yield ""
     yield from _category_lines(report.categories, has_baseline=report.baseline is not None)
     if report.no_verdicts:
@@ -123,12 +113,33 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
         yield f"No verdict: {reasons}. What got no reply is asked again by the same command."
     spent = report.judging
+    if spent is not None:
+        yield ""
+        yield (
+            f"Judging took {spent.requests:,} replies, {spent.asked_now:,} of them now; "
+            f"{spent.prompt_tokens:,} + {spent.completion_tokens:,} tokens, "
+            f"{_show_usd(spent.usd)} in all."
+        )
+
+
+def _score_lines(report: Report) -> Iterator[str]:
+    theirs = report.baseline_scores
+    names = [report.model.name] + ([] if report.baseline is None else [report.baseline.name])
+    yield f"  {'score, 1 to 5':<16}" + "".join(f"{name[:22]:>24}" for name in names)
+    for name in (*CRITERIA, OVERALL):
+        row = [report.model_scores[name]] + ([] if theirs is None else [theirs[name]])
+        yield f"  {name:<16}" + "".join(f"{show(one):>24}" for one in row)
+
+
+def _preference_lines(report: Report) -> Iterator[str]:
+    preference = report.preference
+    if preference is None:
+        return
     yield ""
-    yield (
-        f"Judging took {spent.requests:,} replies, {spent.asked_now:,} of them now; "
-        f"{spent.prompt_tokens:,} + {spent.completion_tokens:,} tokens, {_show_usd(spent.usd)} in "
-        "all."
-    )
+    counts = f"{preference.wins} wins, {preference.ties} ties, {preference.losses} losses"
+    yield f"Win rate {show_rate(preference.win_rate)}: {counts}"
+    if report.num_flipped:
+        yield f"  {report.num_flipped} of the ties: the judge preferred a place, whoever was there"
 
 
 def _category_lines(categories: Sequence[Category], *, has_baseline: bool) -> Iterator[str]:

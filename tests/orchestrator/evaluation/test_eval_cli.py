@@ -132,6 +132,26 @@ def test_people_get_a_table(evaluate, orchestrate, tmp_path, questions, good, po
     assert not re.search(r"(src|href)=", text)
 
 
+def test_without_a_judge_answers_are_collected_and_judged_later(
+    orchestrate, tmp_path, questions, good, poor, judge
+):
+    command = [
+        *("eval", f"tuned={good.url}#good", "--baseline", f"base={poor.url}"),
+        *("--questions", questions, "--output", tmp_path, "--page", tmp_path / "page.html"),
+    ]
+    code, out, err = orchestrate(*command)
+    assert code == 0, err
+    assert "not judged" in out
+    page = (tmp_path / "page.html").read_text()
+    assert "good 9" in page
+    assert "Scores" not in page
+    num = len(good.asked)
+    code, out, _ = orchestrate(*command, "--judge", judge.url)
+    assert code == 0
+    assert "Win rate 100.0%" in out
+    assert len(good.asked) == num
+
+
 def test_a_judge_that_flips_is_counted(evaluate, judge):
     judge.say = lambda body: rating() if is_rating(body) else preference("first")
     report = json.loads(evaluate()[1])
@@ -221,8 +241,8 @@ def test_keys_go_to_whom_they_belong(evaluate, monkeypatch, good, poor, judge):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["eval"], "needs a MODEL and --judge"),
-        (["eval", "http://127.0.0.1:9/v1"], "needs a MODEL and --judge"),
+        (["eval"], "needs a MODEL"),
+        (["eval", "--judge", "http://127.0.0.1:9/v1"], "needs a MODEL"),
         (["eval", "ftp://x/v1", "--judge", "http://127.0.0.1:9/v1#m"], "ftp"),
         (["eval", "nothing-here", "--judge", "http://127.0.0.1:9/v1#m"], "nothing-here"),
         (["eval", "a.jsonl", "--judge", "b.jsonl"], "a.jsonl"),
