@@ -41,5 +41,5 @@ def say(page: Page, question: str) -> None:
     page.keyboard.press("Enter")
 
 
-def wait_for(page: Page, text: str) -> None:
-    page.get_by_text(text).last.wait_for(timeout=PATIENCE_MS)
+def wait_for(page: Page, text: str, patience_ms: float = PATIENCE_MS) -> None:
+    page.get_by_text(text).last.wait_for(timeout=patience_ms)

@@ -80,7 +80,7 @@ def _ask_in_the_browser(browser, said):
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option", name="smollm2").click()
         say(page, QUESTION[0]["content"])
-        wait_for(page, "The capital of France is Paris.")
+        wait_for(page, "The capital of France is Paris.", patience_ms=90_000)
 
 
 def _kill_a_worker_under_load(client, workplace):
