@@ -9,6 +9,7 @@ OrchestratorError                 1  a bug of ours, or what nobody foresaw
 │   ├── StoreError                2  the store cannot be read or written (3 where a cloud refused)
 │   ├── MissingDependency         2  an extra is not installed
 │   ├── ModelNotServed            2  a model's server does not start
+│   ├── ServerUnusable            2  a model's server cannot be reached, or refuses
 │   └── RecordUnreadable          2  the run folder holds what this version cannot read
 ├── CloudRefused                  3  credentials, permissions, quota
 ├── GaveUp                        4  time, retries or budget used up; resumable
@@ -64,6 +65,10 @@ class MissingDependency(UsageError):
 
 class ModelNotServed(UsageError):
     """The server of a model does not start, or cannot answer."""
+
+
+class ServerUnusable(UsageError):
+    """A model's server cannot be reached, or refuses."""
 
 
 class RecordUnreadable(UsageError):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints.export import export_weights
+from checkpoints.casting import RELEASE_DTYPES
+from checkpoints.export import export_weights, released_specs
 from checkpoints.fence import read_head
 from checkpoints.history import Point, committed_at
 from checkpoints.inspect import Progress, ignore_progress, read_manifest
@@ -20,8 +25,20 @@ from orchestrator.runs import KnownRun, find_run
 
 # What a checkpoint holds besides the weights differs between runs that compute the same model.
 WEIGHTS = "model."
+CONFIG_NAME, CARD_NAME = "config.json", "README.md"
 # Files of the inputs that make exported weights a model which others can load.
-_MODEL_FILES = ("config.json", "generation_config.json", "chat_template.jinja")
+_MODEL_FILES = (CONFIG_NAME, "generation_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A run's checkpoint as a Hugging Face folder on this machine."""
+
+    folder: Path
+    run: str
+    run_id: str
+    step: int
+    attempt: int
 
 
 def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
@@ -69,39 +86,72 @@ def num_weight_bytes(manifest: Manifest) -> int:
     )
 
 
+def release_dtypes(manifest: Manifest, dtype: str | None) -> str:
+    """Return what a release's weights are, by safetensors' names; raise RecordInvalid."""
+    specs = released_specs(manifest, WEIGHTS, dtype)
+    return ", ".join(sorted({one.dtype for one in specs.values()}))
+
+
 def export_model(
     folder: ObjectStore,
     record: RunRecord,
     manifest: Manifest,
     output: Path,
     progress: Progress = ignore_progress,
+    *,
+    dtype: str | None = None,
+    card: str | None = None,
 ) -> list[str]:
     """Write a checkpoint as a Hugging Face folder and return the names of the weights' files.
 
-    All or nothing: a damaged checkpoint leaves no half of a model behind.
+    All or nothing: a damaged checkpoint leaves no half of a model behind. `dtype` is one of
+    safetensors' names, None the checkpoint's own; `card` becomes README.md.
 
     Raises:
         UsageError: `output` holds a model already.
         Damaged: a byte of the checkpoint differs.
+        RecordInvalid: the weights cannot be cast.
         RecordUnreadable: the run's inputs hold no model configuration.
     """
-    if (output / "config.json").exists():
+    with whole_folder(output) as partial:
+        names = export_weights(
+            folder, manifest, prefix=WEIGHTS, folder=partial, dtype=dtype, progress=progress
+        )
+        _copy_model_files(folder, record, partial)
+        if dtype is not None:
+            _declare_dtype(partial / CONFIG_NAME, dtype)
+        if card is not None:
+            (partial / CARD_NAME).write_text(card, encoding="utf-8")
+    return names
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Yield a folder beside `output` whose files move there at the end, if it is reached.
+
+    Raises:
+        UsageError: `output` holds a model already, or files of those names.
+    """
+    if (output / CONFIG_NAME).exists():
         raise UsageError(f"{output} holds a model already.", "Choose another folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         partial = Path(scratch) / "model"
-        names = export_weights(folder, manifest, prefix=WEIGHTS, folder=partial, progress=progress)
-        _copy_model_files(folder, record, partial)
-        output.mkdir(exist_ok=True)
+        partial.mkdir()
+        yield partial
         # config.json last: with it the folder is a model.
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+        paths = sorted(partial.iterdir(), key=lambda path: path.name == CONFIG_NAME)
+        in_the_way = [path.name for path in paths if (output / path.name).exists()]
+        if in_the_way:
+            raise UsageError(f"{output} has a {in_the_way[0]} already.", "Choose another folder.")
+        output.mkdir(exist_ok=True)
+        for path in paths:
             path.rename(output / path.name)
-    return names
 
 
 def exported(
     run: KnownRun, step: int | None = None, progress: Progress = ignore_progress
-) -> tuple[Path, Manifest]:
+) -> Export:
     """Return this machine's copy of a run's checkpoint as a Hugging Face folder, made once.
 
     Raises what `export_model` and `find_manifest` raise.
@@ -114,20 +164,35 @@ def exported(
     name = f"step-{manifest.step:08d}.a{manifest.attempt:03d}"
     # record.run_id: a deleted run and the next of its name have the same key.
     output = home() / "exports" / f"{run.key}-{record.run_id}" / name
-    if not (output / "config.json").exists():
+    if not (output / CONFIG_NAME).exists():
         make_folder(output.parent)
         export_model(folder, record, manifest, output, progress)
-    return output, manifest
+    return Export(
+        folder=output,
+        run=run.run,
+        run_id=record.run_id,
+        step=manifest.step,
+        attempt=manifest.attempt,
+    )
+
+
+def is_model_file(name: str) -> bool:
+    """Say whether a file is one that makes weights a model which others can load."""
+    return name in _MODEL_FILES or name.startswith("tokenizer")
 
 
 def _copy_model_files(folder: ObjectStore, record: RunRecord, output: Path) -> None:
-    wanted = tuple(
-        file
-        for file in record.inputs
-        if file.name in _MODEL_FILES or file.name.startswith("tokenizer")
-    )
-    if not any(file.name == "config.json" for file in wanted):
+    wanted = tuple(file for file in record.inputs if is_model_file(file.name))
+    if not any(file.name == CONFIG_NAME for file in wanted):
         raise RecordUnreadable(
             f"{folder.url} has no staged config.json.", "Launch the run again to stage its inputs."
         )
     fetch_inputs(wanted, folder, output)
+
+
+def _declare_dtype(config: Path, dtype: str) -> None:
+    """Have loaders that ask for `dtype="auto"` take the weights as they are."""
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    fields.pop("torch_dtype", None)  # what transformers called it before 5
+    fields["dtype"] = next(name for name, one in RELEASE_DTYPES.items() if one == dtype)
+    config.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -65,10 +65,10 @@ def report(config: TrackingConfig) -> bool:
     ledger = _Ledger(store)
     wandb_spec = fold(record, ledger.read()).spec.tracking.wandb
     assert wandb_spec is not None, "a tracker was started for a run without tracking"
-    mode = config.mode or _choose_mode()
+    mode = config.mode or choose_mode()
     if mode is Mode.ONLINE:
         online_mark(config.directory).touch()
-    run = _open_run(
+    run = open_run(
         config.directory,
         mode,
         project=wandb_spec.project,
@@ -177,7 +177,8 @@ def _is_over(timeout_s: float) -> bool:
     return True
 
 
-def _choose_mode() -> Mode:
+def choose_mode() -> Mode:
+    """Return how W&B can be spoken to from here."""
     wished = os.environ.get("WANDB_MODE", "online")
     if wished == "disabled":
         return Mode.DISABLED
@@ -207,7 +208,8 @@ def _has_dropped_history(internal_log: Path) -> bool:
         return False
 
 
-def _open_run(directory: Path, mode: Mode, **about: Any) -> Any:  # noqa: ANN401  # wandb's own
+def open_run(directory: Path, mode: Mode, **about: Any) -> Any:  # noqa: ANN401  # wandb's own
+    """Begin a W&B run, or go on with it; may wait for ever, so only in a process of its own."""
     # 1 s of CPU, and only once it is known that the run wants it.
     import wandb
 

@@ -22,14 +22,16 @@ _COMMANDS = {
         "orchestrator.cli.dashboard",
         "Serve pages of runs, or write one: cost, attempts, loss.",
     ),
+    "eval": ("orchestrator.cli.evaluate", "Have a judge score a model, and compare two."),
     "stop": ("orchestrator.cli.control", "Have a run save and stop; it can be resumed."),
     "delete": ("orchestrator.cli.control", "Delete a run with its checkpoints, for good."),
     "data": ("orchestrator.cli.data", "Prepare conversations for training."),
     "serve": ("orchestrator.cli.serve", "Serve models behind one OpenAI-compatible address."),
+    "chat": ("orchestrator.cli.chat", "Talk to a served model."),
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (
         "orchestrator.cli.checkpoints",
-        "List, verify, prune, pin and export checkpoints.",
+        "List, verify, prune, pin, export and restore checkpoints.",
     ),
 }
 

@@ -1,8 +1,7 @@
-"""`orchestrate checkpoints list|verify|export`; what is kept is decided in retention.py."""
+"""`orchestrate checkpoints list|verify`; retention.py says what stays, releasing.py exports it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,8 +16,9 @@ from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, progress, say, store_option
+from orchestrator.cli.releasing import apply_delta, export
 from orchestrator.cli.retention import pin, prune, show_size, unpin
-from orchestrator.exporting import WEIGHTS, export_model, find_manifest, num_weight_bytes, open_run
+from orchestrator.exporting import WEIGHTS, find_manifest, num_weight_bytes, open_run
 from orchestrator.runs import find_run
 
 
@@ -30,6 +30,8 @@ def checkpoints() -> None:
 checkpoints.add_command(prune)
 checkpoints.add_command(pin)
 checkpoints.add_command(unpin)
+checkpoints.add_command(export)
+checkpoints.add_command(apply_delta)
 
 
 @checkpoints.command("list")
@@ -96,25 +98,6 @@ def verify(
             _print_verdict(verdict)
     if any(verdict["problems"] for verdict in verdicts) or _differs(document):
         context.exit(1)
-
-
-@checkpoints.command()
-@click.argument("run")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder to write; it must not hold a model yet.",
-)
-@click.option("--step", type=click.IntRange(min=0), metavar="N", help="This step's instead.")
-@store_option
-def export(run: str, output: Path, step: int | None, store: str | None) -> None:
-    """Write RUN's last checkpoint as a Hugging Face folder (safetensors, config, tokenizer)."""
-    folder, record = open_run(run, store)
-    manifest = find_manifest(folder, run, step)
-    with progress("Exporting", num_weight_bytes(manifest)) as advance:
-        names = export_model(folder, record, manifest, output, advance)
-    say(f"Wrote step {manifest.step} to {output}: {', '.join(names)}.")
 
 
 def _read_manifests(folder: ObjectStore) -> tuple[list[Manifest], dict[str, str]]:

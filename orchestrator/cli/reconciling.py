@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
+from checkpoints.store import ObjectStore
 from orchestrator.billing.tags import RUN_TAG
 from orchestrator.cli.common import confirm, say
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
-from orchestrator.ledger.facts import SCHEMA_VERSION
-from orchestrator.ledger.journal import Journal, LedgerReader
+from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.readers import is_read_by_older
 from orchestrator.runs import KnownRun
 from orchestrator.view import RunView, RunViewer
 
@@ -48,10 +49,8 @@ def read_bills(known: KnownRun, sources: Sequence[str], *, yes: bool) -> None:
     """
     folder, clock = known.open(), SystemClock()
     view = RunViewer(folder).look(clock.now())
-    entries = LedgerReader(folder).read()
-    launched = [one.schema_version for one in entries if one.at == view.state.launched_at]
     _require_billed(view, asks_aws=_ASK_AWS in sources)
-    _require_readers(view, min(launched, default=SCHEMA_VERSION))
+    _require_readers(folder, view)
     tallies = []
     if files := [source for source in sources if source != _ASK_AWS]:
         # Standard library only, but nobody else needs it.
@@ -97,9 +96,9 @@ def _require_billed(view: RunView, *, asks_aws: bool) -> None:
         )
 
 
-def _require_readers(view: RunView, schema_version: int) -> None:
+def _require_readers(folder: ObjectStore, view: RunView) -> None:
     """An older version that carries the run out could not read on: facts that it does not know."""
-    if view.state.ended is None and schema_version < SCHEMA_VERSION:
+    if is_read_by_older(folder, view.state):
         run = view.record.run
         raise UsageError(
             f"{run} is carried out by an earlier version, whose nodes have no tags and which could "

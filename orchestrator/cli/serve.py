@@ -24,14 +24,15 @@ from orchestrator.home import home, make_folder
 from orchestrator.serving.engines import Engine, choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
 from orchestrator.serving.models import ServedModel, find_models
-from orchestrator.serving.processes import free_port
+from orchestrator.serving.page import Page, check_page_installed, open_page
+from orchestrator.serving.processes import free_port, last_line
 from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_installed
 
 _PORT = 8000
 # As many as share a worker's cache of 16,384 tokens with 1,024 each.
 _CONCURRENT_PER_WORKER, _QUEUED_PER_CONCURRENT = 16, 4
 _TICK_S = 0.5
-_LOCAL_ONLY = ("host", "port", "engine", "drain_s")
+_LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 
 
 @click.command()
@@ -75,6 +76,7 @@ _LOCAL_ONLY = ("host", "port", "engine", "drain_s")
     metavar="SECONDS",
     help="What running requests get to finish at the end.",
 )
+@click.option("--ui", "has_page", is_flag=True, help="Also serve a chat page, for browsers here.")
 @store_option
 @cloud_options
 def serve(
@@ -89,6 +91,7 @@ def serve(
     store: str | None,
     *,
     is_local: bool,
+    has_page: bool,
     **on_clouds: Any,  # noqa: ANN401  # as click parsed them
 ) -> None:
     """Serve each MODEL behind one OpenAI-compatible address: on clouds, or --local until Ctrl-C.
@@ -113,6 +116,8 @@ def serve(
     if not models:
         raise click.UsageError("Missing argument 'MODEL...'.")
     check_installed()
+    if has_page:
+        check_page_installed()
     address = _address(host, port)
     chosen = choose_engine(None if engine == "auto" else Engine(engine), num_gpus=num_gpus())
     at_once = max_concurrent or _CONCURRENT_PER_WORKER * len(models) * replicas
@@ -131,7 +136,7 @@ def serve(
     )
     names = ", ".join(model.name for model in served)
     say(f"Loading {names} with {chosen.value}, {replicas} each; logs in {group.folder}")
-    _run(group, timedelta(seconds=drain_s))
+    _run(group, timedelta(seconds=drain_s), has_page=has_page)
 
 
 def _address(host: str, port: int) -> Address:
@@ -149,17 +154,25 @@ def _address(host: str, port: int) -> Address:
     return Address(host=str(found), port=port or free_port(), api_key=key)
 
 
-def _run(group: Group, patience: timedelta) -> None:
+def _run(group: Group, patience: timedelta, *, has_page: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    page: Page | None = None
     try:
         group.open()
-        _tell(group.address, group.models)
+        if has_page:
+            page = open_page(group.address.url, group.folder)
+        _tell(group.address, group.models, page)
         while True:
             group.tick()
+            if page is not None and not page.is_alive:
+                say(f"The chat page ended: {last_line(page.log)}; models are served all the same.")
+                page = None
             time.sleep(_TICK_S)
     except KeyboardInterrupt:
         _drain(group, patience)
     finally:
+        if page is not None:
+            page.close()
         group.close()
     # Only now: what went wrong is in the logs.
     shutil.rmtree(group.folder, ignore_errors=True)
@@ -174,7 +187,7 @@ def _drain(group: Group, patience: timedelta) -> None:
     say("Stopped." if is_finished else "Stopped; requests were cut.")
 
 
-def _tell(address: Address, models: Sequence[ServedModel]) -> None:
+def _tell(address: Address, models: Sequence[ServedModel], page: Page | None) -> None:
     url, name = f"{address.url}/v1", models[0].name
     key = "" if address.api_key is None else f' -H "Authorization: Bearer ${KEY_VARIABLE}"'
     shown = '"none"' if address.api_key is None else f'os.environ["{KEY_VARIABLE}"]'
@@ -184,4 +197,7 @@ def _tell(address: Address, models: Sequence[ServedModel]) -> None:
         f'\'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
     )
     print(f'python: openai.OpenAI(base_url="{url}", api_key={shown})', flush=True)
+    say(f"Chat here: orchestrate chat {url}")
+    if page is not None:
+        say(f"Chat in a browser: {page.url}")
     say("Ready; Ctrl-C ends it.")

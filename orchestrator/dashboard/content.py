@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from orchestrator.dashboard.breakdown import Breakdown, build_cost, build_places, build_seconds
 from orchestrator.dashboard.burnup import build_progress, build_spend
 from orchestrator.dashboard.curves import Plot, build_loss
-from orchestrator.dashboard.sources import gather
+from orchestrator.dashboard.evaluations import evaluations_table
+from orchestrator.dashboard.sources import Sources, gather
 from orchestrator.dashboard.summary import Header, Indicator, build_header, build_indicators
 from orchestrator.dashboard.tables import (
     Table,
@@ -48,6 +49,7 @@ class Page:
     preemptions: Table
     checkpoints: Table
     decisions: Table
+    evaluations: Table
     reconciliation: Table
     serving: Table
     provenance: Table
@@ -61,9 +63,16 @@ _LONG_TABLES = {
     "checkpoints": build_checkpoints,
     "decisions": build_decisions,
 }
+
+
+def _build_evaluations(sources: Sources) -> Table:
+    return evaluations_table(sources.view.state.judged)
+
+
 _TABLES = {
     "launch_seconds": build_launch_seconds,
     "preemptions": build_preemptions,
+    "evaluations": _build_evaluations,
     "reconciliation": build_reconciliation,
     "serving": build_serving,
     "provenance": build_provenance,
@@ -102,6 +111,7 @@ def build_page(view: RunView) -> Page:
         preemptions=build_preemptions(sources),
         checkpoints=build_checkpoints(sources),
         decisions=build_decisions(sources),
+        evaluations=_build_evaluations(sources),
         reconciliation=build_reconciliation(sources),
         serving=build_serving(sources),
         provenance=build_provenance(sources),

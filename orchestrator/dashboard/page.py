@@ -7,7 +7,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.dashboard.content import build_page
+from orchestrator.dashboard.evaluations import build_evaluation
 from orchestrator.errors import MissingDependency
+from orchestrator.evaluation.report import Report
 from orchestrator.view import RunView
 
 if TYPE_CHECKING:
@@ -30,6 +32,17 @@ def render_page(view: RunView, served: Served | None = None) -> str:
         MissingDependency: jinja2 is not installed.
     """
     return render("page.html.jinja", page=build_page(view), served=served)
+
+
+def render_evaluation(report: Report, served: Served | None = None, run_address: str = "") -> str:
+    """Return an evaluation as an HTML document; raises MissingDependency without jinja2."""
+    return render(
+        "evaluation.html.jinja",
+        page=build_evaluation(report),
+        served=served,
+        run=report.model.run,
+        run_address=run_address,
+    )
 
 
 def render(template: str, **values: object) -> str:

@@ -35,9 +35,10 @@ from orchestrator.dashboard.content import build_table
 from orchestrator.dashboard.kept import KeptPages
 from orchestrator.dashboard.logs import last_lines, whole_log
 from orchestrator.dashboard.overview import Overview, Rows, comparison_table, runs_table
-from orchestrator.dashboard.page import Served, render, render_page
+from orchestrator.dashboard.page import Served, render, render_evaluation, render_page
 from orchestrator.dashboard.tables import Table
 from orchestrator.errors import OrchestratorError, UnknownRun, UsageError
+from orchestrator.evaluation.report import read_report
 from orchestrator.report import SCHEMA_VERSION, cost_document, status_document
 from orchestrator.standing import RunStateName
 from orchestrator.view import RunView
@@ -69,6 +70,7 @@ def make_app(
     _add_comparison(app, board)
     _add_runs(app, board)
     _add_logs(app, board)
+    _add_evaluations(app, board)
     static = str(resources.files("orchestrator.dashboard") / "static")
     app.mount("/static", StaticFiles(directory=static))
     return app
@@ -212,6 +214,19 @@ def _add_logs(app: FastAPI, board: Board) -> None:
             logs=last_lines(board.store(key), attempt),
             served=Served(f"{address}/logs/{attempt}"),
         )
+
+
+def _add_evaluations(app: FastAPI, board: Board) -> None:
+    @app.get("/runs/{key}/evaluations/{name}.json")
+    def evaluation_json(key: str, name: str) -> Response:
+        report = read_report(board.store(key), name)
+        return Response(report.model_dump_json(indent=1), media_type="application/json")
+
+    @app.get("/runs/{key}/evaluations/{name}", response_class=HTMLResponse)
+    def evaluation(key: str, name: str) -> str:
+        report, address = read_report(board.store(key), name), f"/runs/{key}"
+        served = Served(f"{address}/evaluations/{name}")
+        return render_evaluation(report, served, run_address=address)
 
 
 def _add_runs(app: FastAPI, board: Board) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,8 @@ from orchestrator.errors import RecordUnreadable, unreadable
 from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
-# 2 has the question of a decision, 3 has sampled prices and bills that were read, 4 has replicas.
+# 2 has the question of a decision, 3 has sampled prices and bills that were read, 4 evaluations and
+# what serves the model.
 SCHEMA_VERSION = 4
 
 
@@ -331,6 +332,34 @@ class ReplicaEnded(_Fact):
     reason: ReplicaEndReason
 
 
+Interval: TypeAlias = tuple[float, float, float]
+"""A mean with the bounds of its 95 % interval: mean, low, high."""
+
+
+class ModelEvaluated(_Fact):
+    """Somebody had a checkpoint judged; all of it is in evaluations/<evaluation>.json."""
+
+    fact: Literal["model_evaluated"] = "model_evaluated"
+    evaluation: str
+    step: int
+    baseline: str | None
+    judge: str
+    num_questions: int
+    questions: str
+    """Where they are from, in words."""
+    score: Interval | None
+    """Mean of the judge's scores, 1 to 5; None where it gave none."""
+    baseline_score: Interval | None
+    wins: int
+    ties: int
+    losses: int
+    no_verdicts: int
+    """Of all that was asked: ratings and comparisons."""
+    win_rate: Interval | None
+    usd: Decimal | None
+    """What judging cost in all; None without a price."""
+
+
 class RunEnded(_Fact):
     """The supervisor is done with the run."""
 
@@ -383,6 +412,7 @@ Fact = (
     | ReplicaStarted
     | ReplicaNoticed
     | ReplicaEnded
+    | ModelEvaluated
     | RunEnded
 )
 

@@ -25,6 +25,7 @@ from orchestrator.ledger.facts import (
     LaunchEnded,
     LaunchReady,
     LaunchStarted,
+    ModelEvaluated,
     NoticeReceived,
     PriceSampled,
     RunAmended,
@@ -135,8 +136,8 @@ class RunState:
     file_spec: RunSpec
     """The spec as the file of the last launch had it."""
     num_entries: int
-    """Facts of the run; not those of what was billed for it, for to look is not to spend, nor those
-    of who served its model, which is no part of its training."""
+    """Facts of the run; not those of who looked at its bill or its model, for to look is not to
+    spend, nor those of who served the model, which is no part of its training."""
     num_by_writer: Mapping[str, int]
     """How many facts of each writer these are."""
     launched_at: datetime
@@ -159,6 +160,8 @@ class RunState:
     """The latest reading of each source, the latest last."""
     replicas: tuple[ReplicaView, ...]
     """Nodes that served the run's model, in order."""
+    judged: tuple[ModelEvaluated, ...]
+    """The evaluations by a judge, by step; of one that was made again, the last telling."""
 
     @property
     def current_launch(self) -> LaunchView | None:
@@ -225,7 +228,8 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         spec=_amend(record.spec, draft.spec_changes),
         file_spec=_amend(record.spec, draft.file_changes),
         num_entries=sum(
-            not isinstance(entry.body, BillRead) and not is_of_replica(entry) for entry in ordered
+            not isinstance(entry.body, (BillRead, ModelEvaluated)) and not is_of_replica(entry)
+            for entry in ordered
         ),
         num_by_writer=Counter(writer for writer, _ in unique),
         launched_at=launched_at,
@@ -249,6 +253,7 @@ def fold(record: RunRecord, entries: Iterable[Entry]) -> RunState:
         ),
         bills=_bills(ordered),
         replicas=fold_replicas(ordered),
+        judged=_judged(ordered),
     )
 
 
@@ -313,6 +318,15 @@ def _bills(ordered: Iterable[Entry]) -> tuple[BillRead, ...]:
             if known is None or body.read_at >= known.read_at:
                 latest[body.cloud, body.source] = body
     return tuple(sorted(latest.values(), key=lambda one: (one.read_at, one.cloud, one.source)))
+
+
+def _judged(ordered: Iterable[Entry]) -> tuple[ModelEvaluated, ...]:
+    latest = {
+        entry.body.evaluation: entry.body
+        for entry in ordered
+        if isinstance(entry.body, ModelEvaluated)
+    }
+    return tuple(sorted(latest.values(), key=lambda one: (one.step, one.evaluation)))
 
 
 def _with_fates(draft: _Draft) -> tuple[CommitView, ...]:

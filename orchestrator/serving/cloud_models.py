@@ -11,9 +11,9 @@ from checkpoints.manifest import Manifest
 from orchestrator.errors import UnknownRun, UsageError
 from orchestrator.exporting import exported, find_manifest, num_weight_bytes
 from orchestrator.inputs import InputFile
-from orchestrator.ledger.facts import SCHEMA_VERSION
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.journal import LedgerReader
+from orchestrator.ledger.readers import is_read_by_older
 from orchestrator.ledger.record import RunRecord, read_record
 from orchestrator.runs import KnownRun, find_run, open_store_at
 from orchestrator.serving.models import Wanted, parse_wanted, refuse_same_names
@@ -48,8 +48,8 @@ class OfRun:
         checkpoint = f"step-{self.manifest.step:08d}.a{self.manifest.attempt:03d}"
         files = staged_files(folder, checkpoint)
         if files is None:
-            here, _ = exported(self.run, self.manifest.step, progress)
-            files = stage_export(folder, checkpoint, here)
+            here = exported(self.run, self.manifest.step, progress)
+            files = stage_export(folder, checkpoint, here.folder)
         url = f"{self.run.store_url}/{self.run.run}"
         return StagedModel(
             name=self.name, folder=url, checkpoint=checkpoint, files=files, is_run=True
@@ -99,11 +99,7 @@ def _of_run(wanted: Wanted, store: str | None) -> OfRun:
     record = read_record(folder)
     if record is None:
         raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
-    entries = LedgerReader(folder).read()
-    state = fold(record, entries)
-    launched = [one.schema_version for one in entries if one.at == state.launched_at]
-    if state.ended is None and min(launched, default=SCHEMA_VERSION) < SCHEMA_VERSION:
-        # Its controller could not read on: facts that it does not know.
+    if is_read_by_older(folder, fold(record, LedgerReader(folder).read())):
         raise UsageError(
             f"{run.run} is carried out by an earlier version, which could not read what replicas "
             "write into its ledger.",

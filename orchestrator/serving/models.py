@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import InputError, UsageError
-from orchestrator.exporting import exported
+from orchestrator.exporting import Export, exported
 from orchestrator.runs import find_run
 
 # Servers take a slash for a repository and an @ for a revision.
@@ -22,6 +22,8 @@ class ServedModel:
 
     name: str
     folder: Path
+    export: Export | None = None
+    """Which checkpoint of which run it is, if it is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,10 @@ def find_model(text: str, store: str | None = None) -> ServedModel:
     Raises what `find_models` raises, and what exporting a run's checkpoint raises.
     """
     wanted = parse_wanted(text)
-    folder = wanted.folder or exported(find_run(wanted.run, store), wanted.step)[0]
-    return ServedModel(name=wanted.name, folder=folder)
+    if wanted.folder is not None:
+        return ServedModel(name=wanted.name, folder=wanted.folder)
+    found = exported(find_run(wanted.run, store), wanted.step)
+    return ServedModel(name=wanted.name, folder=found.folder, export=found)
 
 
 def parse_wanted(text: str) -> Wanted:

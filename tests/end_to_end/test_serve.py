@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from tests.browser import watch
+from tests.chat_page import open_page, say, wait_for
 from tests.end_to_end.conftest import EXAMPLES
 
 NUM_CLIENTS = 20
@@ -27,7 +29,7 @@ def address(workplace):
     assert done.returncode == 0, done.stderr
     serving = workplace.start(
         *("serve", "--local", EXAMPLES / "smollm2", "small"),
-        *("--replicas", "2", "--port", "0", "--max-concurrent", "14"),
+        *("--replicas", "2", "--port", "0", "--max-concurrent", "14", "--ui"),
     )
     said: list[str] = []
     listening = threading.Thread(target=lambda: said.extend(iter(serving.stderr.readline, "")))
@@ -46,8 +48,10 @@ def address(workplace):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_openais_client_lists_asks_streams_and_meets_a_killed_worker(address, workplace):
+def test_openais_client_lists_asks_streams_and_meets_a_killed_worker(address, workplace, browser):
     url, said = address
+    workplace.wait_for(lambda: any(line.startswith("Ready") for line in said))
+    _ask_in_the_browser(browser, said)
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as client:
         assert sorted(model.id for model in client.models.list()) == ["small", "smollm2"]
         answer = client.chat.completions.create(
@@ -66,6 +70,17 @@ def test_openais_client_lists_asks_streams_and_meets_a_killed_worker(address, wo
     assert all(text and isinstance(end, openai.APIError) for text, end in cut)
     assert all(end == "length" for _, end in ends if not isinstance(end, Exception))
     workplace.wait_for(lambda: any("A worker of smollm2 is back" in line for line in said))
+
+
+def _ask_in_the_browser(browser, said):
+    (line,) = (line for line in said if line.startswith("Chat in a browser: "))
+    with watch(browser) as page:
+        open_page(page, line.split()[-1])
+        page.get_by_text("Model, system prompt, sampling").click()
+        page.get_by_label("Model", exact=True).click()
+        page.get_by_role("option", name="smollm2").click()
+        say(page, QUESTION[0]["content"])
+        wait_for(page, "The capital of France is Paris.", patience_ms=90_000)
 
 
 def _kill_a_worker_under_load(client, workplace):

@@ -1,9 +1,11 @@
-"""A real model on its whole way: converted, fine-tuned, preempted, exported, asked a question."""
+"""A real model on its whole way: converted, tuned, preempted, judged, exported, served, asked."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from statistics import mean
@@ -11,12 +13,15 @@ from statistics import mean
 import pytest
 import yaml
 
-from tests.end_to_end.conftest import EXAMPLES
+from tests.end_to_end.conftest import EXAMPLES, ORCHESTRATE
+from tests.orchestrator.evaluation.stub import is_rating, preference, rating
+from tests.orchestrator.evaluation.stub import serving as judge_serving
 
 CONVERT = EXAMPLES / "smollm2" / "convert.py"
 NUM_STEPS = 12
 NUM_CONVERSATIONS = 6
 CAPITALS = {"France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Japan": "Tokyo"}
+ANSWER = re.compile(r"Assistant: (.*?)\n</", re.DOTALL)
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,12 +72,62 @@ def test_a_real_model_learns_across_a_preemption_and_answers_after_export(workpl
         losses[s] for s in range(1, 6)
     )
 
+    _judge(workplace)
     model = workplace.folder / "model"
     assert workplace.run("checkpoints", "export", "smollm2", "--output", model).returncode == 0
     # All of these before; a model of this size may lose one over a few other conversations.
     answers = _answers(model)
     right = [capital in answer for capital, answer in zip(CAPITALS.values(), answers, strict=True)]
     assert sum(right) >= len(CAPITALS) - 1, answers
+    card = (model / "README.md").read_text()
+    assert "| smollm2-vs-base-" in card
+    _talk(workplace, model)
+    workplace.wait_until_quiet()
+
+
+def _judge(workplace):
+    """Compare it with what it began as, by a judge on loopback that prefers the shorter answer."""
+
+    def say(body):
+        if is_rating(body):
+            return rating(coherence=3)
+        first, second = ANSWER.findall(body["messages"][1]["content"])
+        return preference("first" if len(first) < len(second) else "second")
+
+    with judge_serving(say) as judge:
+        report = workplace.document(
+            *("eval", "smollm2", "--baseline", f"base={EXAMPLES / 'smollm2'}"),
+            *("--judge", judge.url, "--category", "common-sense", "--first", "2"),
+            *("--max-tokens", "24"),
+        )
+    assert (report["model"]["run"], report["model"]["step"]) == ("smollm2", NUM_STEPS)
+    sides = [item[side]["answers"] for item in report["items"] for side in ("model", "baseline")]
+    assert len(sides) == 4
+    assert all(answers[0].strip() for answers in sides)
+    assert report["no_verdicts"] == {}
+    assert report["preference"]["win_rate"]["num"] == 2
+    rows = workplace.document("cost", "smollm2")
+    assert rows["parts"]["compute"] > 0
+
+
+def _talk(workplace, model):
+    """Serve what was exported, and ask it in the terminal."""
+    server = workplace.start("serve", "--local", f"tuned={model}", "--port", "0")
+    try:
+        url = server.stdout.readline().split()[0]
+        asked = subprocess.run(
+            [ORCHESTRATE, "chat", url, "--max-tokens", "24", "--temperature", "0"],
+            input="Name the capital of France.",
+            env=workplace.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+    assert "Paris" in asked.stdout, asked.stdout
+    assert server.returncode == 0
 
 
 def _few_conversations(folder):

@@ -1,0 +1,1 @@
+"""Questions, answers, a judge's verdicts, and what they add up to."""

@@ -1,0 +1,305 @@
+"""Ask an OpenAI-compatible endpoint, each request once: replies are kept under what was asked.
+
+So an evaluation that is interrupted goes on where it was, and one that is repeated costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from enum import Enum
+from hashlib import sha256
+from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from checkpoints.errors import ObjectExists, ObjectMissing
+from checkpoints.store import ObjectStore
+from orchestrator.errors import CloudRefused, GaveUp, MissingDependency, UsageError
+
+REPLIES = "evaluations/replies/"
+# Retries of the client: with its waits (0.5 s, doubled, to 8 s; what the server asks, to 2 min)
+# they bridge a minute without the server, and any rate limit that says how long to wait.
+_RETRIES = 5
+# After so many requests in a row without a reply the server is down, not one request bad.
+_FAILURES_IN_A_ROW = 8
+# What newer or smaller servers do not take, and what to say instead.
+_INSTEAD: dict[str, dict[str, str]] = {
+    "max_tokens": {"max_tokens": "max_completion_tokens"},
+    "temperature": {},
+    "seed": {},
+    "response_format": {},
+}
+
+_log = logging.getLogger(__name__)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(_Record):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Request(_Record):
+    """What is asked; two requests that are equal get the same reply."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    json_schema: dict[str, Any] | None = None
+
+
+class Reply(_Record):
+    """What was answered, and what it took."""
+
+    schema_version: int = 1
+    text: str
+    is_complete: bool
+    """False where the answer was cut off at `max_tokens`."""
+    is_refused: bool = False
+    prompt_tokens: int
+    completion_tokens: int
+    at: datetime
+
+
+class NoReply(str, Enum):
+    """Why there is no reply. None of these is kept: the next time it is asked again."""
+
+    TIMED_OUT = "timed out"
+    RATE_LIMITED = "rate limited"
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    """The server takes this request for bad: too long, or against its policy."""
+
+
+Answered: TypeAlias = Reply | NoReply
+
+
+class Asker:
+    """A model with what it has replied so far; `ask` may be called by several threads."""
+
+    def __init__(
+        self,
+        model: str,
+        identity: str,
+        store: ObjectStore,
+        connect: Callable[[], Any],
+    ) -> None:
+        """Ask a model of this name; its address is opened by the first that was not asked before.
+
+        `identity` tells it from every other model, wherever it runs; `connect` returns openai's
+        client, see `open_client`.
+        """
+        self._model, self._identity, self._store = model, identity, store
+        self._connect = connect
+        self._opened: Any = None
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._not_taken: set[str] = set()
+        self._failures = 0
+        self._down: NoReply | None = None
+
+    def check_up(self) -> None:
+        """Raise GaveUp if it has not answered for so long that it was not asked any more."""
+        if self._down is not None:
+            raise GaveUp(
+                f"{self._where} gave no reply {_FAILURES_IN_A_ROW} times in a row: "
+                f"{self._down.value}.",
+                "Try again later: the same command goes on where it was.",
+            )
+
+    def known(self, request: Request) -> Reply | None:
+        """Return the reply to a request that was made before."""
+        try:
+            return Reply.model_validate_json(self._store.get(self._key(request)).data)
+        except ObjectMissing:
+            return None
+        except ValidationError:
+            _log.warning("%s is damaged and asked again", self._key(request))
+            self._store.delete([self._key(request)])
+            return None
+
+    def ask(self, request: Request) -> Answered:
+        """Return the reply, from before if there is one; see `check_up` for when it asks no more.
+
+        Raises:
+            CloudRefused: the endpoint does not accept the key.
+            UsageError: it has no such model.
+        """
+        found = self.known(request)
+        if found is not None:
+            return found
+        if self._down is not None:
+            return self._down
+        reply = self._ask(request)
+        if isinstance(reply, Reply):
+            try:
+                self._store.create(self._key(request), reply.model_dump_json().encode())
+            except ObjectExists:  # another process asked the same at the same time
+                return self.known(request) or reply
+        return reply
+
+    def _client(self) -> Any:  # noqa: ANN401  # openai.OpenAI
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._connect()
+            return self._opened
+
+    @property
+    def _where(self) -> str:
+        return str(self._client().base_url)
+
+    def _key(self, request: Request) -> str:
+        asked = [self._identity, request.model_dump(mode="json")]
+        digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return f"{REPLIES}{digest[:2]}/{digest}.json"
+
+    def _ask(self, request: Request) -> Answered:
+        import openai  # 0.4 s, which only evaluations pay
+
+        try:
+            answer = self._complete(request)
+        except openai.APITimeoutError:
+            return self._failed(NoReply.TIMED_OUT)
+        except openai.APIConnectionError as error:
+            _log.info("%s: %s", self._where, error.__cause__ or error)
+            return self._failed(NoReply.UNREACHABLE)
+        except openai.RateLimitError:
+            return self._failed(NoReply.RATE_LIMITED)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise CloudRefused(
+                f"{self._where} refuses the key: {_said(error)}", "Check the API key."
+            ) from error
+        except openai.NotFoundError as error:
+            raise UsageError(
+                f"{self._where} knows no model {self._model!r}: {_said(error)}",
+                "Name one that it lists under /models, as in URL#NAME.",
+            ) from error
+        except openai.APIStatusError as error:
+            if error.status_code >= 500:  # HTTP: the server's own fault
+                return self._failed(NoReply.UNREACHABLE)
+            _log.info("%s does not take a request: %s", self._where, _said(error))
+            return NoReply.REFUSED
+        except openai.OpenAIError as error:  # bytes that are no reply at all
+            _log.info("%s: %s", self._where, error)
+            return self._failed(NoReply.UNREACHABLE)
+        return self._read(answer)
+
+    def _complete(self, request: Request) -> Any:  # noqa: ANN401  # openai's ChatCompletion
+        """Ask; without what the endpoint says that it does not take, from then on."""
+        import openai  # as above
+
+        while True:
+            with self._lock:
+                not_taken = frozenset(self._not_taken)
+            try:
+                return self._client().chat.completions.create(**self._body(request, not_taken))
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                said = error.message
+                named = {name for name in _INSTEAD if name in said} - not_taken
+                if not named:
+                    raise
+                _log.info("%s takes no %s", self._where, ", ".join(sorted(named)))
+                with self._lock:
+                    self._not_taken |= named
+
+    def _body(self, request: Request, not_taken: frozenset[str]) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+        }
+        if request.json_schema is not None:
+            schema = {"name": "verdict", "strict": True, "schema": request.json_schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        for name in not_taken & body.keys():
+            value = body.pop(name)
+            body |= {instead: value for instead in _INSTEAD[name].values()}
+        messages = [one.model_dump() for one in request.messages]
+        return {"model": self._model, "messages": messages, **body}
+
+    def _read(self, answer: Any) -> Answered:  # noqa: ANN401  # openai's, of a server's making
+        try:
+            choice, usage = answer.choices[0], answer.usage
+            refusal = getattr(choice.message, "refusal", None)
+            text = refusal or choice.message.content or ""
+            reply = Reply(
+                text=str(text),
+                is_complete=choice.finish_reason != "length",
+                is_refused=bool(refusal) or choice.finish_reason == "content_filter",
+                prompt_tokens=usage.prompt_tokens if usage else 0,
+                completion_tokens=usage.completion_tokens if usage else 0,
+                at=datetime.now(timezone.utc),
+            )
+        except (AttributeError, IndexError, TypeError, ValidationError):
+            _log.info("%s sent what is no chat completion", self._where)
+            return self._failed(NoReply.UNREACHABLE)
+        with self._lock:
+            self._failures = 0
+        return reply
+
+    def _failed(self, why: NoReply) -> NoReply:
+        with self._lock:
+            self._failures += 1
+            if self._failures >= _FAILURES_IN_A_ROW:
+                self._down = why
+        return why
+
+
+def list_models(url: str, key: str | None, timeout_s: float) -> list[str]:
+    """Return the names of the models behind an address.
+
+    Raises:
+        UsageError: it lists none.
+        CloudRefused: it refuses the key.
+    """
+    import openai  # as above
+
+    with open_client(url, key, timeout_s, retries=1) as client:
+        try:
+            return [one.id for one in client.models.list()]
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise CloudRefused(
+                f"{url} refuses the key: {_said(error)}", "Check the API key."
+            ) from error
+        except openai.OpenAIError as error:
+            raise UsageError(
+                f"{url} does not say which models it has: {_said(error)}",
+                "Check the address, or name the model, as in URL#NAME.",
+            ) from error
+
+
+def open_client(url: str, key: str | None, timeout_s: float, retries: int = _RETRIES) -> Any:  # noqa: ANN401  # openai.OpenAI
+    """Return openai's client for an address.
+
+    Raises:
+        MissingDependency: it is not installed.
+        UsageError: the address is none.
+    """
+    try:
+        import openai  # 0.4 s
+    except ImportError as error:
+        raise MissingDependency(
+            "The client for evaluations is not installed.",
+            "Install it: pip install 'spot-orchestrator[eval]'",
+        ) from error
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise UsageError(f"{url!r} is no address.", "Give one as https://HOST/v1.")
+    # A key is wanted by the client, and by many servers not.
+    return openai.OpenAI(
+        base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=retries
+    )
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

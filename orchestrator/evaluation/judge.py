@@ -1,0 +1,99 @@
+"""A judge: asks for verdicts until one is well formed, a bounded number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestrator.evaluation.asking import Answered, Message, NoReply, Reply, Request
+from orchestrator.evaluation.prompts import preference_messages, rating_messages
+from orchestrator.evaluation.questions import Question
+from orchestrator.evaluation.verdicts import (
+    NoVerdict,
+    Outcome,
+    Preference,
+    Rating,
+    Verdict,
+    is_flipped,
+    parse,
+    schema_of,
+    settle,
+)
+
+Ask: TypeAlias = Callable[[Request], Answered | NoVerdict]
+"""Returns the reply to a request, or why there is none; a budget may have been used up."""
+
+# Room for some sentences and the verdict; a reply that is cut off is no verdict.
+MAX_TOKENS = 700
+# A judge that sends something else three times will not come to its senses at the fourth.
+_TRIES = 3
+_REASONS = {
+    NoReply.TIMED_OUT: NoVerdict.TIMED_OUT,
+    NoReply.RATE_LIMITED: NoVerdict.RATE_LIMITED,
+    NoReply.UNREACHABLE: NoVerdict.UNREACHABLE,
+    NoReply.REFUSED: NoVerdict.REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One pair, judged in both orders."""
+
+    model_first: Preference | NoVerdict
+    baseline_first: Preference | NoVerdict
+
+    @property
+    def outcome(self) -> Outcome | NoVerdict:
+        """How the model fared; nothing where one of the orders has no verdict."""
+        if isinstance(self.model_first, NoVerdict):
+            return self.model_first
+        if isinstance(self.baseline_first, NoVerdict):
+            return self.baseline_first
+        return settle(self.model_first, self.baseline_first)
+
+    @property
+    def is_flipped(self) -> bool:
+        """Say whether the judge preferred the place, not the answer."""
+        return (
+            isinstance(self.model_first, Preference)
+            and isinstance(self.baseline_first, Preference)
+            and is_flipped(self.model_first, self.baseline_first)
+        )
+
+
+def rate(ask: Ask, question: Question, answers: Sequence[str]) -> Rating | NoVerdict:
+    """Return the rating of one model's answers to a question."""
+    return _judge(ask, Rating, rating_messages(question, answers))
+
+
+def compare(
+    ask: Ask, question: Question, model: Sequence[str], baseline: Sequence[str]
+) -> Compared:
+    """Return the judge's preference between two models' answers, in both orders."""
+    return Compared(
+        model_first=_judge(ask, Preference, preference_messages(question, model, baseline)),
+        baseline_first=_judge(ask, Preference, preference_messages(question, baseline, model)),
+    )
+
+
+def first_request(kind: type[Verdict], messages: tuple[Message, ...]) -> Request:
+    """Return what is asked first; its cost can be told before it is asked."""
+    return Request(messages=messages, max_tokens=MAX_TOKENS, json_schema=schema_of(kind))
+
+
+def _judge(ask: Ask, kind: type[Verdict], messages: tuple[Message, ...]) -> Verdict | NoVerdict:
+    request = first_request(kind, messages)
+    for number in range(_TRIES):
+        # Another seed is another request: the same one would be answered from what is kept.
+        reply = ask(request.model_copy(update={"seed": number}))
+        if isinstance(reply, NoVerdict):
+            return reply
+        if not isinstance(reply, Reply):
+            return _REASONS[reply]
+        if reply.is_refused:
+            return NoVerdict.REFUSED
+        verdict = parse(kind, reply.text) if reply.is_complete else None
+        if verdict is not None:
+            return verdict
+    return NoVerdict.MALFORMED

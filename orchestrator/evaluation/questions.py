@@ -1,0 +1,85 @@
+"""The questions of an evaluation: those that come along, or the user's, as JSON lines.
+
+The format is FastChat's (fastchat/llm_judge/data/vicuna_bench/question.jsonl); the older one of the
+Vicuna blog, with `text` in place of `turns`, is read, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orchestrator.errors import InputError
+
+DEFAULT_NAME = "questions.jsonl"
+
+
+class Question(BaseModel):
+    """One question; later turns follow up on the answer to the one before."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    question_id: str = Field(min_length=1)
+    category: str = Field(min_length=1)
+    turns: tuple[str, ...] = Field(min_length=1, validation_alias=AliasChoices("turns", "text"))
+    reference: tuple[str, ...] = ()
+    """Right answers by turn, for judges who cannot reckon; empty where there are none."""
+
+    @field_validator("turns", mode="before")
+    @classmethod
+    def _as_turns(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("turns")
+    @classmethod
+    def _no_empty_turn(cls, turns: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(turn.strip() for turn in turns):
+            raise ValueError("a turn is empty")
+        return turns
+
+
+def read_questions(path: Path | None) -> tuple[Question, ...]:
+    """Return the questions of a file, or the 80 that come along.
+
+    Raises:
+        InputError: the file cannot be read, has no question, or one that is none.
+    """
+    if path is None:
+        text = (resources.files(__package__) / DEFAULT_NAME).read_text(encoding="utf-8")
+        return _parse(text, DEFAULT_NAME)
+    return _parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return a text file; raise InputError where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text.", "Save it as UTF-8.") from error
+
+
+def _parse(text: str, name: str) -> tuple[Question, ...]:
+    questions = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            questions.append(Question.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "line"
+            raise InputError(
+                f"{name} line {number}: {where}: {first['msg']}.",
+                'Write one per line: {"question_id": 1, "category": "math", "turns": ["..."]}',
+            ) from error
+    if not questions:
+        raise InputError(f"{name} holds no question.", "Write one JSON object per line.")
+    twice = [one for one, n in Counter(one.question_id for one in questions).items() if n > 1]
+    if twice:
+        raise InputError(f"{name}: question_id {twice[0]} is there twice.", "Number them.")
+    return tuple(questions)
