@@ -21,7 +21,7 @@ from orchestrator.spec import CLOUDS, suggest
 
 if TYPE_CHECKING:
     from orchestrator.serving.cloud_models import OfFolder, OfRun
-    from orchestrator.serving.plan import ServicePlan
+    from orchestrator.serving.plan import Replicas, ServicePlan
 
 _KEY = "ORCHESTRATE_SERVE_API_KEY"
 # Of a replica; a GPU batches far more than the processors of one machine.
@@ -63,6 +63,7 @@ def _start(texts: Sequence[str], options: CloudOptions) -> None:
             f"What would fit: {what_fits(weights)}.",
         )
     require_room(options.accelerators, weights)
+    replicas = _replicas(options)
     service = _service_name(options.name or models[0].name)
     say("Asking SkyPilot which clouds it can use, and what it serves ...")
     if list_services([service]):
@@ -70,7 +71,7 @@ def _start(texts: Sequence[str], options: CloudOptions) -> None:
             f"There is a service {service} already.",
             f"Choose another --name, or end it: orchestrate serve --down {service}",
         )
-    plan = _plan(service, models, options)
+    plan = _plan(service, options.accelerators, replicas, options.infra)
     sizes = {model.name: model.num_weight_bytes for model in models}
     say(render_service_plan(plan, sizes))
     confirm(f"Serve until orchestrate serve --down {service}?", yes=options.yes)
@@ -98,24 +99,11 @@ def _service_name(wanted: str) -> str:
     return name
 
 
-def _plan(service: str, models: Sequence[OfRun | OfFolder], options: CloudOptions) -> ServicePlan:
+def _plan(service: str, accelerators: str, replicas: Replicas, infra: str | None) -> ServicePlan:
     from orchestrator.cloud.skypilot.service import enabled_clouds
-    from orchestrator.serving.plan import Replicas, plan_service
+    from orchestrator.serving.plan import plan_service
 
-    assert options.accelerators is not None
-    replicas = Replicas(
-        least=options.replicas,
-        most=max(options.replicas, options.max_replicas or 0),
-        requests_per_s=options.requests_per_replica,
-        market=MarketPreference(options.market),
-    )
-    if (replicas.most > replicas.least) != (replicas.requests_per_s is not None):
-        raise UsageError(
-            "More replicas come with more requests: --max-replicas and --requests-per-replica go "
-            "together.",
-            "Give both, or neither.",
-        )
-    asked = CLOUDS if options.infra is None else tuple(options.infra.split(","))
+    asked = CLOUDS if infra is None else tuple(infra.split(","))
     for cloud in asked:
         if cloud not in CLOUDS:
             raise UsageError(
@@ -129,7 +117,29 @@ def _plan(service: str, models: Sequence[OfRun | OfFolder], options: CloudOption
             f"SkyPilot can use none of {', '.join(asked)}.",
             "See why: sky check; orchestrate doctor",
         )
-    return plan_service(service, options.accelerators, clouds, replicas)
+    return plan_service(service, accelerators, clouds, replicas)
+
+
+def _replicas(options: CloudOptions) -> Replicas:
+    from orchestrator.serving.plan import Replicas
+
+    least, most = options.replicas, options.max_replicas or options.replicas
+    if most < least:
+        raise UsageError(
+            f"--max-replicas {most} is less than --replicas {least}.", "Give as many, or more."
+        )
+    if (most > least) != (options.requests_per_replica is not None):
+        raise UsageError(
+            "More replicas come with more requests: --max-replicas above --replicas goes with "
+            "--requests-per-replica.",
+            "Give both, or neither.",
+        )
+    return Replicas(
+        least=least,
+        most=most,
+        requests_per_s=options.requests_per_replica,
+        market=MarketPreference(options.market),
+    )
 
 
 def _bring_up(

@@ -77,8 +77,8 @@ def build_service(
             del config["service"]["replica_policy"][name]
     if certificate is not None:
         config["service"]["tls"] = {
-            "keyfile": str(certificate.key),
-            "certfile": str(certificate.certificate),
+            "keyfile": str(certificate.key.absolute()),
+            "certfile": str(certificate.certificate.absolute()),
         }
     config["envs"] |= {
         **forwarded(environment.STORE_SETTINGS),
@@ -121,7 +121,11 @@ def enabled_clouds() -> tuple[str, ...]:
         sky = require_skypilot()
         from sky.client import sdk
 
-        return tuple(str(name).lower() for name in sky.get(sdk.enabled_clouds()))
+        found = sky.get(sdk.enabled_clouds())
+        if not found:  # a server that has not looked yet
+            sky.get(sdk.check(infra_list=None, verbose=False))
+            found = sky.get(sdk.enabled_clouds())
+        return tuple(str(name).lower() for name in found)
 
 
 def start_service(task: Any, service: str) -> str:  # noqa: ANN401  # sky.Task

@@ -62,6 +62,22 @@ def test_which_gpus_is_for_the_user_to_say(orchestrate, model):
     assert "What would fit: A100:1" in err
 
 
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--replicas", "3", "--max-replicas", "2"], "is less than --replicas 3"),
+        (["--max-replicas", "2"], "goes with --requests-per-replica"),
+        (["--requests-per-replica", "2"], "goes with --requests-per-replica"),
+    ],
+)
+def test_how_many_replicas_has_to_make_sense(orchestrate, model, words, said):
+    asked = ["serve", model, "--store", "s3://b/runs", "--accelerators", "A100:1"]
+    code, _, err = orchestrate(*asked, *words)
+    assert code == 2
+    assert said in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
