@@ -112,13 +112,14 @@ def _settled(replica: ReplicaView, seen_at: datetime | None, as_of: datetime) ->
 
 def _charge(replica: ReplicaView, as_of: datetime) -> ReplicaCharge:
     charged = charge_nodes(_as_launch(replica), as_of)
+    share = Decimal(replica.num_own) / replica.num_models
     on_demand = charged.hours * replica.offer.on_demand_usd_per_hour
     return ReplicaCharge(
         replica=replica,
         hours=charged.hours,
-        usd=round_usd(charged.usd / replica.num_models),
-        waived_usd=round_usd(charged.waived_usd / replica.num_models),
-        on_demand_usd=round_usd(on_demand / replica.num_models),
+        usd=round_usd(charged.usd * share),
+        waived_usd=round_usd(charged.waived_usd * share),
+        on_demand_usd=round_usd(on_demand * share),
     )
 
 

@@ -52,6 +52,7 @@ def _replica_document(charge: ReplicaCharge) -> dict[str, Any]:
         "market": offer.market.value,
         "usd_per_hour": as_usd(offer.usd_per_hour),
         "num_models": replica.num_models,
+        "num_own": replica.num_own,
         "started_at": as_instant(replica.up_at),
         "ended_at": as_instant(replica.ended_at),
         "end_reason": None if replica.reason is None else replica.reason.value,

@@ -303,6 +303,8 @@ class ReplicaStarted(_Fact):
     offer: QuotedOffer
     num_models: int = Field(ge=1)
     """Models on the node, which share its price evenly."""
+    num_own: int = Field(default=1, ge=1)
+    """How many of them are this run's."""
     up_at: Instant
     """When the node came up, which is when its bill began."""
 

@@ -25,6 +25,8 @@ class ReplicaView:
     offer: Offer
     num_models: int
     """Models on the node, which share its price evenly."""
+    num_own: int
+    """How many of them are this run's."""
     up_at: datetime
     started_at: datetime
     """When it said that it serves, or is about to."""
@@ -64,6 +66,7 @@ def _started(at: datetime, body: ReplicaStarted) -> ReplicaView:
         replica=body.replica,
         offer=body.offer.to_offer(),
         num_models=body.num_models,
+        num_own=min(body.num_own, body.num_models),
         up_at=min(body.up_at, at),
         started_at=at,
     )

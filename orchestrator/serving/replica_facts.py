@@ -33,11 +33,18 @@ _log = logging.getLogger(__name__)
 class ReplicaFacts:
     """Writes facts, and every 20 s a sign of life, until it is closed."""
 
-    def __init__(self, folders: Iterable[ObjectStore], replica: str, clock: Clock) -> None:
-        """Write to these run folders; `replica` is a name that no other has."""
+    def __init__(
+        self, folders: Iterable[tuple[ObjectStore, int]], replica: str, clock: Clock
+    ) -> None:
+        """Write to these run folders, each with how many of the node's models are of that run.
+
+        `replica` is a name that no other has.
+        """
         self._replica = replica
         self._clock = clock
-        self._folders = tuple(folders)
+        known = tuple(folders)
+        self._folders = tuple(folder for folder, _ in known)
+        self._num_own = tuple(number for _, number in known)
         self._journals = tuple(Journal(folder, "replica", clock) for folder in self._folders)
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -45,15 +52,18 @@ class ReplicaFacts:
 
     def started(self, service: str, offer: QuotedOffer, num_models: int, up_at: datetime) -> None:
         """Say that the node was taken for this service, and begin to show that it lives."""
-        self._record(
-            ReplicaStarted(
-                service=service,
-                replica=self._replica,
-                offer=offer,
-                num_models=num_models,
-                up_at=up_at,
-            )
-        )
+        with self._lock:
+            for journal, num_own in zip(self._journals, self._num_own, strict=True):
+                body = ReplicaStarted(
+                    service=service,
+                    replica=self._replica,
+                    offer=offer,
+                    num_models=num_models,
+                    num_own=num_own,
+                    up_at=up_at,
+                )
+                journal.record(body)
+        self._flush()
         self._thread.start()
 
     def noticed(self, deadline_at: datetime) -> None:

@@ -99,6 +99,13 @@ def test_models_that_share_a_node_share_its_price():
     assert third.hours_where() == whole.hours_where()
 
 
+def test_two_models_of_a_run_are_two_shares():
+    ledger = Ledger()
+    begun = started("chat-1", 0, num_models=3).model_copy(update={"num_own": 2})
+    ledger.add(1, begun, writer="chat-1")
+    assert look(ledger, 2 * HOUR, seen=2 * HOUR).serving.usd == Decimal("13.333333")
+
+
 def test_one_that_serves_still_is_charged_until_now():
     view = look(served(), 3 * HOUR, seen=3 * HOUR - 5)
     assert view.serving.usd == 30

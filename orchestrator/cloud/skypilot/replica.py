@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -59,10 +60,10 @@ def main() -> int:
     return 1
 
 
-def _ledgers(service: ServiceRecord) -> list[ObjectStore]:
-    """Return the run folders to which the replica's cost belongs, each once."""
-    urls = dict.fromkeys(model.folder for model in service.models if model.is_run)
-    return [open_store(url) for url in urls]
+def _ledgers(service: ServiceRecord) -> list[tuple[ObjectStore, int]]:
+    """Return the run folders to which the cost belongs, each with how many models are of it."""
+    urls = Counter(model.folder for model in service.models if model.is_run)
+    return [(open_store(url), number) for url, number in urls.items()]
 
 
 def _new_name(service: ServiceRecord, variables: Mapping[str, str]) -> str:

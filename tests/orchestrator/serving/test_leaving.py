@@ -59,7 +59,7 @@ class Client:
 @pytest.mark.slow
 def test_at_the_notice_readiness_ends_first_and_no_answer_is_lost(tmp_path):
     store, clock, stop = open_store("memory://leaving"), SystemClock(), threading.Event()
-    facts = ReplicaFacts([store], "chat-1", clock)
+    facts = ReplicaFacts([(store, 1)], "chat-1", clock)
     facts.started("chat", QuotedOffer.quote(make_offer()), 1, clock.now())
     told: list[datetime] = []
     heard: list[object] = []

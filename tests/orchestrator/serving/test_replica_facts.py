@@ -40,7 +40,7 @@ def replicas(folder):
 
 
 def test_what_could_not_be_written_is_written_later(folder):
-    facts = ReplicaFacts([folder], "chat-1", SystemClock())
+    facts = ReplicaFacts([(folder, 1)], "chat-1", SystemClock())
     folder.is_down = True
     now = datetime.now(timezone.utc)
     facts.started("chat", QuotedOffer.quote(make_offer()), 2, now)
@@ -54,7 +54,7 @@ def test_what_could_not_be_written_is_written_later(folder):
 
 
 def test_it_shows_that_it_lives(folder):
-    facts = ReplicaFacts([folder], "chat-1", SystemClock())
+    facts = ReplicaFacts([(folder, 1)], "chat-1", SystemClock())
     facts.started("chat", QuotedOffer.quote(make_offer()), 1, datetime.now(timezone.utc))
     while not read_replica_beats(folder):
         pass
@@ -64,7 +64,8 @@ def test_it_shows_that_it_lives(folder):
 
 def test_each_run_that_is_served_has_its_own_copy(folder):
     other = open_store("memory://other-run")
-    facts = ReplicaFacts([folder, other], "chat-1", SystemClock())
-    facts.started("chat", QuotedOffer.quote(make_offer()), 2, datetime.now(timezone.utc))
+    facts = ReplicaFacts([(folder, 2), (other, 1)], "chat-1", SystemClock())
+    facts.started("chat", QuotedOffer.quote(make_offer()), 3, datetime.now(timezone.utc))
     facts.ended(ReplicaEndReason.FAILED)
-    assert len(replicas(folder)) == len(replicas(other)) == 1
+    ((two,), (one,)) = replicas(folder), replicas(other)
+    assert (two.num_own, one.num_own, one.num_models) == (2, 1, 3)
