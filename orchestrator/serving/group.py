@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from orchestrator.serving.engines import Engine, Place, num_gpus, share_out
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.router import Address, Limits, Router
 from orchestrator.serving.worker import (
+    START_LIMIT,
     Health,
     Worker,
     await_first_answer,
@@ -75,22 +76,25 @@ class Group:
             ModelNotServed: a worker does not start.
         """
         self._router = Router(self.address, self.limits, self.folder)
-        places = share_out(len(self.models) * self.replicas, num_gpus())
-        pairs = ((model, _) for model in self.models for _ in range(self.replicas))
+        models = [model for model in self.models for _ in range(self.replicas)]
+        places = share_out(len(models), num_gpus())
         self._slots = [
-            _Slot(model=model, place=place) for (model, _), place in zip(pairs, places, strict=True)
+            _Slot(model=model, place=place) for model, place in zip(models, places, strict=True)
         ]
-        try:
-            # From this thread, which lives as long as the workers are to.
-            for slot in self._slots:
-                self._start(slot)
-            with ThreadPoolExecutor(len(self._slots)) as pool:
-                list(pool.map(await_first_answer, self.workers()))
-            for slot in self._slots:
-                self._take_up(slot)
-        except BaseException:
-            self.close()
-            raise
+        with ThreadPoolExecutor(len(self._slots)) as pool:
+            try:
+                # From this thread, which lives as long as the workers are to.
+                for slot in self._slots:
+                    self._start(slot)
+                waiting = [pool.submit(await_first_answer, one) for one in self.workers()]
+                for one in as_completed(waiting):
+                    one.result()
+                for slot in self._slots:
+                    self._take_up(slot)
+            except BaseException:
+                # Within the pool, which waits for those that still load.
+                self.close()
+                raise
 
     @property
     def is_ready(self) -> bool:
@@ -114,9 +118,7 @@ class Group:
             self.say("The router ended; starting it again.")
             self.router.restart()
             for slot in self._slots:
-                slot.number = None
-                if slot.is_ready:
-                    self._take_up(slot)
+                slot.number, slot.is_ready, slot.started_at = None, False, time.monotonic()
         for slot in self._slots:
             if slot.worker is None:
                 if time.monotonic() >= slot.start_at:
@@ -153,10 +155,10 @@ class Group:
             return "says that it is broken"
         if state is Health.WELL:
             slot.heard_at = time.monotonic()
-            if not slot.is_ready:
-                return self._finish_start(slot, worker)
-        if slot.is_ready and time.monotonic() - slot.heard_at > _SILENCE_S:
-            return f"has not answered for {_SILENCE_S:.0f} s"
+            return None if slot.is_ready else self._finish_start(slot, worker)
+        limit = _SILENCE_S if slot.is_ready else START_LIMIT.total_seconds()
+        if time.monotonic() - slot.heard_at > limit:
+            return f"has not answered for {limit:.0f} s"
         return None
 
     def _finish_start(self, slot: _Slot, worker: Worker) -> str | None:

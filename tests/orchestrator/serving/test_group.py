@@ -13,7 +13,8 @@ import openai
 import psutil
 import pytest
 
-from orchestrator.serving.group import Group
+from orchestrator.errors import ModelNotServed
+from orchestrator.serving.group import Group, pause_before
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.processes import free_port
 from orchestrator.serving.router import Address, Limits
@@ -26,7 +27,7 @@ PATIENCE_S = 60
 class Served:
     """An open group, looked after, with a client of its own."""
 
-    def __init__(self, folder, names=("one",), replicas=1, **limits):
+    def __init__(self, folder, names=("one",), replicas=1, start=start, **limits):
         self.said: list[str] = []
         self.group = Group(
             models=[ServedModel(name=name, folder=folder) for name in names],
@@ -198,6 +199,24 @@ def test_a_router_that_ends_is_started_again(serve):
     served.group.router.process.wait()
     served.group.tick()
     assert served.ask() == f"one {served.pids()[0]}"
+
+
+def test_a_worker_that_keeps_ending_is_started_ever_more_rarely():
+    assert [pause_before(times) for times in (1, 2, 3, 4, 5, 20)] == [0, 1, 2, 4, 8, 60]
+
+
+def test_a_worker_that_cannot_start_ends_the_others_at_once(tmp_path):
+    def start_one(model, folder, place):
+        worker = start(model, folder, place)
+        if model.name == "broken":
+            worker.process.kill()
+        return worker
+
+    with pytest.raises(ModelNotServed, match="The server of broken ended with -9"):
+        Served(tmp_path, names=("one", "broken"), start=start_one)
+    assert not [
+        child for child in psutil.Process().children() if "small_server" in str(child.cmdline())
+    ]
 
 
 @pytest.mark.slow
