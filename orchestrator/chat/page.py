@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,7 +41,7 @@ _HEADERS = {
 _SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")
 _MONO_FONTS = ("ui-monospace", "monospace")
 _OPTIONS = "Model, system prompt, sampling"
-_OPEN = "(empty: as the server has it)"
+_OPEN = "the server's own"
 
 
 @click.command()
@@ -98,9 +99,9 @@ def _make_page(server: Server, models: Sequence[str]) -> Blocks:
         additional_inputs=[
             gradio.Dropdown(list(models), value=models[0], label="Model"),
             gradio.Textbox(label="System prompt", placeholder="the model's own", lines=2),
-            # Empty: a model of short sequences refuses what is much for it.
-            gradio.Number(None, minimum=1, precision=0, label=f"Longest answer, tokens {_OPEN}"),
-            gradio.Number(None, minimum=0, step=0.1, label=f"Temperature {_OPEN}"),
+            # No gradio.Number: it shows 0 for nothing, and 0 is a temperature.
+            gradio.Textbox(label="Longest answer, in tokens", placeholder=_OPEN),
+            gradio.Textbox(label="Temperature", placeholder=_OPEN),
         ],
         additional_inputs_accordion=gradio.Accordion(_OPTIONS, open=False),
         # As many at once as the server takes, which has a queue of its own.
@@ -116,26 +117,26 @@ def _reply(
     history: Sequence[Mapping[str, Any]],
     model: str,
     system: str | None,
-    max_tokens: int | None,
-    temperature: float | None,
+    max_tokens: str | None,
+    temperature: str | None,
 ) -> Iterator[str]:
     """Yield the answer as far as it is; closing it, as the stop button does, ends the request."""
     import gradio
 
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-    said, end = "", End.CUT
+    said, end, why = "", End.CUT, "the server did not say that it was over."
     try:
+        sampling = Sampling(
+            max_tokens=int(max_tokens) if max_tokens else None,
+            temperature=float(temperature) if temperature else None,
+        )
         for piece in server.pieces(model, _messages(system, history, question), sampling):
             said, end = said + piece.text, piece.end or end
             yield said
-    except OrchestratorError as error:
-        what = f"{error.what} {error.next_step}"
-        if not said:
-            raise gradio.Error(what, print_exception=False) from error
-        gradio.Warning(f"The answer is cut off: {what}")
-        return
+    except (OrchestratorError, ValueError) as error:
+        # Said, not raised: gradio leaves its field for questions locked after an error.
+        end, why = End.CUT, str(error)
     if end is End.CUT:
-        gradio.Warning("The answer is cut off: the server did not say that it was over.")
+        gradio.Warning(why, title="The answer is cut off" if said else "No answer")
     elif end is End.LENGTH:
         gradio.Info("The answer reached the longest length.")
 
@@ -145,13 +146,18 @@ def _messages(
 ) -> list[ChatCompletionMessageParam]:
     """Return what was said as the API takes it: gradio's turns are lists of parts.
 
-    `system` is None until its field has been seen.
+    Questions that got no answer are left out. `system` is None until its field has been seen.
     """
     messages: list[Any] = [{"role": "system", "content": system}] if system else []
-    for turn in history:
-        text = "".join(part.get("text", "") for part in turn["content"])
-        messages.append({"role": turn["role"], "content": text})
+    asked = {"role": "user", "content": [{"text": question}]}
+    for turn, following in pairwise([*history, asked]):
+        if turn["role"] != following["role"]:
+            messages.append({"role": turn["role"], "content": _text(turn)})
     return [*messages, {"role": "user", "content": question}]
+
+
+def _text(turn: Mapping[str, Any]) -> str:
+    return "".join(part.get("text", "") for part in turn["content"])
 
 
 async def _with_headers(

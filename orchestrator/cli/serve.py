@@ -122,7 +122,9 @@ def serve(
     chosen = choose_engine(None if engine == "auto" else Engine(engine), num_gpus=num_gpus())
     at_once = max_concurrent or _CONCURRENT_PER_WORKER * len(models) * replicas
     queued = _QUEUED_PER_CONCURRENT * at_once if max_queued is None else max_queued
-    say(f"Finding {', '.join(models)}; a run's checkpoint is exported once.")
+    runs = [text for text in models if not Path(text.rpartition("=")[2]).expanduser().is_dir()]
+    if runs:
+        say(f"Exporting {', '.join(runs)}, if that has not been done.")
     served = find_models(models, store)
     make_folder(home() / "serving")
     group = Group(

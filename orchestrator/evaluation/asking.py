@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from enum import Enum
 from hashlib import sha256
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from checkpoints.errors import ObjectExists, ObjectMissing
 from checkpoints.store import ObjectStore
 from orchestrator.errors import CloudRefused, GaveUp, MissingDependency, UsageError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types.chat import ChatCompletion
 
 REPLIES = "evaluations/replies/"
 # Retries of the client: with its waits (0.5 s, doubled, to 8 s; what the server asks, to 2 min)
@@ -93,7 +97,7 @@ class Asker:
         model: str,
         identity: str,
         store: ObjectStore,
-        connect: Callable[[], Any],
+        connect: Callable[[], OpenAI],
     ) -> None:
         """Ask a model of this name; its address is opened by the first that was not asked before.
 
@@ -102,7 +106,7 @@ class Asker:
         """
         self._model, self._identity, self._store = model, identity, store
         self._connect = connect
-        self._opened: Any = None
+        self._opened: OpenAI | None = None
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._not_taken: set[str] = set()
@@ -149,7 +153,7 @@ class Asker:
                 return self.known(request) or reply
         return reply
 
-    def _client(self) -> Any:  # noqa: ANN401  # openai.OpenAI
+    def _client(self) -> OpenAI:
         with self._opening:
             if self._opened is None:
                 self._opened = self._connect()
@@ -195,7 +199,7 @@ class Asker:
             return self._failed(NoReply.UNREACHABLE)
         return self._read(answer)
 
-    def _complete(self, request: Request) -> Any:  # noqa: ANN401  # openai's ChatCompletion
+    def _complete(self, request: Request) -> ChatCompletion:
         """Ask; without what the endpoint says that it does not take, from then on."""
         import openai  # as above
 
@@ -203,7 +207,10 @@ class Asker:
             with self._lock:
                 not_taken = frozenset(self._not_taken)
             try:
-                return self._client().chat.completions.create(**self._body(request, not_taken))
+                answer: ChatCompletion = self._client().chat.completions.create(
+                    **self._body(request, not_taken)
+                )
+                return answer
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 said = error.message
                 named = {name for name in _INSTEAD if name in said} - not_taken
@@ -228,7 +235,7 @@ class Asker:
         messages = [one.model_dump() for one in request.messages]
         return {"model": self._model, "messages": messages, **body}
 
-    def _read(self, answer: Any) -> Answered:  # noqa: ANN401  # openai's, of a server's making
+    def _read(self, answer: ChatCompletion) -> Answered:
         try:
             choice, usage = answer.choices[0], answer.usage
             refusal = getattr(choice.message, "refusal", None)
@@ -279,7 +286,7 @@ def list_models(url: str, key: str | None, timeout_s: float) -> list[str]:
             ) from error
 
 
-def open_client(url: str, key: str | None, timeout_s: float, retries: int = _RETRIES) -> Any:  # noqa: ANN401  # openai.OpenAI
+def open_client(url: str, key: str | None, timeout_s: float, retries: int = _RETRIES) -> OpenAI:
     """Return openai's client for an address.
 
     Raises:

@@ -8,11 +8,11 @@ from typing import TypeAlias, TypeVar
 
 from orchestrator.evaluation.answers import Answering, Answers
 from orchestrator.evaluation.asking import Request
-from orchestrator.evaluation.judge import Ask, Compared, compare, first_request, rate
+from orchestrator.evaluation.judge import Ask, compare, first_request, rate
 from orchestrator.evaluation.prompts import preference_messages, rating_messages
 from orchestrator.evaluation.questions import Question
 from orchestrator.evaluation.report import Item, Judged, Pair
-from orchestrator.evaluation.verdicts import NoVerdict, Outcome, Preference, Rating
+from orchestrator.evaluation.verdicts import NoVerdict, Preference, Rating
 
 Advance: TypeAlias = Callable[[], None]
 """Called when a question is done."""
@@ -100,19 +100,7 @@ def _rated(ask: Ask, question: Question, answers: Answers | None) -> Judged:
 def _pair(ask: Ask, question: Question, ours: Answers | None, theirs: Answers | None) -> Pair:
     if ours is None or theirs is None:
         return Pair(no_verdict=NoVerdict.NO_ANSWER)
-    return _as_pair(compare(ask, question, ours, theirs))
-
-
-def _as_pair(compared: Compared) -> Pair:
-    outcome = compared.outcome
-    first, second = compared.model_first, compared.baseline_first
-    return Pair(
-        outcome=outcome if isinstance(outcome, Outcome) else None,
-        no_verdict=outcome if isinstance(outcome, NoVerdict) else None,
-        is_flipped=compared.is_flipped,
-        model_first=first if isinstance(first, Preference) else None,
-        baseline_first=second if isinstance(second, Preference) else None,
-    )
+    return compare(ask, question, ours, theirs)
 
 
 def _each(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from orchestrator.evaluation.asking import Answered, Message, NoReply, Reply, Request
 from orchestrator.evaluation.prompts import preference_messages, rating_messages
 from orchestrator.evaluation.questions import Question
+from orchestrator.evaluation.report import Pair
 from orchestrator.evaluation.verdicts import (
     NoVerdict,
-    Outcome,
     Preference,
     Rating,
     Verdict,
@@ -36,44 +35,28 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One pair, judged in both orders."""
-
-    model_first: Preference | NoVerdict
-    baseline_first: Preference | NoVerdict
-
-    @property
-    def outcome(self) -> Outcome | NoVerdict:
-        """How the model fared; nothing where one of the orders has no verdict."""
-        if isinstance(self.model_first, NoVerdict):
-            return self.model_first
-        if isinstance(self.baseline_first, NoVerdict):
-            return self.baseline_first
-        return settle(self.model_first, self.baseline_first)
-
-    @property
-    def is_flipped(self) -> bool:
-        """Say whether the judge preferred the place, not the answer."""
-        return (
-            isinstance(self.model_first, Preference)
-            and isinstance(self.baseline_first, Preference)
-            and is_flipped(self.model_first, self.baseline_first)
-        )
-
-
 def rate(ask: Ask, question: Question, answers: Sequence[str]) -> Rating | NoVerdict:
     """Return the rating of one model's answers to a question."""
     return _judge(ask, Rating, rating_messages(question, answers))
 
 
-def compare(
-    ask: Ask, question: Question, model: Sequence[str], baseline: Sequence[str]
-) -> Compared:
-    """Return the judge's preference between two models' answers, in both orders."""
-    return Compared(
-        model_first=_judge(ask, Preference, preference_messages(question, model, baseline)),
-        baseline_first=_judge(ask, Preference, preference_messages(question, baseline, model)),
+def compare(ask: Ask, question: Question, model: Sequence[str], baseline: Sequence[str]) -> Pair:
+    """Return the judge's preference between two models' answers, seen in both orders.
+
+    There is no outcome where one of the orders has no verdict.
+    """
+    first = _judge(ask, Preference, preference_messages(question, model, baseline))
+    second = _judge(ask, Preference, preference_messages(question, baseline, model))
+    if isinstance(first, NoVerdict):
+        seen = None if isinstance(second, NoVerdict) else second
+        return Pair(no_verdict=first, baseline_first=seen)
+    if isinstance(second, NoVerdict):
+        return Pair(no_verdict=second, model_first=first)
+    return Pair(
+        outcome=settle(first, second),
+        is_flipped=is_flipped(first, second),
+        model_first=first,
+        baseline_first=second,
     )
 
 

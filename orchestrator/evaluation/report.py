@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -177,11 +177,11 @@ def _category(name: str, items: Sequence[Item]) -> Category:
 
 
 def _scores(judged: Sequence[Judged]) -> dict[str, Estimate | None]:
-    def by(score: Callable[[Rating], float]) -> Estimate | None:
-        return estimate_score([score(one.rating) for one in judged if one.rating is not None])
-
-    scores = {name: by(lambda rating, name=name: getattr(rating, name)) for name in CRITERIA}  # type: ignore[misc]  # mypy: the default binds the loop's name
-    return {**scores, OVERALL: by(lambda rating: rating.mean)}
+    ratings = [one.rating for one in judged if one.rating is not None]
+    scores = {
+        name: estimate_score([getattr(rating, name) for rating in ratings]) for name in CRITERIA
+    }
+    return {**scores, OVERALL: _overall(judged)}
 
 
 def _overall(judged: Sequence[Judged]) -> Estimate | None:

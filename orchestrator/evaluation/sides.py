@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from checkpoints.store import ObjectStore
@@ -20,6 +21,9 @@ from orchestrator.evaluation.asking import Asker, list_models, open_client
 from orchestrator.evaluation.report import Side
 from orchestrator.serving.models import ServedModel, find_model
 from orchestrator.serving.worker import running_worker
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 # A model that is served here has nobody else to answer, and on processors takes its time; a request
 # that is given up goes on in the server, and would be asked for again beside itself.
@@ -91,7 +95,7 @@ def asking(found: Found, store: ObjectStore, timeout_s: float | None) -> Iterato
     """Yield what asks the model; it is served from the first request that is not answered yet."""
     with ExitStack() as stack:
 
-        def connect() -> object:
+        def connect() -> OpenAI:
             address, usual_s = found.address, _REMOTE_TIMEOUT_S
             if found.served is not None:
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-"))

@@ -47,6 +47,20 @@ def test_a_question_is_answered_and_the_conversation_goes_on(browser, service, p
     assert sorted(asked) == ["messages", "model", "stream"]
 
 
+def test_what_is_left_empty_is_left_to_the_server(browser, service, page_url):
+    with watch(browser) as page:
+        open_page(page, page_url)
+        # Gradio reads fields that were seen otherwise than those that were not.
+        page.get_by_text("Model, system prompt, sampling").click()
+        page.get_by_label("Temperature").fill("warm")
+        say(page, "first")
+        wait_for(page, "could not convert string to float: 'warm'")
+        page.get_by_label("Temperature").fill("")
+        say(page, "second")
+        wait_for(page, "You said: second")
+    assert sorted(service.requests[-1]) == ["messages", "model", "stream"]
+
+
 def test_model_system_prompt_and_sampling_can_be_chosen(browser, service, page_url):
     with watch(browser) as page:
         open_page(page, page_url)
@@ -76,13 +90,17 @@ def test_stopping_ends_the_answer_at_the_server(browser, service, page_url):
         assert service.was_left.wait(PATIENCE_MS / 1000)
 
 
-def test_what_goes_wrong_is_shown(browser, page_url):
+def test_what_goes_wrong_is_shown_and_not_remembered(browser, service, page_url):
     with watch(browser) as page:
         open_page(page, page_url)
         say(page, LONG)
         wait_for(page, "reached the longest length")
         say(page, BROKEN)
         wait_for(page, "refused (out of memory)")
+        say(page, "after that")
+        wait_for(page, "You said: after that")
+    asked = [one["content"].strip() for one in service.requests[-1]["messages"]]
+    assert asked == [LONG, f"You said: {LONG}", "after that"]
 
 
 def test_an_answer_runs_nothing_and_loads_nothing(browser):
