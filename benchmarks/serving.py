@@ -116,6 +116,7 @@ def measure(
             got = load_once(servers[name])
             rates[name].append(sum(one.num_tokens for one in got) / (time.perf_counter() - began))
             answers[name] += got
+            print(f"round {turn + 1}: {name}: {rates[name][-1]:.1f} tokens/s", file=sys.stderr)
     return [_row(name, rates[name], answers[name]) for name in names]
 
 
