@@ -38,6 +38,25 @@ class Sampling:
 
     temperature: float
     top_p: float
+    max_tokens: int | None
+    """None: as many as there is room for, at most DEFAULT_MAX_TOKENS."""
+
+    def room(self, num_prompt: int, most: int) -> int:
+        """Return how many tokens may be written where so many fit together with the prompt's.
+
+        Raises:
+            Refused: fewer than what was asked for, or none.
+        """
+        left = most - num_prompt
+        if self.max_tokens is None and left > 0:
+            return min(left, DEFAULT_MAX_TOKENS)
+        if self.max_tokens is None:
+            raise Refused(f"The prompt's {num_prompt} tokens leave no room: {most} is the most.")
+        if self.max_tokens > left:
+            raise Refused(
+                f"{num_prompt} tokens and max_tokens {self.max_tokens} together exceed {most}."
+            )
+        return self.max_tokens
 
 
 def read_request(body: bytes, model: Path) -> tuple[bytes, Sampling]:
@@ -57,14 +76,14 @@ def read_request(body: bytes, model: Path) -> tuple[bytes, Sampling]:
             raise Refused(f"This server does not support {field!r}.")
         asked.pop(field, None)
     settings = model_settings(model)
-    sampling = _sampling(asked, settings)
+    sampling = _sampling(asked, settings, _max_tokens(asked))
     asked["generation_config"] = json.dumps(
         {
             **{key: settings[key] for key in _TOKENS if key in settings},
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_new_tokens": _max_tokens(asked),
+            "max_new_tokens": sampling.max_tokens or DEFAULT_MAX_TOKENS,
         }
     )
     return json.dumps(asked).encode(), sampling
@@ -80,7 +99,7 @@ def model_settings(model: Path) -> dict[str, Any]:
     return {}
 
 
-def _sampling(asked: dict[str, Any], settings: dict[str, Any]) -> Sampling:
+def _sampling(asked: dict[str, Any], settings: dict[str, Any], max_tokens: int | None) -> Sampling:
     samples = bool(settings.get("do_sample"))
     temperature = _number(asked, "temperature", 0, 2)
     top_p = _number(asked, "top_p", 0, 1)
@@ -91,7 +110,9 @@ def _sampling(asked: dict[str, Any], settings: dict[str, Any]) -> Sampling:
     if temperature == 1:
         temperature = NOT_QUITE_ONE
     return Sampling(
-        temperature=max(float(temperature), _GREEDY), top_p=min(float(top_p), NOT_QUITE_ONE)
+        temperature=max(float(temperature), _GREEDY),
+        top_p=min(float(top_p), NOT_QUITE_ONE),
+        max_tokens=max_tokens,
     )
 
 
@@ -106,7 +127,7 @@ def _number(asked: dict[str, Any], field: str, lowest: float, highest: float) ->
     return float(value)
 
 
-def _max_tokens(asked: dict[str, Any]) -> int:
+def _max_tokens(asked: dict[str, Any]) -> int | None:
     given = [asked.pop(field, None) for field in ("max_completion_tokens", "max_tokens")]
     for value in given:
         if value is None:
@@ -114,4 +135,4 @@ def _max_tokens(asked: dict[str, Any]) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise Refused(f"The most tokens to answer with is no positive number: {value!r}.")
         return value
-    return DEFAULT_MAX_TOKENS
+    return None

@@ -19,7 +19,7 @@ from fastapi import HTTPException
 
 from orchestrator.serving.answering import SAMPLING, Answering
 from orchestrator.serving.held_head import HeldHead
-from orchestrator.serving.sampling import NOT_QUITE_ONE
+from orchestrator.serving.sampling import NOT_QUITE_ONE, Refused
 
 # What transformers and torch hold; neither is imported here, so neither has types.
 _Foreign: TypeAlias = Any
@@ -29,12 +29,8 @@ _BLOCK_TOKENS = 256
 _ROUNDING = 1e-6
 
 
-def _keep_to_requests(batches: _Foreign, most_tokens: int) -> None:
-    """Have transformers' ContinuousBatchingManager draw tokens as each request asks, or refuse it.
-
-    What does not fit into its cache it would keep for ever, and what exceeds the model's context is
-    answered with noise.
-    """
+def _draw_as_asked(batches: _Foreign) -> None:
+    """Have transformers' ContinuousBatchingManager draw tokens as each request asks."""
     start, add = batches.__init__, batches.add_request
 
     @functools.wraps(start)
@@ -44,17 +40,37 @@ def _keep_to_requests(batches: _Foreign, most_tokens: int) -> None:
 
     @functools.wraps(add)
     def add_request(manager: object, token_ids: list[int], **options: _Foreign) -> object:
-        if len(token_ids) + options["max_new_tokens"] > most_tokens:
-            raise HTTPException(
-                400,
-                f"{len(token_ids)} tokens and max_tokens {options['max_new_tokens']} together "
-                f"exceed {most_tokens}.",
-            )
         asked = SAMPLING.get()
         drawn = {"temperature": asked.temperature, "top_p": asked.top_p}
         return add(manager, token_ids, **options, **drawn)
 
     batches.__init__, batches.add_request = start_apart, add_request
+
+
+def _keep_to_the_room(answers: _Foreign, most_tokens: int) -> None:
+    """Have transformers' CBGenerateManager write what there is room for, or refuse.
+
+    What does not fit into its cache it would keep for ever, and what exceeds the model's context is
+    answered with noise.
+    """
+
+    def fitted(generate: _Foreign) -> _Foreign:
+        @functools.wraps(generate)
+        def generate_what_fits(
+            manager: object, model: object, processor: object, inputs: _Foreign,
+            settings: _Foreign, **options: _Foreign,
+        ) -> object:  # fmt: skip
+            try:
+                # Of the object that says afterwards whether the end was the limit's.
+                settings.max_new_tokens = SAMPLING.get().room(len(inputs["input_ids"]), most_tokens)
+            except Refused as refused:
+                raise HTTPException(400, str(refused)) from refused
+            return generate(manager, model, processor, inputs, settings, **options)
+
+        return generate_what_fits
+
+    for name in ("generate_streaming", "generate_non_streaming"):
+        setattr(answers, name, fitted(getattr(answers, name)))
 
 
 def _skip_needless_sorts(nucleus: _Foreign, float32: object) -> None:
@@ -81,7 +97,9 @@ def main() -> None:
         "transformers.generation.continuous_batching.cb_logits_processors"
     )
     model = Path(sys.argv[2])
-    _keep_to_requests(batching.ContinuousBatchingManager, _most_tokens(model, sys.argv))
+    answers = importlib.import_module("transformers.cli.serving.utils").CBGenerateManager
+    _draw_as_asked(batching.ContinuousBatchingManager)
+    _keep_to_the_room(answers, _most_tokens(model, sys.argv))
     _skip_needless_sorts(
         drawing.ContinuousBatchingTopPLogitsWarper, importlib.import_module("torch").float32
     )

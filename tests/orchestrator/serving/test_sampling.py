@@ -78,3 +78,14 @@ def test_fields_that_ask_for_nothing_are_no_reason_to_refuse(tmp_path):
 def test_what_is_no_request_is_refused(tmp_path):
     with pytest.raises(Refused, match="no JSON"):
         read_request(b"{", tmp_path)
+
+
+def test_an_answer_without_a_limit_is_as_long_as_there_is_room_for(tmp_path):
+    _, _, free = ask(tmp_path, {})
+    _, _, limited = ask(tmp_path, {}, max_tokens=100)
+    assert free.room(100, 8192) == 1024
+    assert free.room(500, 512) == 12
+    assert limited.room(412, 512) == 100
+    for sampling, num_prompt in ((free, 512), (free, 600), (limited, 413)):
+        with pytest.raises(Refused, match="512"):
+            sampling.room(num_prompt, 512)
