@@ -155,6 +155,8 @@ def _at_address(where: str, name: str | None, role: Role, timeout_s: float | Non
             "An address with a password in it would be kept with the results.",
             f"Put the key into {role.key_variable}.",
         )
+    if not urlsplit(url).hostname:
+        raise UsageError(f"{url!r} is no address.", "Give one as https://HOST/v1#NAME.")
     url = url.rstrip("/")
     found = Found(side=Side(name="", source=url), identity="", role=role, address=url)
     if not model:
