@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.chat.address import resolve_url
 from orchestrator.chat.server import End, Sampling, Server
 from orchestrator.errors import MissingDependency, OrchestratorError, UsageError
+from orchestrator.openai_api import resolve_url
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

@@ -9,23 +9,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.chat.address import (
-    OPENAI_HOST,
-    OPENAI_KEY,
-    SERVE_KEY,
-    find_key,
-    is_loopback,
-    own_settings,
-)
-from orchestrator.errors import MissingDependency, ServerUnusable
-from orchestrator.redact import redact
+from orchestrator.chat.address import SERVE_KEY, find_key
+from orchestrator.errors import ServerUnusable
+from orchestrator.openai_api import OPENAI_HOST, OPENAI_KEY, open_client, what_it_said
 
 if TYPE_CHECKING:
-    from openai import OpenAI
     from openai.types.chat import ChatCompletionMessageParam
 
-# A loaded server answers late; a dead address should not take long to be told.
-_CONNECT_S, _READ_S = 10.0, 300.0
+# A loaded server answers late.
+_READ_S = 300.0
+# The client's own default.
+_RETRIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +69,12 @@ class Answer:
 
 
 class Server:
-    """A server at an address that `address.resolve_url` returned."""
+    """A server at an address that `resolve_url` returned."""
 
     def __init__(self, url: str, environ: Mapping[str, str]) -> None:
         """Make the client; raise MissingDependency. Nothing is sent yet."""
         self.url = url
-        self._client = _make_client(url, find_key(url, environ))
+        self._client = open_client(url, find_key(url, environ), timeout_s=_READ_S, retries=_RETRIES)
 
     def close(self) -> None:
         """Close the connections."""
@@ -168,26 +162,6 @@ def _end_of(reason: str | None) -> End | None:
     return End.LENGTH if reason == "length" else End.COMPLETE
 
 
-def _make_client(url: str, key: str | None) -> OpenAI:
-    try:
-        import openai  # an extra, and 0.5 s
-    except ImportError as error:
-        raise MissingDependency(
-            f"Talking to a model needs {error.name}, which is not installed.",
-            "pip install 'spot-orchestrator[eval]'",
-        ) from error
-    timeout = openai.Timeout(_READ_S, connect=_CONNECT_S)
-    # A proxy cannot reach the loopback that is meant.
-    trusts_proxies = not is_loopback(url)
-    with own_settings(url):
-        return openai.OpenAI(
-            base_url=url,
-            api_key=key or "none",
-            timeout=timeout,
-            http_client=openai.DefaultHttpxClient(timeout=timeout, trust_env=trusts_proxies),
-        )
-
-
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Raise ServerUnusable for whatever openai raises, also in the middle of an answer."""
@@ -202,17 +176,17 @@ def _explained(url: str) -> Iterator[None]:
     except openai.APIConnectionError as error:
         cause = error.__cause__ or error
         raise ServerUnusable(
-            f"{url} cannot be reached ({_brief(cause)}).",
+            f"{url} cannot be reached ({what_it_said(cause)}).",
             "Check that it runs; a server here: orchestrate serve --local MODEL",
         ) from error
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise ServerUnusable(
-            f"{url} refused the key ({_brief(error)}).",
+            f"{url} refused the key ({what_it_said(error)}).",
             f"Put its key into {SERVE_KEY} (for {OPENAI_HOST}: {OPENAI_KEY}).",
         ) from error
     except openai.APIError as error:
         raise ServerUnusable(
-            f"{url} refused ({_brief(error)}).",
+            f"{url} refused ({what_it_said(error)}).",
             "Check the address and the model; if the conversation is too long, begin anew.",
         ) from error
     except (ValueError, AttributeError, TypeError) as error:
@@ -221,11 +195,3 @@ def _explained(url: str) -> Iterator[None]:
             f"{url} does not speak the OpenAI API.",
             "Check the address; it ends in /v1 as a rule.",
         ) from error
-
-
-def _brief(error: BaseException) -> str:
-    """Return the first words of what went wrong, on one line and without keys."""
-    body = getattr(error, "body", None)
-    message = body.get("message") if isinstance(body, dict) else None
-    words = " ".join(str(message or error or type(error).__name__).split())
-    return redact(words)[:200].rstrip(".")

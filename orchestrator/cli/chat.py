@@ -10,11 +10,12 @@ from contextlib import closing, suppress
 
 import click
 
-from orchestrator.chat.address import find_key, is_exposed, resolve_url
+from orchestrator.chat.address import find_key, is_exposed
 from orchestrator.chat.conversation import Conversation, Leave
 from orchestrator.chat.server import Answer, End, Sampling, Server
 from orchestrator.cli.common import plain, say
 from orchestrator.errors import OrchestratorError, ServerUnusable, UsageError
+from orchestrator.openai_api import resolve_url
 
 _PROMPT = "> "
 # Pasted lines are there at once; nobody types the next line in so short a time.

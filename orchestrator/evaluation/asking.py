@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from enum import Enum
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from checkpoints.errors import ObjectExists, ObjectMissing
 from checkpoints.store import ObjectStore
-from orchestrator.errors import CloudRefused, GaveUp, MissingDependency, UsageError
+from orchestrator.errors import CloudRefused, GaveUp, UsageError
+from orchestrator.openai_api import open_client, what_it_said
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REPLIES = "evaluations/replies/"
 # Retries of the client: with its waits (0.5 s, doubled, to 8 s; what the server asks, to 2 min)
 # they bridge a minute without the server, and any rate limit that says how long to wait.
-_RETRIES = 5
+RETRIES = 5
 # After so many requests in a row without a reply the server is down, not one request bad.
 _FAILURES_IN_A_ROW = 8
 # What newer or smaller servers do not take, and what to say instead.
@@ -102,7 +102,7 @@ class Asker:
         """Ask a model of this name; its address is opened by the first that was not asked before.
 
         `identity` tells it from every other model, wherever it runs; `connect` returns openai's
-        client, see `open_client`.
+        client.
         """
         self._model, self._identity, self._store = model, identity, store
         self._connect = connect
@@ -182,17 +182,17 @@ class Asker:
             return self._failed(NoReply.RATE_LIMITED)
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise CloudRefused(
-                f"{self._where} refuses the key: {_said(error)}", "Check the API key."
+                f"{self._where} refuses the key: {what_it_said(error)}", "Check the API key."
             ) from error
         except openai.NotFoundError as error:
             raise UsageError(
-                f"{self._where} knows no model {self._model!r}: {_said(error)}",
+                f"{self._where} knows no model {self._model!r}: {what_it_said(error)}",
                 "Name one that it lists under /models, as in URL#NAME.",
             ) from error
         except openai.APIStatusError as error:
             if error.status_code >= 500:  # HTTP: the server's own fault
                 return self._failed(NoReply.UNREACHABLE)
-            _log.info("%s does not take a request: %s", self._where, _said(error))
+            _log.info("%s does not take a request: %s", self._where, what_it_said(error))
             return NoReply.REFUSED
         except openai.OpenAIError as error:  # bytes that are no reply at all
             _log.info("%s: %s", self._where, error)
@@ -272,41 +272,15 @@ def list_models(url: str, key: str | None, timeout_s: float) -> list[str]:
     """
     import openai  # as above
 
-    with open_client(url, key, timeout_s, retries=1) as client:
+    with open_client(url, key, timeout_s=timeout_s, retries=1) as client:
         try:
             return [one.id for one in client.models.list()]
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise CloudRefused(
-                f"{url} refuses the key: {_said(error)}", "Check the API key."
+                f"{url} refuses the key: {what_it_said(error)}", "Check the API key."
             ) from error
         except openai.OpenAIError as error:
             raise UsageError(
-                f"{url} does not say which models it has: {_said(error)}",
+                f"{url} does not say which models it has: {what_it_said(error)}",
                 "Check the address, or name the model, as in URL#NAME.",
             ) from error
-
-
-def open_client(url: str, key: str | None, timeout_s: float, retries: int = _RETRIES) -> OpenAI:
-    """Return openai's client for an address.
-
-    Raises:
-        MissingDependency: it is not installed.
-        UsageError: the address is none.
-    """
-    try:
-        import openai  # 0.4 s
-    except ImportError as error:
-        raise MissingDependency(
-            "The client for evaluations is not installed.",
-            "Install it: pip install 'spot-orchestrator[eval]'",
-        ) from error
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UsageError(f"{url!r} is no address.", "Give one as https://HOST/v1.")
-    # A key is wanted by the client, and by many servers not.
-    return openai.OpenAI(
-        base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=retries
-    )
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from checkpoints.store import ObjectStore
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.answers import Answering, answer, read_answers
-from orchestrator.evaluation.asking import Asker, list_models, open_client
+from orchestrator.evaluation.asking import RETRIES, Asker, list_models
 from orchestrator.evaluation.report import Side
+from orchestrator.openai_api import OPENAI_KEY, is_loopback, is_openai, open_client, resolve_url
 from orchestrator.serving.models import ServedModel, find_model
 from orchestrator.serving.worker import running_worker
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 # A model that is served here has nobody else to answer, and on processors takes its time; a request
 # that is given up goes on in the server, and would be asked for again beside itself.
 _REMOTE_TIMEOUT_S, _SERVED_TIMEOUT_S = 120.0, 3600.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NAMED = re.compile(r"([\w.@-]+)=(.+)", re.DOTALL)
 
 
@@ -62,15 +62,13 @@ class Found:
     @property
     def costs(self) -> bool:
         """Say whether asking it may cost something: it is not on this machine."""
-        return self.address is not None and urlsplit(self.address).hostname not in _LOOPBACK
+        return self.address is not None and not is_loopback(self.address)
 
     def key(self) -> str | None:
         """Return its API key, from the environment only: flags are seen by every process."""
         key = os.environ.get(self.role.key_variable)
-        if key is None and self.address is not None:
-            # Where everybody has it, and to nobody else.
-            is_openai = urlsplit(self.address).hostname == "api.openai.com"
-            key = os.environ.get("OPENAI_API_KEY") if is_openai else None
+        if key is None and self.address is not None and is_openai(self.address):
+            key = os.environ.get(OPENAI_KEY)
         return key
 
 
@@ -102,7 +100,9 @@ def asking(found: Found, store: ObjectStore, timeout_s: float | None) -> Iterato
                 address = stack.enter_context(running_worker(found.served, folder=Path(scratch)))
                 usual_s = _SERVED_TIMEOUT_S
             assert address is not None, "answers from a file are not asked for"
-            client = open_client(address, found.key(), timeout_s or usual_s)
+            client = open_client(
+                address, found.key(), timeout_s=timeout_s or usual_s, retries=RETRIES
+            )
             stack.callback(client.close)
             return client
 
@@ -155,9 +155,7 @@ def _at_address(where: str, name: str | None, role: Role, timeout_s: float | Non
             "An address with a password in it would be kept with the results.",
             f"Put the key into {role.key_variable}.",
         )
-    if not urlsplit(url).hostname:
-        raise UsageError(f"{url!r} is no address.", "Give one as https://HOST/v1#NAME.")
-    url = url.rstrip("/")
+    url = resolve_url(url)
     found = Found(side=Side(name="", source=url), identity="", role=role, address=url)
     if not model:
         models = list_models(url, found.key(), timeout_s or _REMOTE_TIMEOUT_S)

@@ -15,8 +15,9 @@ from threading import Thread
 
 import pytest
 
-from orchestrator.chat.address import find_key, is_exposed, resolve_url
+from orchestrator.chat.address import find_key, is_exposed
 from orchestrator.errors import UsageError
+from orchestrator.openai_api import resolve_url
 from tests.openai_service import BROKEN, CUT, ENDLESS, LONG, SILENT, openai_service
 
 KEY = "k-of-the-tests"
