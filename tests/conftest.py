@@ -11,10 +11,18 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the longest chain, the runs on the tests' clouds, so that all else fits beside."""
+# Longest first, so that no worker is left with one of these at the end; the runs on the tests' clouds
+# take as long as everything else together.
+_LONG = ("test_skypilot.py", "test_interruptions.py", "test_smollm2.py", "test_browser.py")
 
-    items.sort(key=lambda item: "test_skypilot.py" not in item.nodeid)
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest."""
+
+    def place(item):
+        return _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
