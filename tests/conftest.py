@@ -11,8 +11,8 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-# Longest first, so that no worker is left with one of these at the end; the runs on the tests' clouds
-# take as long as everything else together.
+# Longest first, so that no worker is left with one of these at the end; the runs on the tests
+# clouds take as long as everything else together.
 _LONG = ("test_skypilot.py", "test_interruptions.py", "test_smollm2.py", "test_browser.py")
 
 
