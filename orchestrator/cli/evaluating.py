@@ -77,7 +77,7 @@ def evaluate(
     everyone = (sides.model, sides.baseline, sides.judge)
     items, judging, asker = unjudged(questions, ours, theirs), None, None
     if sides.judge is not None:
-        with asking(sides.judge, folder, options.timeout_s) as asker:
+        with asking(sides.judge, folder, options.timeout_s, say) as asker:
             meter = Meter(asker, options.price, options.budget_usd)
             _agree(meter, sides.judge, requests(questions, ours, theirs), options)
             with _progress("Verdicts", len(questions)) as advance:
@@ -105,9 +105,9 @@ def evaluate(
 def _answers(
     found: Found, folder: ObjectStore, questions: Sequence[Question], options: Options
 ) -> dict[str, Answers | None]:
-    if found.served is not None:
-        say(f"Serving {found.side.name} ({found.side.source}) here for its answers ...")
-    how = answering(found, folder, max_tokens=options.max_tokens, timeout_s=options.timeout_s)
+    how = answering(
+        found, folder, max_tokens=options.max_tokens, timeout_s=options.timeout_s, say=say
+    )
     with how as ask, _progress(f"Answers of {found.side.name}", len(questions)) as advance:
         answers = collect(ask, questions, parallel=options.parallel, advance=advance)
     lacking = sum(one is None for one in answers.values())

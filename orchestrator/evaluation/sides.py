@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -89,13 +89,19 @@ def find_side(text: str, role: Role, store: str | None, timeout_s: float | None)
 
 
 @contextmanager
-def asking(found: Found, store: ObjectStore, timeout_s: float | None) -> Iterator[Asker]:
-    """Yield what asks the model; it is served from the first request that is not answered yet."""
+def asking(
+    found: Found, store: ObjectStore, timeout_s: float | None, say: Callable[[str], None]
+) -> Iterator[Asker]:
+    """Yield what asks the model; it is served from the first request that is not answered yet.
+
+    `say` is told before that, for loading takes seconds to minutes.
+    """
     with ExitStack() as stack:
 
         def connect() -> OpenAI:
             address, usual_s = found.address, _REMOTE_TIMEOUT_S
             if found.served is not None:
+                say(f"Serving {found.side.name} ({found.side.source}) here ...")
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-"))
                 address = stack.enter_context(running_worker(found.served, folder=Path(scratch)))
                 usual_s = _SERVED_TIMEOUT_S
@@ -112,7 +118,12 @@ def asking(found: Found, store: ObjectStore, timeout_s: float | None) -> Iterato
 
 @contextmanager
 def answering(
-    found: Found, store: ObjectStore, *, max_tokens: int, timeout_s: float | None
+    found: Found,
+    store: ObjectStore,
+    *,
+    max_tokens: int,
+    timeout_s: float | None,
+    say: Callable[[str], None],
 ) -> Iterator[Answering]:
     """Yield what returns the model's answers.
 
@@ -122,7 +133,7 @@ def answering(
     if found.file is not None:
         yield read_answers(found.file)
         return
-    with asking(found, store, timeout_s) as asker:
+    with asking(found, store, timeout_s, say) as asker:
         yield lambda question: answer(asker, question, max_tokens)
         asker.check_up()
 

@@ -71,8 +71,9 @@ def test_only_what_runs_here_costs_nothing():
 
 def test_nothing_is_served_before_something_is_asked(run, tmp_path):
     found = find_side("demo", Role.MODEL, None, None)
-    with asking(found, open_store(tmp_path.as_uri()), None):
-        pass
+    said = []
+    with asking(found, open_store(tmp_path.as_uri()), None, said.append):
+        assert said == []
 
 
 @pytest.mark.parametrize(
