@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,9 +166,12 @@ def exported(
     name = f"step-{manifest.step:08d}.a{manifest.attempt:03d}"
     # record.run_id: a deleted run and the next of its name have the same key.
     output = home() / "exports" / f"{run.key}-{record.run_id}" / name
-    if not (output / CONFIG_NAME).exists():
-        make_folder(output.parent)
-        export_model(folder, record, manifest, output, progress)
+    make_folder(output.parent)
+    with output.with_suffix(".lock").open("w") as lock:
+        # An evaluation beside a server: the second waits, and finds what the first has exported.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (output / CONFIG_NAME).exists():
+            export_model(folder, record, manifest, output, progress)
     return Export(
         folder=output,
         run=run.run,
@@ -174,6 +179,12 @@ def exported(
         step=manifest.step,
         attempt=manifest.attempt,
     )
+
+
+def forget_exports(run: KnownRun) -> None:
+    """Delete this machine's copies of a run's checkpoints."""
+    for folder in (home() / "exports").glob(f"{run.key}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_model_file(name: str) -> bool:

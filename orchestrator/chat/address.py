@@ -11,8 +11,8 @@ SERVE_KEY = "ORCHESTRATE_SERVE_API_KEY"
 
 
 def find_key(url: str, environ: Mapping[str, str]) -> str | None:
-    """Return the key for this server; OpenAI's is sent to OpenAI alone."""
-    return (environ.get(OPENAI_KEY) if is_openai(url) else None) or environ.get(SERVE_KEY) or None
+    """Return the key for this server; OpenAI's is sent to OpenAI alone, and no other to it."""
+    return environ.get(OPENAI_KEY if is_openai(url) else SERVE_KEY) or None
 
 
 def is_exposed(url: str) -> bool:

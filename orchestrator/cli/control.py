@@ -20,6 +20,7 @@ from orchestrator.cli.retention import abort_uploads
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.local.launcher import is_supervised
 from orchestrator.errors import GaveUp, UsageError
+from orchestrator.exporting import forget_exports
 from orchestrator.home import run_home
 from orchestrator.ledger.facts import (
     LaunchEnded,
@@ -93,6 +94,7 @@ def delete(run: str, store: str | None, typed: str | None) -> None:
         reached.append(place)
     _require_name(run, typed)
     _delete_all(reached, known)
+    forget_exports(known)
     say(f"Deleted {run}.")
 
 

@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Also write a page: scores, categories, answers side by side.",
 )
+@click.option("--fresh", is_flag=True, help="Ask everything anew, also what is known.")
 @click.option(
     "--reviews",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -115,6 +116,7 @@ def eval(  # the command's name; the builtin is not used here
     max_tokens: int,
     parallel: int,
     timeout: float | None,
+    fresh: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -127,6 +129,8 @@ def eval(  # the command's name; the builtin is not used here
     twice.
     """
     if reviews is not None:
+        if model is not None or judge is not None or baseline is not None:
+            raise click.UsageError("--reviews asks nobody: it takes no MODEL.")
         _add_up(reviews, questions, as_json=as_json)
         return
     if model is None:
@@ -137,6 +141,7 @@ def eval(  # the command's name; the builtin is not used here
     from orchestrator.cli.evaluating import Options, evaluate, find_sides
     from orchestrator.evaluation.meter import Price
     from orchestrator.evaluation.questions import read_questions
+    from orchestrator.evaluation.report import has_verdicts
     from orchestrator.evaluation.verdicts import NoVerdict
 
     if page is not None:
@@ -152,6 +157,7 @@ def eval(  # the command's name; the builtin is not used here
         price=prices,
         budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
         is_agreed=yes,
+        is_fresh=fresh,
         output=output,
         store=store,
     )
@@ -161,6 +167,11 @@ def eval(  # the command's name; the builtin is not used here
     _show(report, page, as_json=as_json)
     if asker is not None:
         asker.check_up()
+    if judge is not None and not has_verdicts(report):
+        raise GaveUp(
+            f"{report.judge and report.judge.name} gave no verdict at all.",
+            "Look at what it replies: --page FILE says why; or choose another --judge.",
+        )
     if NoVerdict.BUDGET in report.no_verdicts:
         raise GaveUp(
             f"The budget of ${options.budget_usd} is used up.",

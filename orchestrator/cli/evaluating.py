@@ -36,6 +36,7 @@ class Options:
     price: Price | None
     budget_usd: Decimal | None
     is_agreed: bool
+    is_fresh: bool
     output: Path | None
     store: str | None
 
@@ -77,7 +78,8 @@ def evaluate(
     everyone = (sides.model, sides.baseline, sides.judge)
     items, judging, asker = unjudged(questions, ours, theirs), None, None
     if sides.judge is not None:
-        with asking(sides.judge, folder, options.timeout_s, say) as asker:
+        judging_by = asking(sides.judge, folder, options.timeout_s, say, is_fresh=options.is_fresh)
+        with judging_by as asker:
             meter = Meter(asker, options.price, options.budget_usd)
             _agree(meter, sides.judge, requests(questions, ours, theirs), options)
             with _progress("Verdicts", len(questions)) as advance:
@@ -106,7 +108,12 @@ def _answers(
     found: Found, folder: ObjectStore, questions: Sequence[Question], options: Options
 ) -> dict[str, Answers | None]:
     how = answering(
-        found, folder, max_tokens=options.max_tokens, timeout_s=options.timeout_s, say=say
+        found,
+        folder,
+        max_tokens=options.max_tokens,
+        timeout_s=options.timeout_s,
+        say=say,
+        is_fresh=options.is_fresh,
     )
     with how as ask, _progress(f"Answers of {found.side.name}", len(questions)) as advance:
         answers = collect(ask, questions, parallel=options.parallel, advance=advance)
@@ -116,6 +123,9 @@ def _answers(
             f"{found.side.name} answered none of the {len(questions)} questions.",
             f"Look at {found.side.source}.",
         )
+    cut = sum(one is not None and one.is_cut for one in answers.values())
+    if cut:
+        say(f"{cut} of its answers are cut off at {options.max_tokens} tokens; see --max-tokens.")
     if lacking:
         say(f"{found.side.name} gave no answer to {lacking} of {len(questions)} questions.")
     return answers
@@ -125,7 +135,8 @@ def _agree(meter: Meter, judge: Found, asked: Iterator[Request], options: Option
     """Say what judging will cost, and ask where it may cost something."""
     outlook = meter.outlook(asked)
     say(describe_outlook(outlook))
-    if judge.costs and outlook.requests > outlook.known:
+    # A price was given: somebody pays, also behind a proxy on this machine.
+    if (judge.costs or options.price is not None) and outlook.requests > outlook.known:
         confirm(f"Ask {judge.side.source}?", yes=options.is_agreed)
 
 

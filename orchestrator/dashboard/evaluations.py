@@ -259,6 +259,7 @@ def _shown(side: Side, judged: Judged, turns: tuple[str, ...]) -> Shown:
         words = ", ".join(f"{name} {getattr(rating, name)}" for name in CRITERIA)
     else:
         words = f"no rating: {judged.no_rating.value}" if judged.no_rating else ""
+    words = f"cut off at the limit of tokens; {words}".rstrip("; ") if judged.is_cut else words
     return Shown(
         name=side.name,
         turns=tuple(zip(turns, judged.answers, strict=True)) if judged.answers else (),

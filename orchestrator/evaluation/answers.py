@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,10 +19,18 @@ from pydantic import (
 
 from orchestrator.errors import InputError
 from orchestrator.evaluation.asking import Asker, Message, Reply, Request
-from orchestrator.evaluation.questions import Question, read_text
+from orchestrator.evaluation.questions import Question, check_unique, read_lines
 
-Answers: TypeAlias = tuple[str, ...]
-"""One for each turn of a question."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A model's answers to one question, one for each turn."""
+
+    turns: tuple[str, ...]
+    is_cut: bool = False
+    """One of them came to the limit of tokens before its end."""
+
+
 Answering: TypeAlias = Callable[[Question], Answers | None]
 """Returns a model's answers; None where it has none, or only to the first turns."""
 
@@ -48,6 +57,7 @@ def answer(asker: Asker, question: Question, max_tokens: int) -> Answers | None:
     """
     messages: list[Message] = []
     said: list[str] = []
+    is_cut = False
     for turn in question.turns:
         messages.append(Message(role="user", content=turn))
         reply = asker.ask(Request(messages=tuple(messages), max_tokens=max_tokens))
@@ -55,7 +65,8 @@ def answer(asker: Asker, question: Question, max_tokens: int) -> Answers | None:
             return None
         messages.append(Message(role="assistant", content=reply.text))
         said.append(reply.text)
-    return tuple(said)
+        is_cut = is_cut or not reply.is_complete
+    return Answers(turns=tuple(said), is_cut=is_cut)
 
 
 def read_answers(path: Path) -> Answering:
@@ -64,8 +75,8 @@ def read_answers(path: Path) -> Answering:
     Raises:
         InputError: the file cannot be read, or a line is no answer.
     """
-    known: dict[str, Answers] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    lines = []
+    for number, line in read_lines(path):
         try:
             found = _Line.model_validate_json(line)
         except ValidationError as error:
@@ -73,12 +84,14 @@ def read_answers(path: Path) -> Answering:
                 f"{path} line {number} is no answer: it needs question_id and text.",
                 'Write one per line: {"question_id": 1, "text": "..."}',
             ) from error
-        known[found.question_id] = found.turns
-    if not known:
-        raise InputError(f"{path} holds no answer.", "Choose another file.")
+        lines.append(found)
+    check_unique(str(path), [one.question_id for one in lines])
+    known = {one.question_id: one.turns for one in lines}
 
     def look_up(question: Question) -> Answers | None:
         found = known.get(question.question_id)
-        return found if found is not None and len(found) == len(question.turns) else None
+        if found is None or len(found) != len(question.turns):
+            return None
+        return Answers(turns=found)
 
     return look_up

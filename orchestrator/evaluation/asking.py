@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from orchestrator.errors import CloudRefused, GaveUp, UsageError
 from orchestrator.openai_api import open_client, what_it_said
 
 if TYPE_CHECKING:
+    import openai
     from openai import OpenAI
     from openai.types.chat import ChatCompletion
 
@@ -38,6 +40,10 @@ _INSTEAD: dict[str, dict[str, str]] = {
     "seed": {},
     "response_format": {},
 }
+
+_DOES_NOT_KNOW = re.compile(
+    r"(?i)\b(?:not support|unsupported|unrecogni[sz]ed|unknown|unexpected|not permitted|extra)"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -98,14 +104,19 @@ class Asker:
         identity: str,
         store: ObjectStore,
         connect: Callable[[], OpenAI],
+        *,
+        is_fresh: bool = False,
     ) -> None:
         """Ask a model of this name; its address is opened by the first that was not asked before.
 
         `identity` tells it from every other model, wherever it runs; `connect` returns openai's
-        client.
+        client. With `is_fresh` only what this asker itself was replied is known.
         """
         self._model, self._identity, self._store = model, identity, store
-        self._connect = connect
+        self._connect, self._is_fresh = connect, is_fresh
+        self._replied: set[str] = set()
+        self.known_since: datetime | None = None
+        """When the oldest reply was made that was known from before; None if none was."""
         self._opened: OpenAI | None = None
         self._lock = threading.Lock()
         self._opening = threading.Lock()
@@ -124,14 +135,20 @@ class Asker:
 
     def known(self, request: Request) -> Reply | None:
         """Return the reply to a request that was made before."""
+        key = self.key_of(request)
+        if self._is_fresh and key not in self._replied:
+            return None
         try:
-            return Reply.model_validate_json(self._store.get(self._key(request)).data)
+            reply = Reply.model_validate_json(self._store.get(key).data)
         except ObjectMissing:
             return None
         except ValidationError:
-            _log.warning("%s is damaged and asked again", self._key(request))
-            self._store.delete([self._key(request)])
+            _log.warning("%s is damaged and asked again", key)
+            self._store.delete([key])
             return None
+        if key not in self._replied:
+            self.known_since = min(self.known_since or reply.at, reply.at)
+        return reply
 
     def ask(self, request: Request) -> Answered:
         """Return the reply, from before if there is one; see `check_up` for when it asks no more.
@@ -147,10 +164,15 @@ class Asker:
             return self._down
         reply = self._ask(request)
         if isinstance(reply, Reply):
-            try:
-                self._store.create(self._key(request), reply.model_dump_json().encode())
-            except ObjectExists:  # another process asked the same at the same time
-                return self.known(request) or reply
+            key, data = self.key_of(request), reply.model_dump_json().encode()
+            if self._is_fresh:
+                self._store.put(key, data)
+            else:
+                try:
+                    self._store.create(key, data)
+                except ObjectExists:  # another process asked the same at the same time
+                    return self.known(request) or reply
+            self._replied.add(key)
         return reply
 
     def _client(self) -> OpenAI:
@@ -163,7 +185,8 @@ class Asker:
     def _where(self) -> str:
         return str(self._client().base_url)
 
-    def _key(self, request: Request) -> str:
+    def key_of(self, request: Request) -> str:
+        """Return the key under which the reply is kept."""
         asked = [self._identity, request.model_dump(mode="json")]
         digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return f"{REPLIES}{digest[:2]}/{digest}.json"
@@ -203,22 +226,22 @@ class Asker:
         """Ask; without what the endpoint says that it does not take, from then on."""
         import openai  # as above
 
+        with self._lock:
+            not_taken = frozenset(self._not_taken)
         while True:
-            with self._lock:
-                not_taken = frozenset(self._not_taken)
             try:
                 answer: ChatCompletion = self._client().chat.completions.create(
                     **self._body(request, not_taken)
                 )
-                return answer
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                said = error.message
-                named = {name for name in _INSTEAD if name in said} - not_taken
+                named = _named_by(error) - not_taken
                 if not named:
                     raise
-                _log.info("%s takes no %s", self._where, ", ".join(sorted(named)))
+                not_taken |= named
+            else:
                 with self._lock:
-                    self._not_taken |= named
+                    self._not_taken |= not_taken
+                return answer
 
     def _body(self, request: Request, not_taken: frozenset[str]) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -241,11 +264,13 @@ class Asker:
             refusal = getattr(choice.message, "refusal", None)
             text = refusal or choice.message.content or ""
             reply = Reply(
-                text=str(text),
+                # Half a character, as servers send them, can be kept nowhere.
+                text=str(text).encode("utf-8", "replace").decode(),
                 is_complete=choice.finish_reason != "length",
                 is_refused=bool(refusal) or choice.finish_reason == "content_filter",
-                prompt_tokens=usage.prompt_tokens if usage else 0,
-                completion_tokens=usage.completion_tokens if usage else 0,
+                # Some servers count nothing, or null.
+                prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
+                completion_tokens=getattr(usage, "completion_tokens", None) or 0,
                 at=datetime.now(timezone.utc),
             )
         except (AttributeError, IndexError, TypeError, ValidationError):
@@ -284,3 +309,13 @@ def list_models(url: str, key: str | None, timeout_s: float) -> list[str]:
                 f"{url} does not say which models it has: {what_it_said(error)}",
                 "Check the address, or name the model, as in URL#NAME.",
             ) from error
+
+
+def _named_by(error: openai.APIStatusError) -> frozenset[str]:
+    """Return the parameters that a server says it does not know, not those with a bad value."""
+    said = error.message
+    if error.param in _INSTEAD:
+        return frozenset({error.param})
+    if _DOES_NOT_KNOW.search(said) is None:
+        return frozenset()
+    return frozenset(name for name in _INSTEAD if re.search(rf"\b{name}\b", said))

@@ -64,8 +64,8 @@ def unjudged(
     return [
         Item(
             question=question,
-            model=Judged(answers=model[question.question_id]),
-            baseline=None if baseline is None else Judged(answers=baseline[question.question_id]),
+            model=_unrated(model[question.question_id]),
+            baseline=None if baseline is None else _unrated(baseline[question.question_id]),
         )
         for question in questions
     ]
@@ -82,25 +82,31 @@ def requests(
         theirs = None if baseline is None else baseline[question.question_id]
         for answers in (ours, theirs):
             if answers is not None:
-                yield first_request(Rating, rating_messages(question, answers))
+                yield first_request(Rating, rating_messages(question, answers.turns))
         if ours is not None and theirs is not None:
-            yield first_request(Preference, preference_messages(question, ours, theirs))
-            yield first_request(Preference, preference_messages(question, theirs, ours))
+            yield first_request(Preference, preference_messages(question, ours.turns, theirs.turns))
+            yield first_request(Preference, preference_messages(question, theirs.turns, ours.turns))
+
+
+def _unrated(answers: Answers | None) -> Judged:
+    if answers is None:
+        return Judged(answers=None)
+    return Judged(answers=answers.turns, is_cut=answers.is_cut)
 
 
 def _rated(ask: Ask, question: Question, answers: Answers | None) -> Judged:
+    judged = _unrated(answers)
     if answers is None:
-        return Judged(answers=None, no_rating=NoVerdict.NO_ANSWER)
-    rating = rate(ask, question, answers)
-    if isinstance(rating, NoVerdict):
-        return Judged(answers=answers, no_rating=rating)
-    return Judged(answers=answers, rating=rating)
+        return judged.model_copy(update={"no_rating": NoVerdict.NO_ANSWER})
+    rating = rate(ask, question, answers.turns)
+    kind = "no_rating" if isinstance(rating, NoVerdict) else "rating"
+    return judged.model_copy(update={kind: rating})
 
 
 def _pair(ask: Ask, question: Question, ours: Answers | None, theirs: Answers | None) -> Pair:
     if ours is None or theirs is None:
         return Pair(no_verdict=NoVerdict.NO_ANSWER)
-    return compare(ask, question, ours, theirs)
+    return compare(ask, question, ours.turns, theirs.turns)
 
 
 def _each(

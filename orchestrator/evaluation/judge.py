@@ -23,8 +23,9 @@ from orchestrator.evaluation.verdicts import (
 Ask: TypeAlias = Callable[[Request], Answered | NoVerdict]
 """Returns the reply to a request, or why there is none; a budget may have been used up."""
 
-# Room for some sentences and the verdict; a reply that is cut off is no verdict.
-MAX_TOKENS = 700
+# Room for some sentences and the verdict, and for what a model that reasons writes first; a reply
+# that is cut off is no verdict.
+MAX_TOKENS = 2048
 # A judge that sends something else three times will not come to its senses at the fourth.
 _TRIES = 3
 _REASONS = {
@@ -46,10 +47,9 @@ def compare(ask: Ask, question: Question, model: Sequence[str], baseline: Sequen
     There is no outcome where one of the orders has no verdict.
     """
     first = _judge(ask, Preference, preference_messages(question, model, baseline))
-    second = _judge(ask, Preference, preference_messages(question, baseline, model))
     if isinstance(first, NoVerdict):
-        seen = None if isinstance(second, NoVerdict) else second
-        return Pair(no_verdict=first, baseline_first=seen)
+        return Pair(no_verdict=first)  # the other order would be paid for in vain
+    second = _judge(ask, Preference, preference_messages(question, baseline, model))
     if isinstance(second, NoVerdict):
         return Pair(no_verdict=second, model_first=first)
     return Pair(
@@ -67,6 +67,7 @@ def first_request(kind: type[Verdict], messages: tuple[Message, ...]) -> Request
 
 def _judge(ask: Ask, kind: type[Verdict], messages: tuple[Message, ...]) -> Verdict | NoVerdict:
     request = first_request(kind, messages)
+    why = NoVerdict.MALFORMED
     for number in range(_TRIES):
         # Another seed is another request: the same one would be answered from what is kept.
         reply = ask(request.model_copy(update={"seed": number}))
@@ -79,4 +80,5 @@ def _judge(ask: Ask, kind: type[Verdict], messages: tuple[Message, ...]) -> Verd
         verdict = parse(kind, reply.text) if reply.is_complete else None
         if verdict is not None:
             return verdict
-    return NoVerdict.MALFORMED
+        why = NoVerdict.MALFORMED if reply.is_complete else NoVerdict.CUT_OFF
+    return why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,15 +52,20 @@ class Meter:
         self._lock = threading.Lock()
         self._prompt_tokens = self._completion_tokens = self._requests = self._asked_now = 0
         self._usd = self._usd_now = self._held = Decimal(0)
-        self.is_budget_used = False
+        self._counted: set[str] = set()
 
     def outlook(self, requests: Iterable[Request]) -> Outlook:
-        """Estimate what these take: a token is about four bytes, a reply some sentences."""
+        """Estimate what these take: a token is about four bytes, a reply some sentences.
+
+        What is known already counts towards the budget from now on.
+        """
         num = known = prompt_tokens = completion_tokens = 0
-        for request in requests:
+        for request in {self._asker.key_of(one): one for one in requests}.values():
             num += 1
-            if self._asker.known(request) is not None:
+            reply = self._asker.known(request)
+            if reply is not None:
                 known += 1
+                self._count(request, reply, Decimal(0), is_new=False)
                 continue
             prompt_tokens += _num_bytes(request) // _BYTES_PER_TOKEN
             completion_tokens += _USUAL_REPLY_TOKENS
@@ -81,13 +87,12 @@ class Meter:
         """
         known = self._asker.known(request)
         if known is not None:
-            self._count(known, Decimal(0), is_new=False)
+            self._count(request, known, Decimal(0), is_new=False)
             return known
         # Every token is a byte at least, so this is the most that it can cost.
         most = self._cost(_num_bytes(request), request.max_tokens)
         with self._lock:
             if self._budget is not None and self._usd + self._held + most > self._budget:
-                self.is_budget_used = True
                 return NoVerdict.BUDGET
             self._held += most
         reply: Answered | None = None
@@ -95,7 +100,7 @@ class Meter:
             reply = self._asker.ask(request)
             return reply
         finally:
-            self._count(reply if isinstance(reply, Reply) else None, most, is_new=True)
+            self._count(request, reply if isinstance(reply, Reply) else None, most, is_new=True)
 
     def spent(self) -> Spent:
         """Return what the replies so far have taken, those of earlier times too."""
@@ -114,12 +119,17 @@ class Meter:
             return Decimal(0)
         return self._price.of(prompt_tokens, completion_tokens)
 
-    def _count(self, reply: Reply | None, held: Decimal, *, is_new: bool) -> None:
+    def _count(self, request: Request, reply: Reply | None, held: Decimal, *, is_new: bool) -> None:
+        """Count a reply once, however many questions it answers."""
+        key = self._asker.key_of(request)
         with self._lock:
             self._held -= held
-            if reply is None:
+            if reply is None or key in self._counted:
                 return
+            self._counted.add(key)
             usd = self._cost(reply.prompt_tokens, reply.completion_tokens)
+            if not reply.prompt_tokens:  # a server that counts nothing may have taken anything
+                usd = self._cost(_num_bytes(request), request.max_tokens)
             self._requests += 1
             self._prompt_tokens += reply.prompt_tokens
             self._completion_tokens += reply.completion_tokens
@@ -130,4 +140,5 @@ class Meter:
 
 
 def _num_bytes(request: Request) -> int:
-    return sum(len(message.content.encode()) for message in request.messages)
+    schema = json.dumps(request.json_schema or "")
+    return len(schema) + sum(len(message.content.encode()) for message in request.messages)

@@ -7,6 +7,7 @@ Vicuna blog, with `text` in place of `turns`, is read, too.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -50,11 +51,31 @@ def read_questions(path: Path | None) -> tuple[Question, ...]:
     if path is None:
         text = (resources.files(__package__) / DEFAULT_NAME).read_text(encoding="utf-8")
         return _parse(text, DEFAULT_NAME)
-    return _parse(read_text(path), str(path))
+    return _parse(_read_text(path), str(path))
 
 
-def read_text(path: Path) -> str:
-    """Return a text file; raise InputError where there is none."""
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a file that are not blank, with their numbers.
+
+    Only a line feed ends one: JSON may hold what Python's splitlines takes for an end.
+
+    Raises:
+        InputError: it cannot be read, or has none.
+    """
+    lines = _lines(_read_text(path))
+    if not lines:
+        raise InputError(f"{path} is empty.", "Write one JSON object per line.")
+    return lines
+
+
+def check_unique(name: str, ids: Sequence[str]) -> None:
+    """Raise InputError where one question_id is there twice."""
+    twice = [one for one, num in Counter(ids).items() if num > 1]
+    if twice:
+        raise InputError(f"{name}: question_id {twice[0]} is there twice.", "Number them.")
+
+
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -63,11 +84,14 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is no UTF-8 text.", "Save it as UTF-8.") from error
 
 
+def _lines(text: str) -> list[tuple[int, str]]:
+    numbered = enumerate(text.split("\n"), start=1)
+    return [(number, line) for number, line in numbered if line.strip()]
+
+
 def _parse(text: str, name: str) -> tuple[Question, ...]:
     questions = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(text):
         try:
             questions.append(Question.model_validate_json(line))
         except ValidationError as error:
@@ -79,7 +103,5 @@ def _parse(text: str, name: str) -> tuple[Question, ...]:
             ) from error
     if not questions:
         raise InputError(f"{name} holds no question.", "Write one JSON object per line.")
-    twice = [one for one, n in Counter(one.question_id for one in questions).items() if n > 1]
-    if twice:
-        raise InputError(f"{name}: question_id {twice[0]} is there twice.", "Number them.")
+    check_unique(name, [one.question_id for one in questions])
     return tuple(questions)

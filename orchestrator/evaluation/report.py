@@ -39,6 +39,8 @@ class Judged(_Record):
     """One model's answers to one question; None where it gave none to every turn."""
 
     answers: tuple[str, ...] | None
+    is_cut: bool = False
+    """One of them came to the limit of tokens before its end."""
     rating: Rating | None = None
     no_rating: NoVerdict | None = None
 
@@ -139,6 +141,13 @@ def build_report(
         judging=judging,
         items=tuple(items),
     )
+
+
+def has_verdicts(report: Report) -> bool:
+    """Say whether a judge has said anything that counts."""
+    preference = report.preference
+    settled = 0 if preference is None else preference.wins + preference.ties + preference.losses
+    return settled > 0 or report.model_scores[OVERALL] is not None
 
 
 def report_key(evaluation: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import InputError
-from orchestrator.evaluation.questions import read_text
+from orchestrator.evaluation.questions import read_lines
 from orchestrator.evaluation.verdicts import NoVerdict, Outcome
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -36,7 +36,7 @@ class Review(BaseModel):
 def read_reviews(path: Path) -> tuple[Review, ...]:
     """Return a file's reviews; raise InputError where a line is none."""
     reviews = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in read_lines(path):
         try:
             reviews.append(Review.model_validate_json(line))
         except ValidationError as error:
@@ -44,8 +44,6 @@ def read_reviews(path: Path) -> tuple[Review, ...]:
                 f"{path} line {number} is no review: it needs question_id and text.",
                 "Give a file as lm-sys/vicuna-blog-eval has them.",
             ) from error
-    if not reviews:
-        raise InputError(f"{path} holds no review.", "Choose another file.")
     return tuple(reviews)
 
 

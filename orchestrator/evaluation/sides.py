@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 # A model that is served here has nobody else to answer, and on processors takes its time; a request
 # that is given up goes on in the server, and would be asked for again beside itself.
 _REMOTE_TIMEOUT_S, _SERVED_TIMEOUT_S = 120.0, 3600.0
+# What tells models apart; of weights a sixteenth, for all of 7B would take half a minute. Training
+# leaves no stretch of them alone.
+_WEIGHTS, _MODEL_FILES = (".safetensors", ".bin"), ("config.json", "chat_template.jinja")
+_SAMPLE_BYTES, _SAMPLE_EVERY = 1 << 16, 1 << 20
 _NAMED = re.compile(r"([\w.@-]+)=(.+)", re.DOTALL)
 
 
@@ -90,7 +94,12 @@ def find_side(text: str, role: Role, store: str | None, timeout_s: float | None)
 
 @contextmanager
 def asking(
-    found: Found, store: ObjectStore, timeout_s: float | None, say: Callable[[str], None]
+    found: Found,
+    store: ObjectStore,
+    timeout_s: float | None,
+    say: Callable[[str], None],
+    *,
+    is_fresh: bool = False,
 ) -> Iterator[Asker]:
     """Yield what asks the model; it is served from the first request that is not answered yet.
 
@@ -113,7 +122,12 @@ def asking(
             return client
 
         model = found.served.name if found.served is not None else found.model
-        yield Asker(model, found.identity, store, connect)
+        asker = Asker(model, found.identity, store, connect, is_fresh=is_fresh)
+        yield asker
+        if asker.known_since is not None and found.address is not None:
+            # Another model may stand behind it since then.
+            since = f"{asker.known_since:%Y-%m-%d %H:%M} UTC"
+            say(f"Replies of {found.side.name} were known, from {since} on; --fresh asks anew.")
 
 
 @contextmanager
@@ -124,6 +138,7 @@ def answering(
     max_tokens: int,
     timeout_s: float | None,
     say: Callable[[str], None],
+    is_fresh: bool = False,
 ) -> Iterator[Answering]:
     """Yield what returns the model's answers.
 
@@ -133,7 +148,7 @@ def answering(
     if found.file is not None:
         yield read_answers(found.file)
         return
-    with asking(found, store, timeout_s, say) as asker:
+    with asking(found, store, timeout_s, say, is_fresh=is_fresh) as asker:
         yield lambda question: answer(asker, question, max_tokens)
         asker.check_up()
 
@@ -151,12 +166,20 @@ def _on_this_machine(served: ServedModel, role: Role) -> Found:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Tell a folder's state from any other without reading gigabytes."""
-    states = [
-        f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
-        for path in sorted(folder.iterdir())
-    ]
-    return sha256("\n".join([str(folder), *states]).encode()).hexdigest()
+    """Tell a model from any other by what it computes with, wherever it lies."""
+    digest = sha256()
+    for path in sorted(folder.iterdir()):
+        if (
+            path.suffix in _WEIGHTS
+            or path.name in _MODEL_FILES
+            or path.name.startswith("tokenizer")
+        ):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                for start in range(0, path.stat().st_size, _SAMPLE_EVERY):
+                    file.seek(start)
+                    digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _at_address(where: str, name: str | None, role: Role, timeout_s: float | None) -> Found:

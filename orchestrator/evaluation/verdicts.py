@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import assert_never
 
 CRITERIA = ("coherence", "relevance", "fluency", "engagement")
 LOWEST, HIGHEST = 1, 5
 # Some judges put their object into a block of code, whatever they were told. Nothing may be beside.
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
+# Models that reason aloud do so first, where their server does not take it out.
+_THOUGHT = re.compile(r"\A<think>.*?</think>", re.DOTALL)
 
 
 class NoVerdict(str, Enum):
@@ -20,6 +23,7 @@ class NoVerdict(str, Enum):
 
     REFUSED = "refused"
     MALFORMED = "malformed"
+    CUT_OFF = "cut off"
     TIMED_OUT = "timed out"
     RATE_LIMITED = "rate limited"
     UNREACHABLE = "unreachable"
@@ -83,12 +87,21 @@ def schema_of(kind: type[Verdict]) -> JsonSchema:
 
 def parse(kind: type[Verdict], text: str) -> Verdict | None:
     """Return the verdict that a text consists of; None if it is anything else, or more."""
-    text = text.strip()
+    text = _THOUGHT.sub("", text.strip()).strip()
     fenced = _FENCED.match(text)
     try:
-        return kind.model_validate_json(fenced[1] if fenced else text)
-    except ValidationError:
+        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_each_once)
+        return kind.model_validate(found)
+    except (ValueError, RecursionError):  # pydantic's errors are ValueErrors
         return None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two verdicts under one name neither counts; Python's parser would take the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def settle(model_first: Preference, baseline_first: Preference) -> Outcome:

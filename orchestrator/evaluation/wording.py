@@ -111,7 +111,8 @@ def _lines(report: Report) -> Iterator[str]:
     if report.no_verdicts:
         reasons = ", ".join(f"{num} {why.value}" for why, num in report.no_verdicts.items())
         yield ""
-        yield f"No verdict: {reasons}. What got no reply is asked again by the same command."
+        yield f"No verdict: {reasons}."
+        yield "  What got no reply is asked again by the same command; all of it with --fresh."
     spent = report.judging
     if spent is not None:
         yield ""

@@ -13,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import psutil
 import pytest
 
 from orchestrator.chat.address import find_key, is_exposed
@@ -182,6 +183,15 @@ class Terminal:
     def type(self, text):
         os.write(self.screen, text.encode())
 
+    def interrupt(self):
+        """Type Ctrl-C once the program waits: one that comes as the prompt appears is heeded only
+        at the next key (CPython's readline)."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while psutil.Process(self.pid).status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        self.type("\x03")
+
     def wait_for(self, what):
         """Return what came until then."""
         give_up_at = time.monotonic() + PATIENCE_S
@@ -225,10 +235,10 @@ def test_a_terminal_remembers_stops_and_leaves(server):
     terminal.wait_for("tokens/s")
     assert len(server.requests[-1]["messages"]) == 1
     terminal.wait_for("> ")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait_for("Ctrl-C again leaves.")
     terminal.wait_for("> ")
-    terminal.type("\x03")
+    terminal.interrupt()
     assert terminal.exit_code() == 0
 
 

@@ -22,6 +22,7 @@ class Stub:
         self.say = say
         self.asked: list[dict[str, Any]] = []
         self.key: str | None = None
+        self.headers: list[dict[str, str]] = []
         self.port = 0
         self.gone = threading.Event()
         self.lock = threading.Lock()
@@ -49,6 +50,7 @@ def serving(say: Say) -> Iterator[Stub]:
                 return
             with stub.lock:
                 stub.asked.append(body)
+                stub.headers.append(dict(self.headers))
             said = stub.say(body)
             if said is None:
                 stub.gone.wait()

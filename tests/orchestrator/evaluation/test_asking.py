@@ -150,6 +150,61 @@ def test_a_server_that_is_down_is_not_asked_for_ever(ask_of):
             asker.check_up()
 
 
+def test_half_a_character_is_replaced_and_the_reply_is_kept(ask_of):
+    with serving(lambda body: (200, completion("So \ud83d it is."))) as stub:
+        assert ask_of(stub).ask(REQUEST).text == "So ? it is."
+        assert ask_of(stub).ask(REQUEST).text == "So ? it is."
+    assert len(stub.asked) == 1
+
+
+def test_a_value_that_is_too_large_is_no_parameter_that_is_unknown(ask_of):
+    def strict(body):
+        what = "5000 tokens and max_tokens 10 together exceed 512; lower the temperature."
+        return 400, {"error": {"message": what}}
+
+    with serving(strict) as stub:
+        asker = ask_of(stub)
+        assert asker.ask(REQUEST) is NoReply.REFUSED
+        stub.say = lambda body: "Because."
+        asker.ask(REQUEST)
+    assert all("temperature" in body and "max_tokens" in body for body in stub.asked)
+
+
+def test_a_fresh_asker_knows_only_what_it_was_told_itself(ask_of, store):
+    with serving(lambda body: "Old.") as stub:
+        ask_of(stub).ask(REQUEST)
+        stub.say = lambda body: "New."
+        fresh = Asker(
+            *("stub", "stub", store),
+            lambda: open_client(stub.url, None, timeout_s=5.0, retries=0),
+            is_fresh=True,
+        )
+        assert fresh.known(REQUEST) is None
+        assert fresh.ask(REQUEST).text == "New."
+        assert fresh.ask(REQUEST).text == "New."
+        fresh._client().close()
+    known = ask_of(stub)
+    assert known.ask(REQUEST).text == "New."
+    assert known.known_since is not None
+    assert len(stub.asked) == 2
+
+
+def test_a_server_that_counts_nothing_is_a_server(ask_of):
+    document = {**completion("So."), "usage": {"prompt_tokens": None, "completion_tokens": None}}
+    with serving(lambda body: (200, document)) as stub:
+        assert ask_of(stub).ask(REQUEST).text == "So."
+
+
+@pytest.mark.parametrize("name", ["OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_API_KEY"])
+def test_an_account_at_openai_is_nobody_elses_business(ask_of, monkeypatch, name):
+    monkeypatch.setenv(name, "mine-alone")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-secret: mine-alone")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with serving(lambda body: "So.") as stub:
+        assert ask_of(stub).ask(REQUEST).text == "So."
+    assert "mine-alone" not in str(stub.headers)
+
+
 def test_models_are_listed():
     with serving(lambda body: "") as stub:
         assert list_models(stub.url, None, 5.0) == ["stub"]
@@ -162,7 +217,8 @@ def test_models_are_listed():
         ((200, completion("", finish_reason="content_filter")), NoVerdict.REFUSED),
         ((400, {"error": {"message": "against our policy"}}), NoVerdict.REFUSED),
         ("I prefer not to say.", NoVerdict.MALFORMED),
-        ((200, completion(rating(), finish_reason="length")), NoVerdict.MALFORMED),
+        ((200, completion(rating(), finish_reason="length")), NoVerdict.CUT_OFF),
+        ((200, completion("\ud83d")), NoVerdict.MALFORMED),
         ((429, {"error": {"message": "slower"}}), NoVerdict.RATE_LIMITED),
         ((503, {"error": {"message": "down"}}), NoVerdict.UNREACHABLE),
         (None, NoVerdict.TIMED_OUT),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from checkpoints.store import open_store
+from orchestrator.attempts import StopReason
 from orchestrator.errors import OrchestratorError, UsageError
 from orchestrator.evaluation.sides import Role, asking, find_side
+from orchestrator.ledger.facts import Entry, FinalState, RunEnded
 from orchestrator.view import RunViewer
-from tests.orchestrator.histories import at
+from tests.orchestrator.histories import START, at
 from tests.released_run import make_released_run, make_weights
 
 
@@ -39,14 +43,35 @@ def run_step(folder):
     return json.loads(folder.get("HEAD.json").data)["step"]
 
 
-def test_a_folder_that_was_changed_is_another_model(run, tmp_path):
+def test_two_commands_at_once_share_one_export(run):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: find_side("demo", Role.MODEL, None, None), range(4)))
+    assert len({one.served.folder for one in found}) == 1
+
+
+def test_a_deleted_run_leaves_no_copy_of_its_weights(run, orchestrate):
+    folder = find_side("demo", Role.MODEL, None, None).served.folder
+    end = RunEnded(
+        state=FinalState.STOPPED, reason=StopReason.REQUESTED, why="a test", launched_at=START
+    )
+    entry = Entry(writer="w-end", number=0, at=at(200), body=end)
+    run.create("events/w-end/00000000.jsonl", entry.model_dump_json().encode())
+    code, _, err = orchestrate("delete", "demo", "--confirm", "demo")
+    assert code == 0, err
+    assert not folder.exists()
+
+
+def test_a_folder_that_was_changed_is_another_model_wherever_it_lies(run, tmp_path):
     folder = find_side("demo", Role.MODEL, None, None).served.folder
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     before = find_side(str(copy), Role.MODEL, None, None)
+    (copy / "README.md").write_text("A note.")
     assert before.identity == find_side(str(copy), Role.MODEL, None, None).identity
+    elsewhere = shutil.copytree(copy, tmp_path / "elsewhere")
+    assert before.identity == find_side(str(elsewhere), Role.MODEL, None, None).identity
     (copy / "config.json").write_text("{} ")
     assert find_side(str(copy), Role.MODEL, None, None).identity != before.identity
 

@@ -33,6 +33,7 @@ def test_a_verdict_is_the_whole_reply_or_one_block_of_code():
     text = json.dumps(GOOD)
     assert parse(Rating, text) == Rating(**GOOD)
     assert parse(Rating, f"\n```json\n{text}\n```\n") == Rating(**GOOD)
+    assert parse(Rating, f"<think>Is it {{1}}?</think>\n{text}") == Rating(**GOOD)
     assert parse(Preference, '{"explanation": "", "better": "tie"}') == seen("tie")
 
 
@@ -56,6 +57,10 @@ def test_a_verdict_is_the_whole_reply_or_one_block_of_code():
         json.dumps({**GOOD, "sure": True}),
         json.dumps({name: 3 for name in CRITERIA}),
         json.dumps({"explanation": "", "better": "first"}),
+        json.dumps(GOOD)[:-1] + ', "fluency": 5}',
+        json.dumps({**GOOD, "fluency": float("nan")}),
+        "[" * 100_000,
+        json.dumps(GOOD) + "<think>After all, no.</think>",
     ],
 )
 def test_what_is_not_clearly_a_rating_is_none(text):
