@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import ReplicaEndReason
+from orchestrator.ledger.replicas import STAYS_AFTER_NOTICE
 from orchestrator.serving.front import Front
 from orchestrator.serving.group import Group
 from orchestrator.serving.replica_facts import ReplicaFacts
@@ -22,8 +23,6 @@ _STILL_TAKEN = 0.5
 # What is being answered has so long to end, and all but this of what the notice leaves.
 _LONGEST_ANSWER = timedelta(minutes=10)
 _BEFORE_IT_IS_TAKEN = timedelta(seconds=2)
-# Clouds are seldom punctual; a node that is still there then was not taken after all.
-_LATEST = timedelta(minutes=1)
 
 
 def serve_until_told(
@@ -66,7 +65,7 @@ def serve_until_told(
         _drain(group, front, (1 - _STILL_TAKEN) * left)
         # SkyServe counts a replica that ends by itself as failed, and one that is taken as
         # preempted; a cloud may charge nothing for the latter.
-        while clock.now() < deadline_at + _LATEST and not stop.wait(_LOOK_S):
+        while clock.now() < deadline_at + STAYS_AFTER_NOTICE and not stop.wait(_LOOK_S):
             pass
         return ReplicaEndReason.STOPPED
     finally:
