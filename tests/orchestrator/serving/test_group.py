@@ -108,6 +108,28 @@ def test_two_models_are_listed_and_routed(serve):
         served.ask("three")
 
 
+def test_a_proxy_is_for_what_is_elsewhere(serve, monkeypatch):
+    # In upper case too: httpx, smg and what they are made of read either.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    served = serve()
+    with httpx.Client(trust_env=False) as http:
+        answer = http.post(
+            f"{served.url}/v1/chat/completions",
+            headers={"Authorization": f"Bearer {KEY}"},
+            json={
+                "model": "one",
+                "messages": [
+                    {"role": "user", "content": '{"first": 0, "words": 1, "pause": 0}'},
+                ],
+            },
+            timeout=PATIENCE_S,
+        )
+    assert answer.raise_for_status().json()["choices"][0]["message"]["content"].startswith("one ")
+
+
 def test_a_request_without_the_key_is_refused(serve):
     served = serve()
     with served.client_with("another key") as client, pytest.raises(openai.AuthenticationError):
