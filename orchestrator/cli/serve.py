@@ -181,7 +181,7 @@ def _run(group: Group, patience: timedelta, *, has_page: bool) -> None:
 
 
 def _drain(group: Group, patience: timedelta) -> None:
-    say(f"Finishing what runs, for up to {patience.seconds} s; Ctrl-C again cuts it.")
+    say(f"Finishing what runs, for up to {patience.total_seconds():.0f} s; Ctrl-C again cuts it.")
     try:
         is_finished = group.drain(patience)
     except KeyboardInterrupt:

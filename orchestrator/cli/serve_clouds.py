@@ -50,7 +50,7 @@ def _start(texts: Sequence[str], options: CloudOptions) -> None:
     # SkyPilot answers in seconds; what can be refused without it is, and first.
     from orchestrator.cloud.skypilot.service import list_services
     from orchestrator.serving.cloud_models import find_cloud_models
-    from orchestrator.serving.plan import require_room, what_fits
+    from orchestrator.serving.plan import read_accelerators, require_room, what_fits
 
     key = _api_key()
     if (options.tls_key is None) != (options.tls_certificate is None):
@@ -62,7 +62,8 @@ def _start(texts: Sequence[str], options: CloudOptions) -> None:
             "Which GPUs a replica is to have is for you to say: --accelerators KIND:COUNT.",
             f"What would fit: {what_fits(weights)}.",
         )
-    require_room(options.accelerators, weights)
+    accelerators = read_accelerators(options.accelerators)
+    require_room(accelerators, weights)
     replicas = _replicas(options)
     service = _service_name(options.name or models[0].name)
     say("Asking SkyPilot which clouds it can use, and what it serves ...")
@@ -71,7 +72,7 @@ def _start(texts: Sequence[str], options: CloudOptions) -> None:
             f"There is a service {service} already.",
             f"Choose another --name, or end it: orchestrate serve --down {service}",
         )
-    plan = _plan(service, options.accelerators, replicas, options.infra)
+    plan = _plan(service, accelerators, replicas, options.infra)
     sizes = {model.name: model.num_weight_bytes for model in models}
     say(render_service_plan(plan, sizes))
     confirm(f"Serve until orchestrate serve --down {service}?", yes=options.yes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestrator.ledger.facts import (
     Entry,
@@ -14,6 +14,11 @@ from orchestrator.ledger.facts import (
     ReplicaStarted,
 )
 from orchestrator.offers import Offer
+
+# A replica that is there so long after its deadline was not taken after all, and ends by itself.
+STAYS_AFTER_NOTICE = timedelta(minutes=1)
+# Clocks differ, and the machine's shutdown begins before it is gone.
+_SOONER = timedelta(seconds=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,8 @@ def fold_replicas(ordered: Iterable[Entry]) -> tuple[ReplicaView, ...]:
                 found[body.replica] = _noticed(known, body)
             else:
                 found[body.replica] = _ended(known, entry.at, body)
-    return tuple(sorted(found.values(), key=lambda one: (one.up_at, one.replica)))
+    views = [_taken(view) for view in found.values()]
+    return tuple(sorted(views, key=lambda one: (one.up_at, one.replica)))
 
 
 def _started(at: datetime, body: ReplicaStarted) -> ReplicaView:
@@ -83,3 +89,18 @@ def _ended(known: ReplicaView, at: datetime, body: ReplicaEnded) -> ReplicaView:
     if known.ended_at is not None:
         return known
     return replace(known, ended_at=max(at, known.started_at), reason=body.reason)
+
+
+def _taken(known: ReplicaView) -> ReplicaView:
+    """Tell a node that the cloud took as announced from one that left by itself.
+
+    AWS takes a node by shutting its system down, in which the replica sees a SIGTERM like any.
+    """
+    if known.reason is not ReplicaEndReason.STOPPED or known.ended_at is None:
+        return known
+    if known.leaves_at is None or known.ended_at < known.leaves_at - _SOONER:
+        return known
+    if known.ended_at >= known.leaves_at + STAYS_AFTER_NOTICE:
+        return known
+    ended_at = max(known.ended_at, known.leaves_at)
+    return replace(known, ended_at=ended_at, reason=ReplicaEndReason.PREEMPTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from orchestrator.errors import ModelNotServed
 from orchestrator.serving.engines import Engine, Place, num_gpus, share_out
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.router import Address, Limits, Router
+from orchestrator.serving.slot import Slot
 from orchestrator.serving.worker import (
     START_LIMIT,
     Health,
@@ -26,8 +27,6 @@ from orchestrator.serving.worker import (
     stop_worker,
 )
 
-# The first restart comes at once, then after 1, 2, 4 ... seconds, until a worker has lasted.
-_LONGEST_PAUSE_S, _LASTED_S = 60.0, 120.0
 # A long prompt on a processor may keep a worker from answering for a while.
 _SILENCE_S = 60.0
 # Each is a line of the worker's log.
@@ -35,23 +34,6 @@ _PROBE_EVERY_S = 5.0
 
 Say = Callable[[str], None]
 Start = Callable[[ServedModel, Path, Place], Worker]
-
-
-@dataclass(kw_only=True)
-class _Slot:
-    """A place for one worker, whichever fills it; instants of time.monotonic()."""
-
-    model: ServedModel
-    place: Place
-    worker: Worker | None = None
-    # The worker that the router knows here: a dead one stays until the next has answered, for what
-    # is routed to it waits, and what no worker is there for would be refused.
-    number: str | None = None
-    is_ready: bool = False
-    started_at: float = 0.0
-    heard_at: float = 0.0
-    start_at: float = 0.0
-    num_ends: int = 0
 
 
 @dataclass(kw_only=True)
@@ -65,8 +47,10 @@ class Group:
     limits: Limits
     folder: Path
     say: Say
-    _slots: list[_Slot] = field(default_factory=list, init=False)
+    _slots: list[Slot] = field(default_factory=list, init=False)
     _router: Router | None = field(default=None, init=False)
+    # First answers: one took 45 s, in which nobody would look after the others, or at a notice.
+    _pool: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor, init=False)
 
     def open(self) -> None:
         """Start everything; return when every model has answered once.
@@ -79,7 +63,7 @@ class Group:
         models = [model for model in self.models for _ in range(self.replicas)]
         places = share_out(len(models), num_gpus())
         self._slots = [
-            _Slot(model=model, place=place) for model, place in zip(models, places, strict=True)
+            Slot(model=model, place=place) for model, place in zip(models, places, strict=True)
         ]
         with ThreadPoolExecutor(len(self._slots)) as pool:
             try:
@@ -90,7 +74,8 @@ class Group:
                 for one in as_completed(waiting):
                     one.result()
                 for slot in self._slots:
-                    self._take_up(slot)
+                    assert slot.worker is not None
+                    self._take_up(slot, self.router.add(slot.worker.url, slot.model.name))
             except BaseException:
                 # Within the pool, which waits for those that still load.
                 self.close()
@@ -118,7 +103,8 @@ class Group:
             self.say("The router ended; starting it again.")
             self.router.restart()
             for slot in self._slots:
-                slot.number, slot.is_ready, slot.started_at = None, False, time.monotonic()
+                slot.number, slot.introduction, slot.is_ready = None, None, False
+                slot.started_at = time.monotonic()
         for slot in self._slots:
             if slot.worker is None:
                 if time.monotonic() >= slot.start_at:
@@ -140,11 +126,13 @@ class Group:
         with ThreadPoolExecutor(max(1, len(workers))) as pool:
             list(pool.map(stop_worker, workers))
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         slot.worker = self.start(slot.model, self.folder, slot.place)
         slot.started_at = slot.heard_at = time.monotonic()
 
-    def _what_is_wrong(self, slot: _Slot, worker: Worker) -> str | None:
+    def _what_is_wrong(self, slot: Slot, worker: Worker) -> str | None:
+        if slot.introduction is not None:
+            return self._finish_start(slot, slot.introduction)
         ended = worker.process.poll()
         if ended is not None:
             return f"ended with {ended}"
@@ -155,42 +143,40 @@ class Group:
             return "says that it is broken"
         if state is Health.WELL:
             slot.heard_at = time.monotonic()
-            return None if slot.is_ready else self._finish_start(slot, worker)
+            if not slot.is_ready:
+                slot.introduction = self._pool.submit(self._introduce, worker)
+            return None
         limit = _SILENCE_S if slot.is_ready else START_LIMIT.total_seconds()
         if time.monotonic() - slot.heard_at > limit:
             return f"has not answered for {limit:.0f} s"
         return None
 
-    def _finish_start(self, slot: _Slot, worker: Worker) -> str | None:
+    def _introduce(self, worker: Worker) -> str:
+        check_first_answer(worker)
+        return self.router.add(worker.url, worker.model.name)
+
+    def _finish_start(self, slot: Slot, introduction: Future[str]) -> str | None:
+        if not introduction.done():
+            return None
+        slot.introduction, slot.heard_at = None, time.monotonic()
         try:
-            check_first_answer(worker)
-            self._take_up(slot)
+            self._take_up(slot, introduction.result())
         except (ModelNotServed, httpx.HTTPError) as error:
             return str(error)
         took = time.monotonic() - slot.started_at
         self.say(f"A worker of {slot.model.name} is back after {took:.0f} s.")
         return None
 
-    def _take_up(self, slot: _Slot) -> None:
-        assert slot.worker is not None
-        dead, slot.number = slot.number, self.router.add(slot.worker.url, slot.model.name)
-        slot.is_ready = True
+    def _take_up(self, slot: Slot, number: str) -> None:
+        dead, slot.number, slot.is_ready = slot.number, number, True
         if dead is not None:
             self.router.remove(dead)
 
-    def _bury(self, slot: _Slot, worker: Worker, why: str) -> None:
+    def _bury(self, slot: Slot, worker: Worker, why: str) -> None:
         stop_worker(worker)
-        now = time.monotonic()
-        slot.num_ends = 1 if now - slot.started_at > _LASTED_S else slot.num_ends + 1
-        pause = pause_before(slot.num_ends)
-        slot.worker, slot.is_ready, slot.start_at = None, False, now + pause
+        pause = slot.empty(time.monotonic())
         when = f"in {pause:.0f} s" if pause else "now"
         self.say(f"A worker of {slot.model.name} {why}; starting it again {when}. {worker.log}")
-
-
-def pause_before(num_ends: int) -> float:
-    """Return the seconds to wait before a worker that ended so often in a row starts again."""
-    return 0.0 if num_ends <= 1 else min(_LONGEST_PAUSE_S, 2.0 ** (num_ends - 2))
 
 
 def starter(engine: Engine) -> Start:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import ReplicaEndReason
+from orchestrator.ledger.replicas import STAYS_AFTER_NOTICE
 from orchestrator.serving.front import Front
 from orchestrator.serving.group import Group
 from orchestrator.serving.replica_facts import ReplicaFacts
@@ -22,8 +23,6 @@ _STILL_TAKEN = 0.5
 # What is being answered has so long to end, and all but this of what the notice leaves.
 _LONGEST_ANSWER = timedelta(minutes=10)
 _BEFORE_IT_IS_TAKEN = timedelta(seconds=2)
-# Clouds are seldom punctual; a node that is still there then was not taken after all.
-_LATEST = timedelta(minutes=1)
 
 
 def serve_until_told(
@@ -40,13 +39,24 @@ def serve_until_told(
     """
     is_leaving = threading.Event()
     front = Front(port, group.address.port, lambda: group.is_ready and not is_leaving.is_set())
+
+    def watch() -> None:
+        while not stop.wait(_LOOK_S) and not is_leaving.is_set():
+            if (told := leaves_at()) is not None:
+                is_leaving.set()
+                facts.noticed(told)
+
+    # Not where workers are looked after: a router that starts again may take what a notice leaves.
+    watching = threading.Thread(target=watch, name="told-while-serving", daemon=True)
+    watching.start()
     try:
-        deadline_at = _serve(group, leaves_at, stop)
+        while not stop.wait(_LOOK_S) and not is_leaving.is_set():
+            group.tick()
+        deadline_at = leaves_at() if is_leaving.is_set() else None
         is_leaving.set()
         if deadline_at is None:
             _drain(group, front, _LONGEST_ANSWER)
             return ReplicaEndReason.STOPPED
-        facts.noticed(deadline_at)
         left = max(timedelta(), deadline_at - clock.now() - _BEFORE_IT_IS_TAKEN)
         _log.warning("the cloud takes this node in %s", left)
         still_taken_until = clock.now() + _STILL_TAKEN * left
@@ -55,23 +65,13 @@ def serve_until_told(
         _drain(group, front, (1 - _STILL_TAKEN) * left)
         # SkyServe counts a replica that ends by itself as failed, and one that is taken as
         # preempted; a cloud may charge nothing for the latter.
-        while clock.now() < deadline_at + _LATEST and not stop.wait(_LOOK_S):
+        while clock.now() < deadline_at + STAYS_AFTER_NOTICE and not stop.wait(_LOOK_S):
             pass
         return ReplicaEndReason.STOPPED
     finally:
         front.close()
-
-
-def _serve(
-    group: Group, leaves_at: Callable[[], datetime | None], stop: threading.Event
-) -> datetime | None:
-    """Return when the cloud takes the node, None once `stop` is set."""
-    while not stop.wait(_LOOK_S):
-        group.tick()
-        deadline_at = leaves_at()
-        if deadline_at is not None:
-            return deadline_at
-    return None
+        is_leaving.set()
+        watching.join()
 
 
 def _drain(group: Group, front: Front, patience: timedelta) -> None:

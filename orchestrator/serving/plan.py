@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,6 +17,7 @@ from orchestrator.serving.engines import GPU_SHARE
 # Per model beside its weights: CUDA's context, activations, and room for a few answers' keys and
 # values. Less would start and answer nothing.
 _BESIDE_WEIGHTS = 3e9
+_ACCELERATORS = re.compile(r"(?P<kind>[A-Za-z][\w.-]*)(:(?P<count>[1-9][0-9]*))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,22 @@ def plan_service(
     )
 
 
+def read_accelerators(text: str) -> str:
+    """Return what --accelerators asks for as price lists write it: a100 is A100:1.
+
+    Raises:
+        UsageError: it is not KIND or KIND:COUNT.
+    """
+    found = _ACCELERATORS.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"--accelerators {text!r} is not KIND:COUNT.", "Give a kind and how many: A100-80GB:1."
+        )
+    kind, count = found["kind"], found["count"] or "1"
+    known = {one.lower(): one for one in GPU_BYTES}
+    return f"{known.get(kind.lower(), kind)}:{count}"
+
+
 def require_room(accelerators: str, weights: Sequence[int]) -> None:
     """Raise UsageError if models whose weights have so many bytes cannot be in a node's memory."""
     kind, count = _parse(accelerators)
@@ -117,8 +135,8 @@ def what_fits(weights: Sequence[int]) -> str:
 
 
 def _parse(accelerators: str) -> tuple[str, int]:
-    kind, _, count = accelerators.partition(":")
-    return kind, int(count) if count.isdecimal() else 1
+    kind, count = accelerators.split(":")
+    return kind, int(count)
 
 
 def _fits(kind: str, count: int, weights: Sequence[int]) -> bool:

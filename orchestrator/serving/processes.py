@@ -8,8 +8,11 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+
+import psutil
 
 from orchestrator.agent.processes import kill_tree
 
@@ -40,15 +43,25 @@ def _die_with_parent() -> None:
 
 
 def stop_process(process: subprocess.Popen[bytes], patience: timedelta) -> bool:
-    """Ask a process to end, kill it and what it started if it does not; tell whether it did."""
+    """Ask a process to end, kill it if it does not, and what it leaves; tell whether it did."""
+    is_ended = True
     if process.poll() is None:
         process.terminate()
         try:
             process.wait(patience.total_seconds())
         except subprocess.TimeoutExpired:
             kill_tree(process)
-            return False
-    return True
+            is_ended = False
+    _kill_orphans(process.pid)
+    return is_ended
+
+
+def _kill_orphans(leader: int) -> None:
+    """Kill what an ended process left in its group: vLLM's engine, which keeps the GPU."""
+    # A process with this number is another's by now; so is its group.
+    if not psutil.pid_exists(leader):
+        with suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
 
 
 def free_port() -> int:

@@ -76,6 +76,8 @@ class Router:
         self._http = httpx.Client(
             base_url=address.url,
             timeout=_ASK_S,
+            # A proxy knows nothing of this machine's loopback, and would be shown the key.
+            trust_env=False,
             headers={"Authorization": f"Bearer {self._control_key}"},
         )
         self.log = folder / "router.log"
@@ -90,6 +92,8 @@ class Router:
             environment={
                 KEY_VARIABLE: self._address.api_key or "",
                 CONTROL_VARIABLE: self._control_key,
+                # It asks workers of this machine alone, and would have a proxy do that.
+                **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
             },
         )
         self._await()

@@ -24,6 +24,16 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "stop": ([],),
     "response_format": ({"type": "text"},),
     "generation_config": (),
+    "functions": ([],),
+    "function_call": ("auto", "none"),
+    "tool_choice": ("auto",),
+    "reasoning_effort": (),
+    "prediction": (),
+    "audio": (),
+    "modalities": (["text"],),
+    "web_search_options": (),
+    "echo": (False,),
+    "best_of": (1,),
 }
 _TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
@@ -71,6 +81,8 @@ def read_request(body: bytes, model: Path) -> tuple[bytes, Sampling]:
         raise Refused(f"The body is no JSON: {error}.") from error
     if not isinstance(asked, dict):
         raise Refused("The body is no JSON object.")
+    if not asked.get("tools") and asked.get("tool_choice") == "none":
+        del asked["tool_choice"]  # with tools it would be passed over
     for field, nothing in _UNSUPPORTED.items():
         if asked.get(field) is not None and asked[field] not in nothing:
             raise Refused(f"This server does not support {field!r}.")

@@ -79,7 +79,7 @@ def start_worker(
 def health(worker: Worker) -> Health:
     """Ask a worker how it is; a worker that cannot answer in 2 s is silent."""
     try:
-        answer = httpx.get(f"{worker.url}/health", timeout=_PROBE_S)
+        answer = httpx.get(f"{worker.url}/health", timeout=_PROBE_S, trust_env=False)
     except httpx.HTTPError:
         return Health.SILENT
     return Health.WELL if answer.status_code == httpx.codes.OK else Health.BROKEN
@@ -93,7 +93,12 @@ def check_first_answer(worker: Worker) -> None:
     """
     request = {"model": worker.model.name, "prompt": "1", "max_tokens": 1}
     try:
-        answer = httpx.post(f"{worker.url}/v1/completions", json=request, timeout=_FIRST_ANSWER_S)
+        answer = httpx.post(
+            f"{worker.url}/v1/completions",
+            json=request,
+            timeout=_FIRST_ANSWER_S,
+            trust_env=False,
+        )
         said = f"{answer.status_code} {answer.text[:200]}"
     except httpx.HTTPError as error:
         answer, said = None, str(error)

@@ -136,6 +136,21 @@ def test_spot_that_the_cloud_took_in_its_first_hour_is_waived_as_in_training():
     assert one.usd > 0
 
 
+@pytest.mark.parametrize(
+    ("after_deadline", "is_taken"),
+    [(-60, False), (-4, False), (-2, True), (0, True), (45, True), (60, False)],
+)
+def test_one_that_its_shutdown_stopped_at_the_announced_time_was_taken(after_deadline, is_taken):
+    notice = HOUR / 2
+    view = look(served(notice=notice, until=notice + after_deadline), 9 * HOUR)
+    (one,) = view.serving.replicas
+    expected = ReplicaEndReason.PREEMPTED if is_taken else ReplicaEndReason.STOPPED
+    assert one.replica.reason is expected
+    assert (one.usd == 0) is (one.waived_usd > 0) is is_taken
+    assert one.replica.ended_at is not None
+    assert one.replica.ended_at >= at(notice + min(after_deadline, 0))
+
+
 def test_serving_is_no_part_of_the_training_and_both_are_the_lifetime():
     trained, both = Ledger(), Ledger()
     for ledger in (trained, both):

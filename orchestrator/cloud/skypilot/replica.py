@@ -30,6 +30,7 @@ from orchestrator.ledger.facts import ReplicaEndReason
 from orchestrator.serving.engines import choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
 from orchestrator.serving.leaving import serve_until_told
+from orchestrator.serving.loading import gone_when_told
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.processes import free_port
 from orchestrator.serving.replica_facts import ReplicaFacts
@@ -77,21 +78,22 @@ def _serve(
     scratch = _empty_scratch()
     notices = NoticeWatch(open_notices(cloud), scratch / "notice.json", _NOTICE_POLL_S)
     stop = _stop_on_signal()
-    models = [
-        ServedModel(name=model.name, folder=fetch_model(model, scratch / "models"))
-        for model in service.models
-    ]
-    group = _open(service, models, api_key, scratch)
+
+    def leaves_at() -> datetime | None:
+        notice = notices.from_cloud
+        return None if notice is None else notice.deadline_at
+
+    with gone_when_told(leaves_at, facts, stop):
+        models = [
+            ServedModel(name=model.name, folder=fetch_model(model, scratch / "models"))
+            for model in service.models
+        ]
+        group = _open(service, models, api_key, scratch)
     try:
         _log.info("serving %s at port %d", ", ".join(model.name for model in models), PORT)
-        return serve_until_told(group, PORT, lambda: _leaves_at(notices), facts, stop, clock)
+        return serve_until_told(group, PORT, leaves_at, facts, stop, clock)
     finally:
         group.close()
-
-
-def _leaves_at(notices: NoticeWatch) -> datetime | None:
-    notice = notices.from_cloud
-    return None if notice is None else notice.deadline_at
 
 
 def _open(

@@ -25,18 +25,18 @@ from orchestrator.serving.processes import free_port, start_process
 from orchestrator.serving.worker import Worker
 
 
-def start(model: ServedModel, folder: Path, place: Place) -> Worker:
+def start(model: ServedModel, folder: Path, place: Place, first_answer_s: float = 0.0) -> Worker:
     """Start one, as `orchestrator.serving.worker.start_worker` does."""
     port = free_port()
     log = folder / f"{port}.log"
-    command = [sys.executable, "-m", __name__, model.name, str(port)]
+    command = [sys.executable, "-m", __name__, model.name, str(port), str(first_answer_s)]
     root = str(Path(__file__).parents[3])
     environment = {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"}
     process = start_process(command, folder=folder, log=log, environment=environment)
     return Worker(model=model, process=process, url=f"http://127.0.0.1:{port}", log=log)
 
 
-def make_app(name: str) -> FastAPI:
+def make_app(name: str, first_answer_s: float) -> FastAPI:
     app = FastAPI()
 
     @app.get("/health")
@@ -48,7 +48,8 @@ def make_app(name: str) -> FastAPI:
         return {"object": "list", "data": [{"id": name, "object": "model", "created": 0}]}
 
     @app.post("/v1/completions")
-    def complete(body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(body: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(first_answer_s)
         return {"choices": [{"text": "1"}]}
 
     @app.post("/v1/chat/completions", response_model=None)
@@ -85,4 +86,5 @@ def _head(name: str, kind: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(HeldHead(make_app(sys.argv[1])), port=int(sys.argv[2]), log_level="warning")
+    app = make_app(sys.argv[1], float(sys.argv[3]))
+    uvicorn.run(HeldHead(app), port=int(sys.argv[2]), log_level="warning")

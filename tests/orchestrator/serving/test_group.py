@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from orchestrator.errors import ModelNotServed
-from orchestrator.serving.group import Group, pause_before
+from orchestrator.serving.group import Group
 from orchestrator.serving.models import ServedModel
 from orchestrator.serving.processes import free_port
 from orchestrator.serving.router import Address, Limits
+from orchestrator.serving.slot import pause_before
 from tests.orchestrator.serving.small_server import start
 
 KEY = "the clients' key"
@@ -107,6 +108,28 @@ def test_two_models_are_listed_and_routed(serve):
         served.ask("three")
 
 
+def test_a_proxy_is_for_what_is_elsewhere(serve, monkeypatch):
+    # In upper case too: httpx, smg and what they are made of read either.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    served = serve()
+    with httpx.Client(trust_env=False) as http:
+        answer = http.post(
+            f"{served.url}/v1/chat/completions",
+            headers={"Authorization": f"Bearer {KEY}"},
+            json={
+                "model": "one",
+                "messages": [
+                    {"role": "user", "content": '{"first": 0, "words": 1, "pause": 0}'},
+                ],
+            },
+            timeout=PATIENCE_S,
+        )
+    assert answer.raise_for_status().json()["choices"][0]["message"]["content"].startswith("one ")
+
+
 def test_a_request_without_the_key_is_refused(serve):
     served = serve()
     with served.client_with("another key") as client, pytest.raises(openai.AuthenticationError):
@@ -193,11 +216,32 @@ def test_requests_of_a_lone_worker_that_dies_wait_for_the_next(serve):
     assert served.pids() != [before]
 
 
+@pytest.mark.slow
+def test_nobody_waits_for_the_first_answer_of_a_worker_that_is_back(serve):
+    answers_after = iter([0.0, 0.0, 4.0])
+
+    def start_ever_slower(model, folder, place):
+        return start(model, folder, place, first_answer_s=next(answers_after))
+
+    served = serve(replicas=2, start=start_ever_slower)
+    served.group.workers()[0].process.kill()
+    longest = 0.0
+    until = time.monotonic() + PATIENCE_S
+    while not any("is back" in line for line in served.said):
+        assert time.monotonic() < until, served.said
+        began = time.monotonic()
+        served.group.tick()
+        longest = max(longest, time.monotonic() - began)
+        time.sleep(0.05)
+    assert longest < 3  # a worker that loads is asked for its health, which may take 2 s
+
+
 def test_a_router_that_ends_is_started_again(serve):
     served = serve()
     served.group.router.process.kill()
     served.group.router.process.wait()
     served.group.tick()
+    served.tick_until(lambda: served.group.is_ready)
     assert served.ask() == f"one {served.pids()[0]}"
 
 

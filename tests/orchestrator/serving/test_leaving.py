@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import httpx
 import pytest
@@ -56,6 +58,18 @@ class Client:
             return False
 
 
+def make_group(folder: Path, *, replicas: int = 1, say: Callable[[str], None] = print) -> Group:
+    return Group(
+        models=[ServedModel(name="one", folder=folder)],
+        replicas=replicas,
+        start=start,
+        address=Address(host="127.0.0.1", port=free_port()),
+        limits=Limits(max_concurrent=8, max_queued=8),
+        folder=folder,
+        say=say,
+    )
+
+
 @pytest.mark.slow
 def test_at_the_notice_readiness_ends_first_and_no_answer_is_lost(tmp_path):
     store, clock, stop = open_store("memory://leaving"), SystemClock(), threading.Event()
@@ -78,15 +92,7 @@ def test_at_the_notice_readiness_ends_first_and_no_answer_is_lost(tmp_path):
         heard.append("refused")
         stop.set()
 
-    group = Group(
-        models=[ServedModel(name="one", folder=tmp_path)],
-        replicas=1,
-        start=start,
-        address=Address(host="127.0.0.1", port=free_port()),
-        limits=Limits(max_concurrent=8, max_queued=8),
-        folder=tmp_path,
-        say=print,
-    )
+    group = make_group(tmp_path)
     group.open()
     user = threading.Thread(target=use)
     user.start()
@@ -97,4 +103,42 @@ def test_at_the_notice_readiness_ends_first_and_no_answer_is_lost(tmp_path):
     (worker,) = {one for one in heard if one != "refused"}
     assert heard == [worker, worker, "refused"]
     (replica,) = fold(make_record(), LedgerReader(store).read()).replicas
-    assert (replica.leaves_at, replica.reason) == (told[0], ReplicaEndReason.STOPPED)
+    assert (replica.leaves_at, reason) == (told[0], ReplicaEndReason.STOPPED)
+
+
+@pytest.mark.slow
+def test_a_notice_is_heeded_while_a_worker_is_looked_after(tmp_path):
+    store, clock, stop = open_store("memory://busy"), SystemClock(), threading.Event()
+    facts = ReplicaFacts([(store, 1)], "chat-1", clock)
+    facts.started("chat", QuotedOffer.quote(make_offer()), 1, clock.now())
+    told: list[datetime] = []
+    client = Client(port := free_port())
+    is_busy, may_go_on = threading.Event(), threading.Event()
+
+    def look_after(line: str) -> None:
+        is_busy.set()
+        assert may_go_on.wait(30)
+
+    group = make_group(tmp_path, replicas=2, say=look_after)
+    group.open()
+
+    def use() -> None:
+        client.wait_until(client.is_ready)
+        group.workers()[0].process.kill()
+        assert is_busy.wait(30)
+        told.append(datetime.now(timezone.utc) + NOTICE)
+        client.wait_until(lambda: not client.is_ready())
+        while fold(make_record(), LedgerReader(store).read()).replicas[0].leaves_at is None:
+            assert datetime.now(timezone.utc) < told[0]
+            time.sleep(0.1)
+        stop.set()
+        may_go_on.set()
+
+    user = threading.Thread(target=use)
+    user.start()
+    serve_until_told(group, port, lambda: told[0] if told else None, facts, stop, clock)
+    user.join()
+    facts.ended(ReplicaEndReason.STOPPED)
+    group.close()
+    (replica,) = fold(make_record(), LedgerReader(store).read()).replicas
+    assert replica.leaves_at == told[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -46,11 +46,11 @@ def test_what_could_not_be_written_is_written_later(folder):
     facts.started("chat", QuotedOffer.quote(make_offer()), 2, now)
     assert not replicas(folder)
     folder.is_down = False
-    facts.noticed(now)
+    facts.noticed(leaves_at := now + timedelta(hours=1))
     facts.ended(ReplicaEndReason.STOPPED)
     (one,) = replicas(folder)
     assert (one.service, one.num_models, one.up_at) == ("chat", 2, now)
-    assert (one.leaves_at, one.reason) == (now, ReplicaEndReason.STOPPED)
+    assert (one.leaves_at, one.reason) == (leaves_at, ReplicaEndReason.STOPPED)
 
 
 def test_it_shows_that_it_lives(folder):

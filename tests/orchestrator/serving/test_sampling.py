@@ -62,7 +62,11 @@ def test_the_models_end_of_text_is_kept(tmp_path):
     [
         *({"stop": ["x"]}, {"n": 2}, {"logprobs": True}, {"frequency_penalty": 0.5}),
         *({"max_tokens": 0}, {"max_tokens": "7"}, {"temperature": "warm"}, {"top_p": 2}),
-        {"generation_config": "{}"},
+        *({"generation_config": "{}"}, {"functions": [{"name": "f"}]}, {"audio": {"voice": "a"}}),
+        *({"tool_choice": "required"}, {"tool_choice": "none", "tools": [{"type": "function"}]}),
+        *({"function_call": {"name": "f"}}, {"reasoning_effort": "high"}, {"echo": True}),
+        *({"prediction": {"content": "x"}}, {"best_of": 2}, {"modalities": ["text", "audio"]}),
+        {"web_search_options": {}},
     ],
 )
 def test_what_would_be_passed_over_in_silence_is_refused(asked, tmp_path):
@@ -71,8 +75,16 @@ def test_what_would_be_passed_over_in_silence_is_refused(asked, tmp_path):
 
 
 def test_fields_that_ask_for_nothing_are_no_reason_to_refuse(tmp_path):
-    document, _, _ = ask(tmp_path, {}, stop=None, n=1, logprobs=False, frequency_penalty=0)
+    nothing = {"stop": None, "n": 1, "logprobs": False, "frequency_penalty": 0, "echo": False}
+    document, _, _ = ask(tmp_path, {}, **nothing, tool_choice="none", best_of=1, functions=[])
     assert set(document) == {"model", "generation_config"}
+
+
+def test_what_changes_no_answer_is_let_through(tmp_path):
+    kept = {"seed": 1, "user": "u", "metadata": {}, "store": False, "service_tier": "auto"}
+    kept |= {"stream_options": {"include_usage": True}, "parallel_tool_calls": True}
+    document, _, _ = ask(tmp_path, {}, **kept)
+    assert document.items() >= kept.items()
 
 
 def test_what_is_no_request_is_refused(tmp_path):

@@ -9,7 +9,13 @@ import pytest
 from orchestrator.cli.serving_texts import render_service_plan
 from orchestrator.errors import UsageError
 from orchestrator.offers import Market, MarketPreference
-from orchestrator.serving.plan import Replicas, plan_service, require_room, what_fits
+from orchestrator.serving.plan import (
+    Replicas,
+    plan_service,
+    read_accelerators,
+    require_room,
+    what_fits,
+)
 
 GB = 10**9
 
@@ -74,6 +80,20 @@ def test_models_share_a_nodes_gpus_evenly(accelerators, weights, fits):
     else:
         with pytest.raises(UsageError, match=f"On {accelerators} there are"):
             require_room(accelerators, weights)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("A100:1", "A100:1"), ("a100-80gb:8", "A100-80GB:8"), ("l4", "L4:1"), ("NPU:2", "NPU:2")],
+)
+def test_accelerators_are_written_as_in_price_lists(text, meant):
+    assert read_accelerators(text) == meant
+
+
+@pytest.mark.parametrize("text", ["A100:0", "A100:x", "A100:-1", "A100:", ":1", "A100:1:1", ""])
+def test_what_are_no_accelerators_is_refused(text):
+    with pytest.raises(UsageError, match="is not KIND:COUNT"):
+        read_accelerators(text)
 
 
 def test_what_would_fit_is_said():
