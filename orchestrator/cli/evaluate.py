@@ -163,10 +163,10 @@ def eval(  # the command's name; the builtin is not used here
     )
     source = "those that come along" if questions is None else f"of {questions.name}"
     sides = find_sides(model, baseline, judge, options)
-    report, asker = evaluate(sides, asked, source, options)
+    report, endpoint = evaluate(sides, asked, source, options)
     _show(report, page, as_json=as_json)
-    if asker is not None:
-        asker.check_up()
+    if endpoint is not None:
+        endpoint.check_up()
     if judge is not None and not has_verdicts(report):
         raise GaveUp(
             f"{report.judge and report.judge.name} gave no verdict at all.",

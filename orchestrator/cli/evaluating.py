@@ -14,7 +14,7 @@ from orchestrator.cli.common import confirm, say
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.answers import Answers
-from orchestrator.evaluation.asking import Asker, Request
+from orchestrator.evaluation.endpoint import Endpoint, Request
 from orchestrator.evaluation.evaluation import collect, judge, requests, unjudged
 from orchestrator.evaluation.keeping import keep, name_evaluation, open_folder
 from orchestrator.evaluation.meter import Meter, Price
@@ -65,8 +65,8 @@ def find_sides(model: str, baseline: str | None, judge: str | None, options: Opt
 
 def evaluate(
     sides: Sides, questions: Sequence[Question], source: str, options: Options
-) -> tuple[Report, Asker | None]:
-    """Evaluate and keep the report; return it with what asked the judge, who may be down.
+) -> tuple[Report, Endpoint | None]:
+    """Evaluate and keep the report; return it with the judge's endpoint, which may be down.
 
     Raises what asking raises, and click's errors where the user does not agree to the cost.
     """
@@ -76,7 +76,7 @@ def evaluate(
     if sides.baseline is not None:
         theirs = _answers(sides.baseline, folder, questions, options)
     everyone = (sides.model, sides.baseline, sides.judge)
-    items, judging, asker = unjudged(questions, ours, theirs), None, None
+    items, judging, endpoint = unjudged(questions, ours, theirs), None, None
     if sides.judge is not None:
         judging_by = asking(sides.judge, folder, options.timeout_s, say, is_fresh=options.is_fresh)
         with judging_by as asker:
@@ -86,7 +86,7 @@ def evaluate(
                 items = judge(
                     meter.ask, questions, ours, theirs, parallel=options.parallel, advance=advance
                 )
-        judging = meter.spent()
+        judging, endpoint = meter.spent(), asker.endpoint
     clock = SystemClock()
     report = keep(
         folder,
@@ -101,7 +101,7 @@ def evaluate(
     if report.judge is not None and report.model.run is not None and options.output is None:
         for line in tell_run(folder, report, clock):
             say(line)
-    return report, asker
+    return report, endpoint
 
 
 def _answers(

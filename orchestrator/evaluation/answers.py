@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from orchestrator.errors import InputError
-from orchestrator.evaluation.asking import Asker, Message, Reply, Request
+from orchestrator.evaluation.asking import Asker
+from orchestrator.evaluation.endpoint import Message, Reply, Request
 from orchestrator.evaluation.questions import Question, check_unique, read_lines
 
 

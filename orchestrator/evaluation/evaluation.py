@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeAlias, TypeVar
 
 from orchestrator.evaluation.answers import Answering, Answers
-from orchestrator.evaluation.asking import Request
+from orchestrator.evaluation.endpoint import Request
 from orchestrator.evaluation.judge import Ask, compare, first_request, rate
 from orchestrator.evaluation.prompts import preference_messages, rating_messages
 from orchestrator.evaluation.questions import Question

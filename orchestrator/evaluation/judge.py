@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from orchestrator.evaluation.asking import Answered, Message, NoReply, Reply, Request
+from orchestrator.evaluation.endpoint import Answered, Message, NoReply, Reply, Request
 from orchestrator.evaluation.prompts import preference_messages, rating_messages
 from orchestrator.evaluation.questions import Question
 from orchestrator.evaluation.report import Pair

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator.charges import round_usd
-from orchestrator.evaluation.asking import Answered, Asker, Reply, Request
+from orchestrator.evaluation.asking import Asker
+from orchestrator.evaluation.endpoint import Answered, Reply, Request
 from orchestrator.evaluation.report import Spent
 from orchestrator.evaluation.verdicts import NoVerdict
 

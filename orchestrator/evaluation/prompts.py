@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from hashlib import sha256
 
-from orchestrator.evaluation.asking import Message
+from orchestrator.evaluation.endpoint import Message
 from orchestrator.evaluation.questions import Question
 from orchestrator.evaluation.verdicts import Preference, Rating, Verdict, schema_of
 

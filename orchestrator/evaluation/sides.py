@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from checkpoints.store import ObjectStore
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.answers import Answering, answer, read_answers
-from orchestrator.evaluation.asking import RETRIES, Asker, list_models
+from orchestrator.evaluation.asking import Asker
+from orchestrator.evaluation.endpoint import RETRIES, Endpoint, list_models
 from orchestrator.evaluation.report import Side
 from orchestrator.openai_api import OPENAI_KEY, is_loopback, is_openai, open_client, resolve_url
 from orchestrator.serving.models import ServedModel, find_model
@@ -122,7 +123,8 @@ def asking(
             return client
 
         model = found.served.name if found.served is not None else found.model
-        asker = Asker(model, found.identity, store, connect, is_fresh=is_fresh)
+        endpoint = Endpoint(model, connect)
+        asker = Asker(endpoint, found.identity, store, is_fresh=is_fresh)
         yield asker
         if asker.known_since is not None and found.address is not None:
             # Another model may stand behind it since then.
@@ -150,7 +152,7 @@ def answering(
         return
     with asking(found, store, timeout_s, say, is_fresh=is_fresh) as asker:
         yield lambda question: answer(asker, question, max_tokens)
-        asker.check_up()
+        asker.endpoint.check_up()
 
 
 def _on_this_machine(served: ServedModel, role: Role) -> Found:

@@ -10,7 +10,8 @@ import pytest
 
 from checkpoints.store import open_store
 from orchestrator.errors import CloudRefused, GaveUp, UsageError
-from orchestrator.evaluation.asking import Asker, Message, NoReply, Request, list_models
+from orchestrator.evaluation.asking import Asker
+from orchestrator.evaluation.endpoint import Endpoint, Message, NoReply, Request, list_models
 from orchestrator.evaluation.judge import compare, rate
 from orchestrator.evaluation.questions import Question
 from orchestrator.evaluation.verdicts import NoVerdict, Outcome
@@ -36,7 +37,7 @@ def ask_of(store):
                     open_client(stub.url, key, timeout_s=timeout_s, retries=retries)
                 )
 
-            return Asker("stub", identity, store, connect)
+            return Asker(Endpoint("stub", connect), identity, store)
 
         yield make
 
@@ -59,7 +60,7 @@ def test_nothing_is_opened_where_everything_is_known(ask_of, store):
     def never():
         raise AssertionError("opened")
 
-    assert Asker("stub", "stub", store, never).ask(REQUEST).text == "Because."
+    assert Asker(Endpoint("stub", never), "stub", store).ask(REQUEST).text == "Because."
 
 
 def test_a_damaged_reply_is_asked_for_again(ask_of, store):
@@ -142,12 +143,12 @@ def test_a_server_that_is_down_is_not_asked_for_ever(ask_of):
     with serving(lambda body: (503, {"error": {"message": "down"}})) as stub:
         asker = ask_of(stub, retries=0)
         for number in range(30):
-            asker.check_up() if number < 8 else None
+            asker.endpoint.check_up() if number < 8 else None
             request = REQUEST.model_copy(update={"seed": number})
             assert asker.ask(request) is NoReply.UNREACHABLE
         assert len(stub.asked) == 8
         with pytest.raises(GaveUp, match="8 times in a row: unreachable"):
-            asker.check_up()
+            asker.endpoint.check_up()
 
 
 def test_half_a_character_is_replaced_and_the_reply_is_kept(ask_of):
@@ -174,15 +175,15 @@ def test_a_fresh_asker_knows_only_what_it_was_told_itself(ask_of, store):
     with serving(lambda body: "Old.") as stub:
         ask_of(stub).ask(REQUEST)
         stub.say = lambda body: "New."
-        fresh = Asker(
-            *("stub", "stub", store),
-            lambda: open_client(stub.url, None, timeout_s=5.0, retries=0),
-            is_fresh=True,
-        )
+
+        def connect():
+            return open_client(stub.url, None, timeout_s=5.0, retries=0)
+
+        fresh = Asker(Endpoint("stub", connect), "stub", store, is_fresh=True)
         assert fresh.known(REQUEST) is None
         assert fresh.ask(REQUEST).text == "New."
         assert fresh.ask(REQUEST).text == "New."
-        fresh._client().close()
+        fresh.endpoint._client().close()
     known = ask_of(stub)
     assert known.ask(REQUEST).text == "New."
     assert known.known_since is not None

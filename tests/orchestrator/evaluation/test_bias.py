@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import pytest
 
 from orchestrator.evaluation.arithmetic import estimate_score, tally
-from orchestrator.evaluation.asking import Reply
+from orchestrator.evaluation.endpoint import Reply
 from orchestrator.evaluation.judge import compare, rate
 from orchestrator.evaluation.questions import Question
 from tests.orchestrator.evaluation.stub import preference, rating
