@@ -33,7 +33,12 @@ def attempt_key(attempt: int) -> str:
 
 def checkpoint_prefix(step: int, attempt: int) -> str:
     """Return the folder of a checkpoint, without a final slash; unique to the attempt."""
-    return f"{CHECKPOINTS}step-{step:08d}.a{attempt:03d}"
+    return CHECKPOINTS + checkpoint_name(step, attempt)
+
+
+def checkpoint_name(step: int, attempt: int) -> str:
+    """Return what a checkpoint is called, wherever it or what was made of it lies."""
+    return f"step-{step:08d}.a{attempt:03d}"
 
 
 def shard_key(step: int, attempt: int, rank: int, world_size: int) -> str:
@@ -54,7 +59,7 @@ def parse_checkpoint_prefix(key: str) -> tuple[int, int] | None:
 
 def pin_key(step: int, attempt: int) -> str:
     """Return the key of the object whose presence keeps a checkpoint."""
-    return PINS + checkpoint_prefix(step, attempt).removeprefix(CHECKPOINTS)
+    return PINS + checkpoint_name(step, attempt)
 
 
 def parse_pin(key: str) -> tuple[int, int] | None:

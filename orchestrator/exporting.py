@@ -16,7 +16,7 @@ from checkpoints.export import export_weights, released_specs
 from checkpoints.fence import read_head
 from checkpoints.history import Point, committed_at
 from checkpoints.inspect import Progress, ignore_progress, read_manifest
-from checkpoints.layout import manifest_key
+from checkpoints.layout import checkpoint_name, manifest_key
 from checkpoints.manifest import Manifest
 from checkpoints.store import ObjectStore
 from orchestrator.errors import RecordUnreadable, UnknownRun, UsageError
@@ -45,7 +45,12 @@ class Export:
 
 def open_run(run: str, store: str | None) -> tuple[ObjectStore, RunRecord]:
     """Return the run folder and its record; raise UnknownRun."""
-    folder = find_run(run, store).open()
+    return open_known(find_run(run, store))
+
+
+def open_known(run: KnownRun) -> tuple[ObjectStore, RunRecord]:
+    """Return the run folder and its record; raise UnknownRun where there is none."""
+    folder = run.open()
     record = read_record(folder)
     if record is None:
         raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
@@ -158,12 +163,9 @@ def exported(
 
     Raises what `export_model` and `find_manifest` raise.
     """
-    folder = run.open()
-    record = read_record(folder)
-    if record is None:
-        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
+    folder, record = open_known(run)
     manifest = find_manifest(folder, run.run, step)
-    name = f"step-{manifest.step:08d}.a{manifest.attempt:03d}"
+    name = checkpoint_name(manifest.step, manifest.attempt)
     # record.run_id: a deleted run and the next of its name have the same key.
     output = home() / "exports" / f"{run.key}-{record.run_id}" / name
     make_folder(output.parent)

@@ -141,8 +141,6 @@ def eval(  # the command's name; the builtin is not used here
     from orchestrator.cli.evaluating import Options, evaluate, find_sides
     from orchestrator.evaluation.meter import Price
     from orchestrator.evaluation.questions import read_questions
-    from orchestrator.evaluation.report import has_verdicts
-    from orchestrator.evaluation.verdicts import NoVerdict
 
     if page is not None:
         check_page(page)
@@ -165,17 +163,26 @@ def eval(  # the command's name; the builtin is not used here
     sides = find_sides(model, baseline, judge, options)
     report, endpoint = evaluate(sides, asked, source, options)
     _show(report, page, as_json=as_json)
+    # Only now: what there is, is kept and shown.
     if endpoint is not None:
         endpoint.check_up()
-    if judge is not None and not has_verdicts(report):
-        raise GaveUp(
-            f"{report.judge and report.judge.name} gave no verdict at all.",
-            "Look at what it replies: --page FILE says why; or choose another --judge.",
-        )
+    _check_verdicts(report)
+
+
+def _check_verdicts(report: Report) -> None:
+    """Raise GaveUp where the judge has said nothing, or the budget has ended it."""
+    from orchestrator.evaluation.report import has_verdicts  # as above
+    from orchestrator.evaluation.verdicts import NoVerdict
+
     if NoVerdict.BUDGET in report.no_verdicts:
         raise GaveUp(
-            f"The budget of ${options.budget_usd} is used up.",
+            "The budget is used up.",
             "Go on with more: the same command with a higher --budget-usd.",
+        )
+    if report.judge is not None and not has_verdicts(report):
+        raise GaveUp(
+            f"{report.judge.name} gave no verdict at all.",
+            "Look at what it replies: --page FILE says why; or choose another --judge.",
         )
 
 

@@ -18,8 +18,7 @@ from orchestrator.agent.tracking import Mode
 from orchestrator.agent.tracking_process import choose_mode, open_run
 from orchestrator.dashboard.page import render_evaluation
 from orchestrator.evaluation.report import Report
-
-_log = logging.getLogger(__name__)
+from orchestrator.openai_api import what_it_said
 
 
 class WandbConfig(BaseModel):
@@ -89,7 +88,7 @@ def main() -> None:
         print(draw(WandbConfig.model_validate_json(Path(sys.argv[1]).read_bytes())))  # noqa: T201
         status = 0
     except Exception as error:  # noqa: BLE001  # W&B may raise anything; the report is kept
-        print(f"W&B does not have it: {error}", file=sys.stderr)  # noqa: T201
+        print(f"W&B does not have it: {what_it_said(error)}", file=sys.stderr)  # noqa: T201
     sys.stdout.flush()
     os._exit(status)
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.inspect import Progress, ignore_progress
+from checkpoints.layout import checkpoint_name
 from checkpoints.manifest import Manifest
-from orchestrator.errors import UnknownRun, UsageError
-from orchestrator.exporting import exported, find_manifest, num_weight_bytes
+from orchestrator.errors import UsageError
+from orchestrator.exporting import exported, find_manifest, num_weight_bytes, open_known
 from orchestrator.inputs import InputFile
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.readers import is_read_by_older
-from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.ledger.record import RunRecord
 from orchestrator.runs import KnownRun, find_run, open_store_at
 from orchestrator.serving.models import Wanted, parse_wanted, refuse_same_names
 from orchestrator.serving.service import StagedModel
@@ -45,7 +46,7 @@ class OfRun:
     def stage(self, progress: Progress = ignore_progress) -> StagedModel:
         """Export it into its run folder, unless that was done before."""
         folder = self.run.open()
-        checkpoint = f"step-{self.manifest.step:08d}.a{self.manifest.attempt:03d}"
+        checkpoint = checkpoint_name(self.manifest.step, self.manifest.attempt)
         files = staged_files(folder, checkpoint)
         if files is None:
             here = exported(self.run, self.manifest.step, progress)
@@ -95,10 +96,7 @@ def find_cloud_models(texts: Sequence[str], store: str | None) -> list[OfRun | O
 def _of_run(wanted: Wanted, store: str | None) -> OfRun:
     run = find_run(wanted.run, store)
     require_bucket(run.store_url, run.run)
-    folder = run.open()
-    record = read_record(folder)
-    if record is None:
-        raise UnknownRun(f"{folder.url} holds no run.", "See what is known: orchestrate status")
+    folder, record = open_known(run)
     if is_read_by_older(folder, fold(record, LedgerReader(folder).read())):
         raise UsageError(
             f"{run.run} is carried out by an earlier version, which could not read what replicas "

@@ -73,10 +73,11 @@ def test_what_is_not_clearly_a_preference_is_none(better):
 
 
 @given(st.text())
-def test_no_text_breaks_the_parser(text):
-    parse(Rating, text)
-    parse(Preference, text)
-    parse_scores(text)
+def test_no_text_that_is_no_verdict_becomes_one(text):
+    assert parse(Rating, text) is None
+    assert parse(Preference, text) is None
+    scores = parse_scores(text)
+    assert scores is NoVerdict.MALFORMED or all(0 <= one <= 10 for one in scores)
 
 
 def test_the_schema_asks_for_just_what_the_parser_takes():
