@@ -210,6 +210,7 @@ class OutcomeKind(str, Enum):
     DONE = "done"
     SAVED = "saved"
     FENCED = "fenced"
+    CUT_OFF = "cut_off"  # the store could not be reached: nothing is wrong with the training
     FAILED = "failed"
 
 
