@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
-from checkpoints.layout import HEAD_KEY
+from checkpoints.layout import CHECKPOINTS, HEAD_KEY
 from tests.simulation.loop import Process
 from tests.simulation.store import CHANGES, Weather
 from tests.simulation.trainer import Pace
@@ -84,6 +84,7 @@ class Plan:
         self.budget_usd = Decimal(rng.choice(("1000", "1000", "1000", "40", "12")))
         self.deadline_h = rng.choice((None, None, None, 3, 8))
         self.policy = rng.choice(("uniform_progress", "uniform_progress", "auto"))
+        self._loss_rate = rng.choice((0.0, 0.0, 0.1))
         self._stall_rate = rng.choice((0.0, 0.0, 0.2))
         self.when_stalled: Callable[[Process, float], None] = lambda process, seconds: None
         self._surge_at = rng.choice((None, None, rng.uniform(0, self.calm_from)))
@@ -134,14 +135,14 @@ class Plan:
             self.when_stalled(process, stall_s)
             return Weather(latency_s=1.0, stall_s=stall_s)
         slow = self._spell_over(process, is_slow=True)
-        fault = self._fault(process, operation)
+        fault = self._fault(process, operation, key)
         for what in ("slow store" if slow else None, fault):
             if what is not None:
                 self.count(what)
         latency_s = self._rng.uniform(*(_SLOW_S if slow else _LATENCY_S))
         return Weather(latency_s=latency_s, fault=fault)
 
-    def _fault(self, process: Process, operation: str) -> str | None:
+    def _fault(self, process: Process, operation: str, key: str) -> str | None:
         rng, spell = self._rng, self._spell_over(process, is_slow=False)
         fault = None
         if spell is not None and rng.random() < spell.rate:
@@ -150,6 +151,8 @@ class Plan:
             fault = rng.choice(_REQUEST_FAULTS)
         elif rng.random() < self._kill_rate:
             fault = rng.choice(("killed before", "killed after"))
+        elif operation == "put" and key.startswith(CHECKPOINTS):
+            fault = "lost though acknowledged" if rng.random() < self._loss_rate else None
         return None if fault == _TRIED_AGAIN and operation not in CHANGES else fault
 
     def _spell_over(self, process: Process, *, is_slow: bool) -> Spell | None:

@@ -79,6 +79,8 @@ class SimulatedStore:
                 raise StoreUnreachable(f"{key}: no answer", "Try again.")
             case "refused":
                 raise StoreRefused(f"{key}: 403 ExpiredToken", "Renew the credentials.")
+            case "lost though acknowledged":
+                return None
             case "killed before":
                 process.kill()
                 raise GreenletExit
