@@ -31,6 +31,7 @@ from checkpoints.store import (
     check_key,
     check_prefix,
     exists,
+    is_key,
     missing,
     truncated,
 )
@@ -144,6 +145,7 @@ class RemoteStore:
             )
             for item in found
             if item["path"].startswith(self._prefix + prefix)
+            and is_key(item["path"].removeprefix(self._prefix))
         ]
         return sorted(entries, key=lambda entry: entry.key)
 
