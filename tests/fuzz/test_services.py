@@ -17,6 +17,7 @@ from orchestrator.agent.notice import SourceSilent
 from orchestrator.agent.whereabouts import find_whereabouts
 from orchestrator.chat.server import End, Sampling, Server
 from orchestrator.errors import ServerUnusable
+from orchestrator.evaluation.verdicts import Rating, parse
 from orchestrator.offers import Market
 from orchestrator.serving.held_head import carries_content
 from orchestrator.serving.sampling import Refused, read_request
@@ -45,6 +46,7 @@ EVENTS = {
         }
     ],
 }
+RATING = {"explanation": "", "coherence": 5, "relevance": 4, "fluency": 3, "engagement": 1}
 PLACE = {"location": "eastus", "zone": "1", "priority": "Spot", "vmSize": "Standard_ND96"}
 
 
@@ -156,6 +158,16 @@ def test_a_changed_list_of_models_has_names_or_is_one_error(says, body):
             return
     assert names
     assert all(isinstance(name, str) for name in names)
+
+
+@fuzzed
+@given(text=json_texts(RATING), is_fenced=st.booleans())
+@example(text=RAW[6].encode(), is_fenced=True)
+def test_a_changed_verdict_is_read_as_it_stands_or_is_none(text, is_fenced):
+    said = text.decode(errors="replace")
+    rating = parse(Rating, f"```json\n{said}\n```" if is_fenced else said)
+    if rating is not None:
+        assert json.loads(said) == rating.model_dump()
 
 
 @fuzzed

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from checkpoints.layout import log_key
 from checkpoints.manifest import ObjectRecord, TensorRecord
 from checkpoints.store import open_store
-from orchestrator.cloud.skypilot.task import read_task
+from orchestrator.cloud.skypilot.environment import STORE_SETTINGS
+from orchestrator.cloud.skypilot.task import read_task, settings
+from orchestrator.errors import UsageError
 from orchestrator.inputs import InputFile, fetch_inputs
 from orchestrator.spec import RUN_NAME
 from tests.checkpoints.test_manifest import small_manifest
@@ -201,3 +203,12 @@ def test_json_has_no_control_character_either(tmp_path, orchestrate):
     code, out, _ = orchestrate("status", "one", "--store", tmp_path, "--json")
     assert code == 0
     assert not set(out) & set("\x1b\x07\x9b\r")
+
+
+def test_a_setting_with_a_password_is_not_forwarded_as_one_that_is_shown(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio.example:9000")
+    assert settings(STORE_SETTINGS)["AWS_ENDPOINT_URL_S3"] == "http://minio.example:9000"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://me:hunter2@minio.example:9000")
+    with pytest.raises(UsageError) as refused:
+        settings(STORE_SETTINGS)
+    assert "hunter2" not in f"{refused.value.what} {refused.value.next_step}"
