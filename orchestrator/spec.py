@@ -37,7 +37,7 @@ LOCAL_S3 = "s3-local://runs"
 CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_LONGEST = timedelta(days=10_000)
+_LONGEST = timedelta(days=10_000_000)
 # In no name or path that anybody means, and some of what they are given to stops at the first.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # user:password@ in an address.
@@ -52,9 +52,10 @@ def parse_duration(value: object) -> timedelta:
     if match is None:
         raise ValueError(f"{value!r:.80} is not a duration: write 90s, 5min, 30h or 2d")
     seconds = float(match[1]) * _SECONDS[match[2]]
-    if not 1e-6 <= seconds <= _LONGEST.total_seconds():
-        raise ValueError(f"{value!r:.80} is not a duration of up to {_LONGEST.days:,} days")
-    return timedelta(seconds=seconds)
+    if not 1e-3 <= seconds <= _LONGEST.total_seconds():
+        raise ValueError(f"{value!r:.80} is not a duration from 1 ms to {_LONGEST.days:,} days")
+    # As many digits as are written.
+    return timedelta(seconds=float(f"{seconds:.16g}"))
 
 
 def format_duration(duration: timedelta) -> str:

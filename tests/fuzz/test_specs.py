@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.spec import RunSpec, parse_spec
+from orchestrator.spec import RunSpec, format_duration, parse_duration, parse_spec
 from orchestrator.spec_file import apply_overrides, load_spec
 from tests.fuzz.mutation import RAW, VALUES, damaged, documents, foreseen, fuzzed
 from tests.orchestrator.histories import make_spec
@@ -119,6 +120,20 @@ def test_any_bytes_are_refused_or_whole(path, text):
 def test_any_yaml_in_place_of_a_value_is_refused_or_whole(path, key, text):
     lines = yaml.safe_dump({name: value for name, value in FULL.items() if name != key})
     load(path, f"{lines}{key}: {text}\n".encode("utf-8", "surrogatepass"))
+
+
+@fuzzed
+@given(
+    amount=st.decimals("0.0000001", "999999999999", allow_nan=False),
+    unit=st.sampled_from(["s", "min", "h", "d"]),
+)
+@example(amount=Decimal("9999999.123456789"), unit="d")
+def test_any_duration_is_refused_or_kept_to_the_digit(amount, unit):
+    try:
+        duration = parse_duration(f"{amount:f}{unit}")
+    except ValueError:
+        return
+    assert parse_duration(format_duration(duration)) == duration > timedelta()
 
 
 @fuzzed
