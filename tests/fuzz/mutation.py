@@ -18,7 +18,7 @@ Document = dict[str, Any] | list[Any]
 
 # A few by default, as many as the profile says where one was asked for.
 fuzzed = settings(
-    max_examples=40 if settings.default.max_examples == 100 else settings.default.max_examples,
+    max_examples=25 if settings.default.max_examples == 100 else settings.default.max_examples,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 DEEP = 1200  # more than Python's parsers go down
