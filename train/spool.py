@@ -37,7 +37,10 @@ _BEAT_EVERY_S = 5.0
 
 
 def _to_utc(instant: datetime) -> datetime:
-    return instant.astimezone(timezone.utc)
+    try:
+        return instant.astimezone(timezone.utc)
+    except OverflowError as error:  # 0001-01-01T00:00+14:00 is before the first year
+        raise ValueError(str(error)) from error
 
 
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]

@@ -42,3 +42,11 @@ def test_files_that_the_readme_points_to_are_there():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_the_threat_model_names_tests_that_exist():
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*test_\w+\.py)`", text))
+    assert len(named) > 12
+    there = [path.as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not [name for name in named if not any(path.endswith(f"/{name}") for path in there)]
