@@ -138,8 +138,7 @@ def try_save(store, attempt, step, size):
         return save_step(store, attempt, step, tensors_at(step, size)).step
     except Fenced:
         raise
-    except CheckpointError as error:
-        assert "\n" not in error.what
+    except CheckpointError:
         return None
 
 

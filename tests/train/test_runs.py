@@ -4,9 +4,6 @@ Rank processes are started as on a node. Tests follow a run through its spool, a
 they want it: rank 0 waits before each commit until the spool counts as uploaded.
 """
 
-import fcntl
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +16,6 @@ import pytest
 from checkpoints.fence import read_head, rewind
 from checkpoints.inspect import compare, read_manifest
 from tests.train.attempts import (
-    MODEL,
     NUM_STEPS,
     OPTIONS,
     now,
@@ -29,7 +25,6 @@ from tests.train.attempts import (
 from train.config import (
     ActivationCheckpointing,
 )
-from train.data.prepare import prepare
 from train.spool import (
     Notice,
     OutcomeKind,
@@ -41,56 +36,6 @@ from train.spool import (
     write_risk,
     write_uploaded,
 )
-
-
-@pytest.fixture(scope="session")
-def inputs_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    (folder / "config.json").write_text(json.dumps(MODEL))
-    conversations = [
-        {
-            "id": f"c{n}",
-            "conversations": [
-                {"from": "human", "value": f"Count to {n}, please."},
-                {"from": "gpt", "value": ", ".join(str(k) for k in range(1, n + 1))},
-            ],
-        }
-        for n in range(1, 40)
-    ]
-    (folder / "train.json").write_text(json.dumps(conversations))
-    prepare(
-        model=folder,
-        train=folder / "train.json",
-        max_length=200,
-        eval_fraction=0.1,
-        seed=0,
-        output=folder / "prepared",
-    )
-    return folder / "prepared"
-
-
-@pytest.fixture
-def new_run(tmp_path, inputs_dir):
-    with running(tmp_path, inputs_dir) as run:
-        yield run
-
-
-@pytest.fixture(scope="session")
-def straight_run(tmp_path_factory, inputs_dir):
-    """Return a run that nothing interrupted; pytest-xdist's workers share one."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "straight-run"
-    with (shared / "straight-run.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        is_there = folder.exists()
-        with running(folder, inputs_dir) as run:
-            run.spool_dir, run.log = folder / "spool-1", folder / "log-1.txt"
-            if not is_there:
-                run.start(torchrun=True)
-                assert run.wait() == [0], run.log.read_text()
-    return run
 
 
 def test_an_uninterrupted_run_is_done_and_evaluated(straight_run):
