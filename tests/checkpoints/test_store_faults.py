@@ -12,6 +12,7 @@ from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest, verify
 from checkpoints.load import load
 from checkpoints.store import open_store
+from tests.checkpoints.ranks import claimed, run_ranks
 from tests.checkpoints.saving import claim, save_step
 from tests.fault_record import record_fault
 from tests.faulty_proxy import Act, Fault, conditional, faulty_proxy, writes
@@ -228,5 +229,46 @@ def test_of_two_writers_on_a_faulty_store_the_earlier_one_is_fenced(s3_url, monk
         "F8",
         "two writers under 409, lost replies and 503",
         injected=sum(fault.num_fired for fault in storm),
+        committed_steps_lost=len(lost),
+    )
+
+
+def test_a_store_that_crawls_or_is_silent_for_one_rank_holds_nobody_up(
+    s3_url, monkeypatch, tmp_path
+):
+    """On one of two nodes; the saves in between and after commit."""
+    url = f"{s3_url}/{tmp_path.name}"
+    attempt = claimed(open_store(url))
+    faults = [
+        Fault(act=Act.SLOW, when=writes("step-00000001.*/rank-00001"), bytes_per_s=10_000),
+        Fault(act=Act.SILENCE, when=writes("step-00000003.*/rank-00001")),
+        Fault(act=Act.REFUSE, when=writes("step-00000005.*/rank-00001")),
+    ]
+    job = {
+        "act": "endure",
+        "url": url,
+        "world_size": 2,
+        "ranks_per_node": 1,
+        "attempt": attempt,
+        "deadline_s": 6.0,
+        "num_saves": 6,
+        "ballast": 200_000,  # 20 s at 10 kB/s
+    }
+    with proxied(monkeypatch, *faults):
+        (printed,) = run_ranks(tmp_path, job)
+    for lines in printed:
+        said = [line.split() for line in lines if line != "flushed"]
+        outcomes = [words[0] for words in said if words[0] in ("saved", "raised")]
+        assert outcomes == ["raised", "saved"] * 3, lines
+        assert all(float(words[1]) < 2 for words in said if words[0] == "blocked"), lines
+        trained = [int(words[1]) for words in said if words[0] == "trained"]
+        assert min(trained[::2]) > 20, lines
+    steps = history(open_store(url))
+    lost = {2, 4, 6} - set(steps)
+    assert steps == [6, 4, 2]
+    record_fault(
+        "F5",
+        "one rank's store takes 10 kB/s, is silent, answers 503 throughout",
+        injected=sum(fault.num_fired for fault in faults),
         committed_steps_lost=len(lost),
     )

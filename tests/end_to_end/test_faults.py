@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 # Not what the launch itself writes: where that breaks off, it says so and is given again.
 OF_A_RUN = r"/(HEAD\.json|(events|attempts|steps|checkpoints|heartbeats|logs)/)"
 STORM = 100
+# How far a node has got when it is lost, by its youngest process.
+STAGES = ("agent", "torchrun", "rank")
 TRAIN = {"num_steps": 40, "global_batch": 4, "precision": "fp32"}
 
 
@@ -126,6 +128,55 @@ def test_any_process_of_a_node_may_be_killed(workplace):
     found = losses(workplace, store)
     assert found == NOTHING
     record_fault("F11", f"SIGKILL: {', '.join(killed)}", injected=len(killed), **found.row())
+
+
+def test_a_node_that_is_lost_ten_times_running_while_it_recovers_costs_no_commit(workplace):
+    store = (workplace.folder / "store").as_uri()
+    spec = workplace.write_spec(store=store, train=TRAIN)
+    launch = workplace.start("launch", spec, "--yes")
+    workplace.wait_for(lambda: head_step(store) >= 4)
+    known, num_killed = lose_node(workplace), 1
+    step = head_step(store)
+    for number in range(10):
+        stage = STAGES[number % len(STAGES)]
+        wait_for_next_node(workplace, known, stage)
+        known.update(lose_node(workplace))
+        num_killed += 1
+        assert head_step(store) == step  # none of them got as far as a commit
+    _, err = launch.communicate(timeout=150)
+    assert launch.returncode == 0, err
+    status = workplace.document("status", "small")
+    assert status["num_preemptions"] == num_killed
+    assert status["attempts"][-1]["resumed_step"] == step
+    assert status["replay"]["max_abs_diff"] == 0
+    assert status["usd"] < status["budget_usd"]
+    found = losses(workplace, store)
+    assert found == NOTHING
+    what = "a node is lost while it starts, ten times running"
+    record_fault("F17", what, injected=num_killed - 1, **found.row())
+
+
+def lose_node(place: Workplace) -> set[str]:
+    """SIGKILL all of the node's processes; return its name."""
+    family = node_processes(place)
+    names = {node_of(process) for process in family}
+    for process in family:
+        send(process, signal.SIGKILL)
+    return names
+
+
+def wait_for_next_node(place: Workplace, known: set[str], stage: str) -> None:
+    """Return when a node that is not known has a process of that role."""
+    place.wait_for(
+        lambda: any(role(p) == stage and node_of(p) not in known for p in node_processes(place))
+    )
+
+
+def node_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("ORCHESTRATE_NODE", "")
+    except psutil.Error:
+        return ""
 
 
 def node_processes(place: Workplace) -> list[psutil.Process]:

@@ -15,6 +15,7 @@ import pytest
 
 from checkpoints.fence import read_head, rewind
 from checkpoints.inspect import compare, read_manifest
+from tests.fault_record import record_fault
 from tests.train.attempts import (
     NUM_STEPS,
     OPTIONS,
@@ -313,6 +314,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_resumed(
         assert damaged in record.what
     (resumed,) = new_run.records("resumed")
     assert (resumed.step, resumed.manifest) == (4, head.parent)
+    record_fault(
+        "F3" if harmed == "object" else "F4",
+        f"the last checkpoint's {harmed} is spoiled after its commit",
+        injected=1,
+        committed_steps_lost=read_manifest(straight_run.store, head.parent).step - resumed.step,
+    )
     expected = straight_run.step_values()
     assert new_run.step_values() == {step: expected[step] for step in (5, 6)}
     assert new_run.head_manifest().parent == head.parent
@@ -343,6 +350,33 @@ def test_behind_a_manifest_that_is_gone_what_is_older_is_resumed(straight_run, n
     new_run.wait_until(lambda: len(new_run.records("step")) >= 2)
     values = new_run.step_values()
     assert values == {step: straight_run.step_values()[step] for step in values}
+
+
+@SLOW
+def test_manifests_of_a_newer_version_and_of_another_run_are_named_and_passed_over(
+    straight_run, new_run
+):
+    shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
+    last = new_run.head_manifest()
+    newer = last.model_copy(update={"schema_version": 99})
+    others = read_manifest(new_run.store, last.parent).model_copy(update={"run": "another"})
+    for manifest in (newer, others):  # whole, with a checksum of their own
+        (new_run.folder / "run" / manifest.key).write_bytes(manifest.to_json())
+    new_run.start()
+    new_run.wait_until(lambda: new_run.records("resumed"))
+    damaged = new_run.records("damaged")
+    assert [record.manifest for record in damaged] == [newer.key, others.key]
+    assert "99" in damaged[0].what
+    assert "of run another" in damaged[1].what
+    (resumed,) = new_run.records("resumed")
+    lost = 2 - resumed.step  # of what is whole
+    assert lost == 0
+    record_fault(
+        "F4",
+        "manifests of a newer version and of another run",
+        injected=len(damaged),
+        committed_steps_lost=lost,
+    )
 
 
 def test_when_every_checkpoint_is_damaged_training_begins_again(straight_run, new_run):
