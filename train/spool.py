@@ -6,6 +6,7 @@ says how much of the spool it has uploaded. Torch-free: the agent reads with thi
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -339,8 +340,9 @@ def write_uploaded(spool_dir: Path, num_bytes: int) -> None:
 def keep_room(path: Path) -> None:
     """Take the room now that writing `path` will need: then it can be written to a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        _spare(path).write_bytes(bytes(_SPARE_BYTES))
+    for spare in _spares(path):
+        with suppress(OSError):
+            _take_room(spare)
 
 
 def write_outcome(spool_dir: Path, rank: int, outcome: Outcome) -> None:
@@ -430,21 +432,35 @@ def _write(path: Path, record: _Record) -> None:
     except OSError:
         _write_to_spare(path, temporary, text)
         temporary.replace(path)
-        keep_room(path)  # what was there before has left some
+        keep_room(path)
     else:
         temporary.replace(path)
 
 
 def _write_to_spare(path: Path, temporary: Path, text: bytes) -> None:
     """Write in the room that was kept for it; raise OSError if none was."""
-    _spare(path).replace(temporary)
+    spare = next(filter(Path.exists, _spares(path)), None)
+    if spare is None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    spare.replace(temporary)
     with temporary.open("r+b") as file:
         file.write(text)
         file.truncate()
 
 
-def _spare(path: Path) -> Path:
-    return path.with_name(f".{path.name}.spare")
+def _take_room(spare: Path) -> None:
+    if spare.exists():
+        return
+    try:
+        spare.write_bytes(bytes(_SPARE_BYTES))
+    except OSError:
+        spare.unlink()  # there is a file, but nothing in it
+        raise
+
+
+def _spares(path: Path) -> list[Path]:
+    """Return two: one becomes the file, the other replaces it, and what is replaced gives room."""
+    return [path.with_name(f".{path.name}.spare-{number}") for number in range(2)]
 
 
 def _read(path: Path, kind: type[_File]) -> _File | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
 from checkpoints.store import open_store
+from orchestrator.ledger.facts import FinalState
 from orchestrator.ledger.fold import CommitView, RunState, fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.record import read_record
@@ -33,8 +35,9 @@ class Losses:
 NOTHING = Losses(committed_steps_lost=0, usd_unaccounted=Decimal(0), orphans=0)
 
 
-def losses(place: Workplace, store_url: str, run: str = "small") -> Losses:
-    """Look at a run that is over."""
+def losses(place: Workplace, store: str, run: str = "small") -> Losses:
+    """Look at a run that is over, in a store that is named by its URL or its path."""
+    store_url = store if "://" in store else Path(store).as_uri()
     left = place.leftovers(seconds=30)
     return Losses(
         committed_steps_lost=_steps_lost(_state(f"{store_url}/{run}")),
@@ -63,7 +66,9 @@ def _steps_lost(state: RunState) -> int:
             continue
         before = [c.step for c in state.commits if c.attempt < launch.attempt and c.damage is None]
         lost += max(0, max(before, default=0) - launch.resumed_step)
-    return lost + max(0, state.record.num_steps - state.last_commit_step)
+    if state.ended is not None and state.ended.state is FinalState.SUCCEEDED:
+        lost += max(0, state.record.num_steps - state.last_commit_step)
+    return lost
 
 
 def _usd_unaccounted(place: Workplace, run: str) -> Decimal:

@@ -250,6 +250,9 @@ def test_a_zombie_that_outlives_a_recovery_changes_nothing_and_says_that_it_is_f
     outcomes = [read_outcome(zombie_spool, rank) for rank in range(2)]
     assert [outcome.outcome for outcome in outcomes] == [OutcomeKind.FENCED] * 2
     assert read_head(new_run.store) == before
+    lost = before[0].step - read_head(new_run.store)[0].step
+    what = "an attempt that stood still while another finished the run"
+    record_fault("F8", what, injected=len(zombie_processes), committed_steps_lost=lost)
     different = compare(
         straight_run.store,
         straight_run.head_manifest(),
