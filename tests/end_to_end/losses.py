@@ -78,6 +78,8 @@ def _usd_unaccounted(place: Workplace, run: str) -> Decimal:
     assert sum(cost["seconds"].values()) == cost["wall_seconds"]
     parts = cost["parts"]
     open_parts = abs(Decimal(cost["total_usd"]) - sum(map(Decimal, parts.values())))
-    compute = Decimal(parts["compute"]) + Decimal(parts["failed_launches"])
-    open_attempts = abs(compute - sum(Decimal(one["usd"]) for one in cost["attempts"]))
-    return open_parts + open_attempts
+    open_launches = Decimal(0)
+    for part, launches in (("compute", "attempts"), ("failed_launches", "vain_launches")):
+        billed = sum(Decimal(one["usd"]) for one in cost[launches])
+        open_launches += abs(Decimal(parts[part]) - billed)
+    return open_parts + open_launches
