@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         samples, num_killed, num_noticed = _soak(site, options.minutes * 60, options.seed)
         site.orchestrate("stop", RUN, "--yes")
-        checks = _checks(site, samples, num_killed)
+        checks = _checks(site, samples, num_killed, num_noticed)
     finally:
         for process, _ in site.processes():
             process.kill()
@@ -110,16 +110,14 @@ def _soak(site: Site, seconds: float, seed: int) -> tuple[list[Sample], int, int
     return samples, num_killed, num_noticed
 
 
-def _checks(site: Site, samples: Sequence[Sample], num_killed: int) -> list[Check]:
+def _checks(
+    site: Site, samples: Sequence[Sample], num_killed: int, num_noticed: int
+) -> list[Check]:
     status, cost = site.document("status", RUN), site.document("cost", RUN)
     _wait_until_quiet(site)
     return [
-        Check(
-            what="nodes killed",
-            found=str(num_killed),
-            bound="at least 1",
-            holds=num_killed > 0,
-        ),
+        Check(what="nodes killed", found=str(num_killed), bound="at least 1", holds=num_killed > 0),
+        Check(what="notices given beside that", found=str(num_noticed), bound="any", holds=True),
         *_growth(samples),
         _at_most("most processes at once", max(s.num_processes for s in samples), MOST_PROCESSES),
         _at_most("processes left at the end", sum(1 for _ in site.processes()), 0),
@@ -130,6 +128,7 @@ def _checks(site: Site, samples: Sequence[Sample], num_killed: int) -> list[Chec
             sum(1 for _ in (site.store / "checkpoints").iterdir()),
             KEEP_LAST,
         ),
+        *_grown(site, status),
         _replay(status),
         *_bill(cost),
     ]
@@ -158,6 +157,16 @@ def _growth(samples: Sequence[Sample]) -> list[Check]:
             )
         )
     return checks
+
+
+def _grown(site: Site, status: dict[str, object]) -> Iterator[Check]:
+    """Tell what grows by design, as long as the run goes on."""
+    attempts = status["attempts"]
+    assert isinstance(attempts, list)
+    for folder in ("events", "steps", "logs"):
+        num_objects = sum(path.is_file() for path in (site.store / folder).rglob("*"))
+        what = f"objects in {folder}/, of {len(attempts)} attempts and {status['step']} steps"
+        yield Check(what=what, found=str(num_objects), bound="none yet", holds=True)
 
 
 def _replay(status: dict[str, object]) -> Check:
@@ -197,10 +206,10 @@ def _wait_until_quiet(site: Site, seconds: float = 60) -> None:
 
 def _print(document: dict[str, object], checks: Sequence[Check]) -> None:
     print(f"{document['minutes']:g} minutes, seed {document['seed']}: {document['machine']}")
-    print(f"{'':6}{'what':<64}{'found':>16}  bound")
+    print(f"{'':6}{'what':<72}{'found':>16}  bound")
     for check in checks:
         print(
-            f"{'ok' if check.holds else 'LEAK':<6}{check.what:<64}{check.found:>16}  {check.bound}"
+            f"{'ok' if check.holds else 'LEAK':<6}{check.what:<72}{check.found:>16}  {check.bound}"
         )
 
 

@@ -49,7 +49,7 @@ def main() -> int:
     keep_room(outcome_path(config.spool_dir, rank))
     outcome = _run(config, Report(config, rank, process_started_at))
     write_outcome(config.spool_dir, rank, outcome)
-    return 0 if outcome.outcome in (OutcomeKind.DONE, OutcomeKind.SAVED) else 1
+    return 0 if outcome.is_well else 1
 
 
 def _run(config: TrainConfig, report: Report) -> Outcome:

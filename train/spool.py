@@ -228,6 +228,11 @@ class Outcome(_Record):
     """When it ended: of several ranks that failed, the first one knows why."""
     error: str | None = None
 
+    @property
+    def is_well(self) -> bool:
+        """Say whether the rank did what it was to do."""
+        return self.outcome in (OutcomeKind.DONE, OutcomeKind.SAVED)
+
 
 class Notice(_Record):
     """The node goes away at `deadline_at`."""

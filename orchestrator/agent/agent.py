@@ -125,8 +125,8 @@ class Agent:
         first = self._config.node * self._config.ranks
         ranks = range(first, first + self._config.ranks)
         outcomes = tuple(read_outcome(courier.spool_dir, rank) for rank in ranks)
-        if watch.leaving is None and None in outcomes:
-            # Where a rank could not even say how it ended, the training may not be to blame.
+        if watch.leaving is None and not all(outcome and outcome.is_well for outcome in outcomes):
+            # What looks like a failure of the training may be one of the disk.
             fault = find_write_fault(self._config.scratch)
             if fault is not None:
                 return self._unfit(fault, outcomes=outcomes)
