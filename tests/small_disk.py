@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[SmallDisk]:
-    """Mount 1 MB with room for 64 files at `folder`; as root, as the tests' clouds need too."""
+def small_disk(folder: Path, *, megabytes: int = 1) -> Iterator[SmallDisk]:
+    """Mount a disk with room for 64 files at `folder`; as root, as the tests' clouds need too."""
     folder.mkdir(parents=True)
-    options = "size=1m,nr_inodes=64"
+    options = f"size={megabytes}m,nr_inodes=64"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:
         yield SmallDisk(folder)
