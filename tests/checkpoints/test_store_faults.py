@@ -18,7 +18,7 @@ from tests.fault_record import record_fault
 from tests.faulty_proxy import Act, Fault, conditional, faulty_proxy, writes
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("s3")]
-NUM_SAVES = 4
+NUM_SAVES = 3
 # Three parts, of which the last one is smaller.
 LARGE = 9 << 20
 SHARD, COMPLETE = r"/rank-00000-of", "uploadId="
