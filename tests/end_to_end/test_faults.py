@@ -48,8 +48,9 @@ def test_a_run_on_a_store_that_stutters_ends_as_on_a_calm_one(s3_url, tmp_path, 
         monkeypatch.setenv("AWS_ENDPOINT_URL", straight)
         place.environment["AWS_ENDPOINT_URL"] = straight
     status = place.document("status", "small")
-    assert status["num_preemptions"] == 1
-    assert status["replay"]["max_abs_diff"] == 0
+    # A node that cannot reach the store when it starts is given back, as one that is taken.
+    assert status["num_preemptions"] >= 1
+    assert not status["replay"]["differing"]
     assert place.document("checkpoints", "verify", "small")["problems"] == []
     found = losses(place, url)
     assert found == NOTHING
@@ -124,7 +125,7 @@ def test_any_process_of_a_node_may_be_killed(workplace):
     reasons = [one["end_reason"] for one in status["attempts"]]
     # An uploader is replaced, and W&B is nobody's business.
     assert reasons == ["node_lost", "training_failed", "training_failed", "succeeded"]
-    assert status["replay"]["max_abs_diff"] == 0
+    assert not status["replay"]["differing"]
     found = losses(workplace, store)
     assert found == NOTHING
     record_fault("F11", f"SIGKILL: {', '.join(killed)}", injected=len(killed), **found.row())

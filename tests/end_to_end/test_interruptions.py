@@ -159,7 +159,7 @@ def test_seeded_market_is_survived(workplace):
     assert not status["replay"]["differing"]
     found = losses(workplace, str(workplace.folder / "store"))
     assert found == NOTHING
-    what = "nodes taken by the seeded market, some with a notice"
+    what = "nodes taken by the seeded market"
     record_fault("F16", what, injected=status["num_preemptions"], **found.row())
 
 
