@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -108,6 +109,8 @@ def workplace(tmp_path):
     yield place
     for process in place.processes():
         process.kill()
+    for temporary in place.home.glob("runs/*/nodes/*/tmp"):  # of nodes that were just killed
+        shutil.rmtree(temporary.resolve(), ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
