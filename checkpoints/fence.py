@@ -6,7 +6,7 @@ Every write here is conditional. One whose reply was lost is settled by reading 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from checkpoints.errors import (
@@ -41,12 +41,22 @@ def claim_attempt(
     claimed_at: datetime,
     world_size: int,
     offer: Mapping[str, str],
+    is_superseded: Callable[[], bool] = lambda: False,
 ) -> Claim:
-    """Take the next attempt number; from here on every earlier attempt's commit fails."""
+    """Take the next attempt number; from here on every earlier attempt's commit fails.
+
+    Raises Fenced if `is_superseded` says so, which is asked each time that HEAD was read: a claimer
+    that stood still must not take the run from the one that was started in its place.
+    """
     number = 0
     for _ in range(_MAX_ROUNDS):
         found = read_head(store)
         head = found[0] if found else None
+        if is_superseded():
+            raise Fenced(
+                f"{claimed_by} is over and may not claim the run: {_owner(found)}",
+                "Leave the run to its owner.",
+            )
         # A number that is taken but not in HEAD belongs to a claimer that died or is still behind.
         number = max(number, head.attempt if head else 0) + 1
         claim = Claim(

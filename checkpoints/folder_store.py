@@ -32,6 +32,7 @@ from checkpoints.store import (
     check_key,
     check_prefix,
     exists,
+    is_key,
     missing,
     truncated,
 )
@@ -122,7 +123,9 @@ class FolderStore:
         """Walk the folder; files that vanish meanwhile are left out."""
         folder = self._root / check_prefix(prefix).rpartition("/")[0]
         found = (self._entry(path) for path in self._files(folder))
-        entries = [entry for entry in found if entry and entry.key.startswith(prefix)]
+        entries = [
+            entry for entry in found if entry and entry.key.startswith(prefix) and is_key(entry.key)
+        ]
         return sorted(entries, key=lambda entry: entry.key)
 
     def list_folders(self) -> builtins.list[str]:

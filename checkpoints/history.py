@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from checkpoints.errors import ObjectMissing, RecordInvalid
+from checkpoints.errors import Damaged, ObjectMissing, RecordInvalid
 from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import CHECKPOINTS, manifest_key, parse_checkpoint_prefix
@@ -73,6 +73,43 @@ def committed_at(store: ObjectStore, step: int) -> Point | None:
         return None
     history = read_chain(store, found[0]).with_older(whole_checkpoints(store))
     return next((point for point in history if point[0] == step), None)
+
+
+def committed_before_key(store: ObjectStore, key: str, *, is_last: bool) -> Point | None:
+    """Return what was committed before the manifest `key`, None if the run began there.
+
+    Its parent; where the chain was pruned, what `keep_every` or pins have kept. Never the newest
+    name listed: only what was HEAD once is history. `is_last` says that `key` is HEAD's, whose
+    parent is pruned only behind a rewind: if that is missing, it is named. Raises Damaged if all
+    that was before is pruned.
+    """
+    parent = _parent(store, key)
+    if parent is None:
+        return None
+    point, whole = point_of(parent), whole_checkpoints(store)
+    if parent != key and (point in whole or is_last):
+        return point
+    older = committed_before(point, whole)
+    if not older:
+        raise pruned_before(key)
+    return older[0]
+
+
+def pruned_before(key: str) -> Damaged:
+    """Return the error for a damaged checkpoint behind which none is left."""
+    return Damaged(
+        f"No checkpoint of the run can be used: those before {key} are pruned",
+        "See orchestrate checkpoints verify; a new run name starts from the beginning.",
+    )
+
+
+def _parent(store: ObjectStore, key: str) -> str | None:
+    """Return what the manifest or, for its own, HEAD says; `key` itself if neither does."""
+    try:
+        return read_manifest(store, key).parent
+    except (RecordInvalid, ObjectMissing):
+        head = read_head(store)
+        return head[0].parent if head is not None and head[0].manifest == key else key
 
 
 def whole_checkpoints(store: ObjectStore) -> frozenset[Point]:

@@ -23,6 +23,8 @@ SERVICES = "services/"
 STEPS = "steps/"
 
 _LOG = re.compile(r"logs/([0-9]{6,})/(?:node-([0-9]{3,})-)?[0-9]{8,}\.log")
+_EVENT = re.compile(r"events/[^/]+/[0-9]{8,}\.jsonl")
+_STEPS = re.compile(r"steps/([0-9]{6,})/[0-9]{8,}\.jsonl")
 _CHECKPOINT = re.compile(r"checkpoints/step-([0-9]{8,})\.a([0-9]{3,})(?:/|$)")
 
 
@@ -75,6 +77,17 @@ def event_key(writer: str, seq: int) -> str:
 def steps_key(attempt: int, seq: int) -> str:
     """Return the key of a batch of per-step measurements."""
     return f"{STEPS}{attempt:06d}/{seq:08d}.jsonl"
+
+
+def is_event_key(key: str) -> bool:
+    """Say whether a batch of facts lies under `key`; others may have put anything there."""
+    return _EVENT.fullmatch(key) is not None
+
+
+def parse_steps_key(key: str) -> int | None:
+    """Return the attempt whose measurements lie under `key`, None for what is none."""
+    match = _STEPS.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def heartbeat_key(writer: str) -> str:

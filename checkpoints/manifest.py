@@ -11,6 +11,7 @@ import re
 from typing import Annotated, ClassVar
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -24,6 +25,7 @@ from typing_extensions import Self
 from checkpoints.checksums import HEX_PER_BLOCK, crc64, num_blocks
 from checkpoints.errors import RecordInvalid
 from checkpoints.layout import manifest_key, parse_checkpoint_prefix
+from checkpoints.store import check_key
 
 # 2: CRC64NVME for each block of a chunk, and HEAD's parent.
 SCHEMA_VERSION = 2
@@ -137,7 +139,7 @@ class TensorRecord(_Part):
 class ObjectRecord(_Part):
     """A stored object, its size, and the checksum of the header before its chunks."""
 
-    key: str
+    key: Annotated[str, AfterValidator(check_key)]
     size: Count
     header_length: Count = 0
     header_crc64: Checksums = ""

@@ -31,6 +31,7 @@ from checkpoints.store import (
     check_key,
     check_prefix,
     exists,
+    is_key,
     missing,
     truncated,
 )
@@ -44,6 +45,8 @@ _PARTS_IN_FLIGHT = 3
 _INSTANCE_METADATA = ("169.254.169.254", "metadata.google.internal")
 # In the text of what obstore has no error type for: listings, and deletions in batches.
 _STATUS = re.compile(r"status code: (\d{3})")
+# S3 answers a batch with 200 and says of each key what became of it.
+_REFUSED_IN_BATCH = "(code: AccessDenied)"
 
 
 class RemoteStore:
@@ -65,7 +68,7 @@ class RemoteStore:
 
     def get(self, key: str) -> StoredObject:
         """Return the object and its version."""
-        with self._calling(key):
+        with self._reading(key):
             found = obstore.get(self._client, self._path(key))
             return StoredObject(data=bytes(found.bytes()), version=self._version(found.meta))
 
@@ -77,7 +80,7 @@ class RemoteStore:
             return  # HTTP has no empty range
         if self._receiver is not None and self._receiver.receive(path, start, buffers):
             return
-        with self._calling(key):
+        with self._reading(key):
             try:
                 data = memoryview(obstore.get_range(self._client, path, start=start, length=length))
             except BaseError:
@@ -142,6 +145,7 @@ class RemoteStore:
             )
             for item in found
             if item["path"].startswith(self._prefix + prefix)
+            and is_key(item["path"].removeprefix(self._prefix))
         ]
         return sorted(entries, key=lambda entry: entry.key)
 
@@ -186,6 +190,33 @@ class RemoteStore:
         return self._prefix + check_key(key)
 
     @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """Translate errors of a read, and tell what is missing from what is refused.
+
+        AWS answers 403 to both where the policy allows to list some prefixes and not the bucket.
+        """
+        with self._calling(key):
+            try:
+                yield
+            except PermissionDeniedError:
+                if self._is_missing(key):
+                    raise missing(key) from None
+                raise
+
+    def _is_missing(self, key: str) -> bool:
+        """Look for the object in a listing of its folder, from just before its key on."""
+        path = self._path(key)
+        folder = path.rpartition("/")[0] or None
+        try:
+            for chunk in obstore.list(self._client, folder, offset=path[:-1]):
+                for found in chunk:
+                    if found["path"] >= path:
+                        return bool(found["path"] > path)
+        except BaseError:
+            return False  # nobody may know
+        return True
+
+    @contextmanager
     def _calling(self, key: str) -> Iterator[None]:
         """Translate obstore's errors."""
         try:
@@ -205,7 +236,7 @@ class RemoteStore:
                 f"{self._url} cannot be used: no credentials were found", self._hints.credentials
             )
         status = _STATUS.search(text)
-        if status and status[1] in ("401", "403"):
+        if _REFUSED_IN_BATCH in text or (status and status[1] in ("401", "403")):
             return self._refused(key, error)
         if status and status[1] == "404":
             return self._no_bucket()

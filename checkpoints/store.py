@@ -77,7 +77,7 @@ class ObjectStore(Protocol):
         """Overwrite exactly this version and return the new one; raise VersionMismatch."""
 
     def list(self, prefix: str) -> list[ObjectEntry]:
-        """Return every object whose key starts with `prefix`, sorted by key."""
+        """Return every object whose key starts with `prefix`, sorted by key, of keys alone."""
 
     def list_folders(self) -> builtins.list[str]:
         """Return the first parts of the keys that have several, each once, sorted.
@@ -97,7 +97,10 @@ class ObjectStore(Protocol):
 
 def open_store(url: str) -> ObjectStore:
     """Return the store at file:///abs/path, memory://name, or s3, gs or az ://bucket/prefix."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         from checkpoints.folder_store import FolderStore
 
@@ -128,6 +131,15 @@ def check_key(key: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"{key!r} is not a key: it has an empty part, '.' or '..'")
     return _check_characters(key)
+
+
+def is_key(key: str) -> bool:
+    """Say whether we could have written that; others may have put anything beside it."""
+    try:
+        check_key(key)
+    except ValueError:
+        return False
+    return True
 
 
 def check_prefix(prefix: str) -> str:

@@ -104,7 +104,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
         fields = json.loads(text)
         fields.pop(_METADATA, None)
         entries = _HEADER.validate_python(fields)
-    except (ValueError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise _unusable(path, "has a header that does not parse") from error
     _check_entries(path, entries, size - 8 - length)
     ordered = sorted(entries.items(), key=lambda item: item[1].data_offsets)

@@ -82,7 +82,7 @@ def unreadable(what: str, data: bytes, error: Exception, schema_version: int) ->
 
     try:
         found = json.loads(data.splitlines()[0])["schema_version"]
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         found = None
     if isinstance(found, int) and found > schema_version:
         return RecordUnreadable(

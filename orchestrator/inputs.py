@@ -15,8 +15,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from checkpoints.layout import INPUTS, input_key
 from checkpoints.store import ObjectStore
@@ -37,13 +38,20 @@ _PROGRESS = "Tokenizing"
 SUMMARY_NAME = "prepared.json"
 
 
+def _is_plain(name: str) -> str:
+    # From an object of the bucket: one with slashes would reach out of the folder on the node.
+    if name in (".", "..") or "/" in name or not name.isprintable():
+        raise ValueError(f"{name!r:.80} is no file's name")
+    return name
+
+
 class InputFile(BaseModel):
     """One staged file; `sha256` is checked by every attempt before it is used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    sha256: str
-    size: int
+    name: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_is_plain)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
 
 
 class DroppedConversation(BaseModel):

@@ -35,6 +35,7 @@ from orchestrator.ledger.requests import clear_requests
 from orchestrator.offers import MarketPreference, Offer, list_offers
 from orchestrator.places import open_places
 from orchestrator.plan import Estimate, LaunchPlan
+from orchestrator.redact import unsigned
 from orchestrator.runs import open_run_folder, remember_run
 from orchestrator.spec import AMENDABLE, RunSpec
 
@@ -228,6 +229,9 @@ def _new_record(plan: LaunchPlan, clock: Clock) -> RunRecord:
     assert plan.inputs is not None
     assert plan.num_steps is not None
     spec = plan.spec
+    # Read once, here; who reads the bucket is not to open it, and a new signature is no other run.
+    data = spec.data.model_copy(update={"train": unsigned(spec.data.train)})
+    spec = spec.model_copy(update={"data": data})
     return RunRecord(
         run=spec.name,
         run_id=f"{spec.name}-{secrets.token_hex(4)}",

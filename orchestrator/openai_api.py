@@ -30,6 +30,11 @@ def resolve_url(url: str) -> str:
             f"{url!r} is no server's address.",
             "Write http://HOST:PORT. To serve a run or a folder: orchestrate serve --local MODEL",
         )
+    if parts.username or parts.password:
+        raise UsageError(
+            f"The address of {parts.hostname} has a password in it.",
+            "Addresses are shown and kept: leave it out, and set the variable for the key.",
+        )
     path = parts.path.rstrip("/") or "/v1"
     return parts._replace(path=path, query="", fragment="").geturl()
 

@@ -39,6 +39,14 @@ _PATTERNS = (
 )
 
 
+_SIGNED = re.compile(r"(?i)[?&](?:x-amz-|x-goog-)?(?:signature|sig)=")
+
+
+def unsigned(address: str) -> str:
+    """Return an address without what opens it for a while, which is all that follows its path."""
+    return address.partition("?")[0] if _SIGNED.search(address) else address
+
+
 def redact(text: str) -> str:
     """Return the text without what looks like a key, a password or a signed address."""
     for pattern, instead in _PATTERNS:

@@ -13,6 +13,7 @@ from checkpoints.errors import ObjectMissing
 from checkpoints.store import CLOUD_SCHEMES, open_store
 from orchestrator.errors import InputError, MissingDependency
 from orchestrator.home import home, make_folder
+from orchestrator.redact import redact
 from orchestrator.spec import RunSpec
 
 _BLOCK_BYTES = 64 << 20
@@ -62,7 +63,8 @@ def _existing_file(path: Path) -> Path:
 def _cached(source: str) -> Path:
     folder = home() / "sources" / hashlib.sha256(source.encode()).hexdigest()[:16]
     make_folder(folder)
-    return folder / (source.rpartition("/")[2] or "data")
+    # Programs are told of it in their arguments, which all users of the machine can read.
+    return folder / (source.partition("?")[0].rpartition("/")[2] or "data")
 
 
 def _download_object(place: str, key: str, target: Path) -> None:
@@ -96,9 +98,8 @@ def _download_url(url: str, target: Path) -> None:
             for block in response.iter_bytes():
                 output.write(block)
     except httpx.HTTPError as error:
-        raise InputError(
-            f"data.train {url} cannot be fetched: {error}", "Check the URL and the network."
-        ) from error
+        what = redact(f"data.train {url} cannot be fetched: {error}")
+        raise InputError(what, "Check the URL and the network.") from error
 
 
 @contextmanager

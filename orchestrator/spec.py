@@ -37,6 +37,11 @@ LOCAL_S3 = "s3-local://runs"
 CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_LONGEST = timedelta(days=10_000_000)
+# In no name or path that anybody means, and some of what they are given to stops at the first.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+# user:password@ in an address.
+_PASSWORD = re.compile(r"^[a-z0-9+.-]+://[^/@]*:[^/@]*@", re.IGNORECASE)
 
 
 def parse_duration(value: object) -> timedelta:
@@ -44,9 +49,13 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None or float(match[1]) <= 0:
-        raise ValueError(f"{value!r} is not a duration: write 90s, 5min, 30h or 2d")
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    if match is None:
+        raise ValueError(f"{value!r:.80} is not a duration: write 90s, 5min, 30h or 2d")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 1e-3 <= seconds <= _LONGEST.total_seconds():
+        raise ValueError(f"{value!r:.80} is not a duration from 1 ms to {_LONGEST.days:,} days")
+    # As many digits as are written.
+    return timedelta(seconds=float(f"{seconds:.16g}"))
 
 
 def format_duration(duration: timedelta) -> str:
@@ -217,6 +226,27 @@ class RunSpec(_Section):
         return options.model_copy(update={"stores": stores})
 
     @model_validator(mode="after")
+    def _addresses_are_plain(self) -> RunSpec:
+        wandb = self.tracking.wandb
+        texts = {
+            "store": self.store,
+            "model.base": self.model.base,
+            "data.train": self.data.train,
+            **{
+                f"checkpoints.stores.{place}": url for place, url in self.checkpoints.stores.items()
+            },
+            **({"tracking.wandb": f"{wandb.entity}/{wandb.project}"} if wandb else {}),
+        }
+        for key, text in texts.items():
+            if _CONTROL.search(text):
+                raise ValueError(f"{key}: {text!r:.80} has a character that no text has")
+            if _PASSWORD.match(text):
+                raise ValueError(
+                    f"{key} has a password in its address: the spec lies in the bucket, readable"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _local_needs_local(self) -> RunSpec:
         if self.local is not None and not self.is_local:
             raise ValueError("the section local is only for infra: local")
@@ -271,16 +301,26 @@ def resolve_store(store: str) -> str:
     if store.rstrip("/") in ("s3-local", LOCAL_S3):
         return LOCAL_S3
     if "://" not in store:
-        return Path(store).expanduser().resolve().as_uri()
+        return _folder_url(store)
     scheme = store.partition("://")[0]
     if scheme not in ("file", *CLOUD_SCHEMES):
         raise SpecError(
             f"store: unknown scheme {scheme}:// in {store!r}.",
             "Write s3://bucket/prefix (or gs://, az://), s3-local, file:///path, or a path.",
         )
-    parts = urlsplit(store)
+    try:
+        parts = urlsplit(store)
+    except ValueError as error:
+        raise SpecError(f"store: {store!r} is no address: {error}.", "Correct it.") from error
     if scheme in CLOUD_SCHEMES and not parts.netloc:
         raise SpecError(f"store: {store!r} names no bucket.", f"Write {scheme}://bucket/prefix.")
     if scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
         raise SpecError(f"store: {store!r} is not absolute.", "Write file:///path, or a path.")
     return store.rstrip("/")
+
+
+def _folder_url(path: str) -> str:
+    try:
+        return Path(path).expanduser().resolve().as_uri()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SpecError(f"store: {path!r:.80} is no folder: {error}.", "Correct it.") from error

@@ -13,13 +13,39 @@ from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec, resolve_store, suggest
 
 MAX_SPEC_BYTES = 1_000_000
+# With aliases a file of 400 bytes can stand for billions of values.
+_MAX_VALUES = 100_000
+# What PyYAML's constructors raise for values that do not fit their tag, as `!!bool maybe`.
+_NOT_YAML = (
+    *(yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError),
+    ArithmeticError,
+)
 
 
 class _SpecLoader(yaml.SafeLoader):
     """The safe loader, but a key given twice is an error: PyYAML would keep the last silently.
 
-    And a key is what is written: to PyYAML (YAML 1.1) the key `on` is true.
+    And a key is what is written: to PyYAML (YAML 1.1) the key `on` is true. Aliases count as often
+    as they stand there.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and id(node) not in self._sizes:
+            inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+            parts = [
+                one for part in inner for one in (part if isinstance(part, tuple) else (part,))
+            ]
+            # Without a size is what is not complete: it holds itself.
+            size = 1 + sum(self._sizes.get(id(part), _MAX_VALUES) for part in parts)
+            if size > _MAX_VALUES:
+                raise yaml.YAMLError(f"it stands for more than {_MAX_VALUES:,} values")
+            self._sizes[id(node)] = size
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for key, _ in node.value:
@@ -79,7 +105,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
     try:
         document = yaml.load(text, Loader=_SpecLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except _NOT_YAML as error:
         detail = " ".join(str(error).split())[:200]
         raise SpecError(f"The spec {path} is not YAML: {detail}", "Correct it there.") from error
     if not isinstance(document, dict):
@@ -95,7 +121,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
         raise SpecError(f"--set {override!r} is not key.path=value.", "Write --set train.seed=1.")
     try:
         value = yaml.load(text, Loader=_SpecLoader)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise SpecError(f"--set {override!r}: the value is not YAML.", "Quote it.") from error
     *parents, last = key.split(".")
     section = document
@@ -146,6 +172,13 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401  # a
 
 
 def _resolve_paths(spec: RunSpec, folder: Path) -> RunSpec:
+    try:
+        return _with_paths(spec, folder)
+    except (OSError, RuntimeError) as error:  # too long, or the home folder of nobody
+        raise SpecError(f"A path of the spec cannot be used: {error}.", "Correct it.") from error
+
+
+def _with_paths(spec: RunSpec, folder: Path) -> RunSpec:
     base = folder / spec.model.base
     train = folder / spec.data.train
     is_url = "://" in spec.data.train

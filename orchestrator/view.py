@@ -14,13 +14,12 @@ from orchestrator.charges import Charge, charge
 from orchestrator.cost import Parts, bill, billed_until
 from orchestrator.errors import UnknownRun
 from orchestrator.goodput import Bucket, Goodput, account
-from orchestrator.ledger.fold import LaunchView, RunState, fold
+from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.heartbeat import (
     SILENT_NODE_STOPS_AFTER,
     Heartbeat,
     read_heartbeats,
 )
-from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import (
     Measured,
     MeasurementReader,
@@ -29,6 +28,7 @@ from orchestrator.ledger.measurements import (
     steps_of,
 )
 from orchestrator.ledger.record import RunRecord, read_record
+from orchestrator.ledger.state import StateReader
 from orchestrator.replay import Replay, compare_replayed
 from orchestrator.replicas import ServingBill, read_replica_beats, serving_bill
 from train.spool import Evaluated, Step
@@ -160,14 +160,13 @@ class RunViewer:
             raise UnknownRun(
                 f"{store.url} holds no run.", "List what is known: orchestrate status."
             )
-        self._record = record
         self._store = store
-        self._ledger = LedgerReader(store)
+        self._states = StateReader(store, record)
         self._measurements = MeasurementReader(store)
 
     def look(self, as_of: datetime) -> RunView:
         """Return the run as it is now."""
-        state = fold(self._record, self._ledger.read())
+        state = self._states.read()
         return RunView(
             state=state,
             measured=tuple(self._measurements.read()),

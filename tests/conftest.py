@@ -8,6 +8,8 @@ from tests.loose_s3 import loose_server
 
 # How long an example takes is the machine's business; benchmarks measure.
 settings.register_profile("untimed", deadline=None)
+# pytest tests/fuzz --hypothesis-profile long --timeout 0
+settings.register_profile("long", deadline=None, max_examples=5_000)
 settings.load_profile("untimed")
 
 

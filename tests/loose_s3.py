@@ -34,6 +34,7 @@ class LooseServer(ThreadingHTTPServer):
         self.num_presigned = 0
         self.refuses_deletes = False
         self.refuses_presigned = False
+        self.hides_missing = False
 
     def close_connections(self) -> None:
         for connection in self.connections:
@@ -68,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif "list-type" in query:
             self._list(query.get("prefix", [""])[0])
+        elif self._key() not in self.server.objects and self.server.hides_missing:
+            self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
         elif self._key() not in self.server.objects:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from checkpoints.errors import CheckpointError, Fenced
+from checkpoints.errors import CheckpointError, Fenced, StoreUnreachable
 from train.config import TrainConfig, load_config
 from train.errors import TrainError
 from train.owner import watch_owner
@@ -67,6 +67,9 @@ def _run(config: TrainConfig, report: Report) -> Outcome:
     except Fenced as error:
         log.warning("%s", error.what)
         return Outcome(outcome=OutcomeKind.FENCED, step=report.step, error=error.what)
+    except StoreUnreachable as error:
+        _complain(error)
+        return Outcome(outcome=OutcomeKind.CUT_OFF, step=report.step, error=error.what)
     except (TrainError, CheckpointError) as error:
         _complain(error)
         return Outcome(outcome=OutcomeKind.FAILED, step=report.step, error=error.what)

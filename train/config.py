@@ -30,6 +30,7 @@ DEFAULT_EPOCHS = 3.0
 
 _INTERVAL = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>steps?|s|min|h)")
 _SECONDS_PER_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_MOST = 1_000_000_000
 
 
 class Attention(str, Enum):
@@ -104,10 +105,10 @@ def parse_interval(text: object) -> Interval:
         return Interval()
     match = _INTERVAL.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        raise ValueError(f"{text!r} is not an interval: write auto, 50 steps, 30s, 5min or 2h")
+        raise ValueError(f"{text!r:.80} is not an interval: write auto, 50 steps, 30s, 5min or 2h")
     amount, unit = float(match["amount"]), match["unit"]
-    if amount <= 0:
-        raise ValueError(f"{text!r} is not an interval: it must be more than 0")
+    if not 0 < amount <= _MOST:
+        raise ValueError(f"{text!r:.80} is not an interval: more than 0, up to {_MOST:,}")
     if unit in _SECONDS_PER_UNIT:
         return Interval(seconds=amount * _SECONDS_PER_UNIT[unit])
     if not amount.is_integer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from checkpoints.errors import BucketMissing, Damaged, Fenced, ObjectMissing, Re
 from checkpoints.fence import read_head, rewind
 from checkpoints.history import (
     Point,
-    committed_before,
-    point_of,
+    committed_before_key,
+    pruned_before,
     read_chain,
     whole_checkpoints,
 )
@@ -220,38 +221,13 @@ def _key_before(
     """
     found = _NOTHING_LEFT
     if ranks.is_first:
-        found = _point_before(store, key, is_last=key == config.parent)
+        with suppress(Damaged):
+            before = committed_before_key(store, key, is_last=key == config.parent)
+            found = _BEGINNING if before is None else before
     step, attempt = agreement.from_first(*found)
     if (step, attempt) == _NOTHING_LEFT:
-        raise Damaged(
-            f"No checkpoint of the run can be used: those before {key} are pruned",
-            "See orchestrate checkpoints verify; a new run name starts from the beginning.",
-        )
+        raise pruned_before(key)
     return None if (step, attempt) == _BEGINNING else manifest_key(step, attempt)
-
-
-def _point_before(store: ObjectStore, key: str, *, is_last: bool) -> Point:
-    """Return the parent of `key`; where the chain was pruned, what `keep_every` or pins have kept.
-
-    Never the newest name listed: only what was HEAD once is history. `is_last` says that `key` is
-    HEAD's, whose parent is pruned only behind a rewind: if that is missing, it is named.
-    """
-    parent = _parent(store, key)
-    if parent is None:
-        return _BEGINNING
-    point, whole = point_of(parent), whole_checkpoints(store)
-    if parent != key and (point in whole or is_last):
-        return point
-    return next(iter(committed_before(point, whole)), _NOTHING_LEFT)
-
-
-def _parent(store: ObjectStore, key: str) -> str | None:
-    """Return what the manifest or, for its own, HEAD says; `key` itself if neither does."""
-    manifest, _ = _read(store, key)
-    if manifest is not None:
-        return manifest.parent
-    head = read_head(store)
-    return head[0].parent if head is not None and head[0].manifest == key else key
 
 
 def _fill(

@@ -43,7 +43,10 @@ _SPARE_BYTES = 4096
 
 
 def _to_utc(instant: datetime) -> datetime:
-    return instant.astimezone(timezone.utc)
+    try:
+        return instant.astimezone(timezone.utc)
+    except OverflowError as error:  # 0001-01-01T00:00+14:00 is before the first year
+        raise ValueError(str(error)) from error
 
 
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
@@ -216,6 +219,7 @@ class OutcomeKind(str, Enum):
     DONE = "done"
     SAVED = "saved"
     FENCED = "fenced"
+    CUT_OFF = "cut_off"  # the store could not be reached: nothing is wrong with the training
     FAILED = "failed"
 
 

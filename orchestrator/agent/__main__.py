@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from checkpoints.errors import StoreUnreachable
+from checkpoints.errors import Fenced, StoreUnreachable
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
@@ -52,6 +52,9 @@ def exit_as(run: Callable[[], int]) -> NoReturn:
     except (StoreUnreachable, HeadMissing, OSError):
         logging.getLogger(__name__).exception("this node cannot take part")
         status = AgentExit.PREEMPTED
+    except Fenced as error:
+        logging.getLogger(__name__).warning("leaving: %s", error)
+        status = AgentExit.FENCED
     except Exception:
         logging.getLogger(__name__).exception("the agent failed")
         status = AgentExit.FAILED

@@ -18,9 +18,9 @@ from orchestrator.agent.lease import OwnerLease
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError
-from orchestrator.ledger.fold import RunState, fold
-from orchestrator.ledger.journal import LedgerReader
+from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.requests import RequestKind, read_requests
+from orchestrator.ledger.state import StateReader
 from orchestrator.policy.situation import situation
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Guards:
     ) -> None:
         self._store, self._state, self._config, self._clock = store, state, config, clock
         self._attempt = attempt
-        self._ledger = LedgerReader(store)
+        self._states = StateReader(store, state.record)
         self._lease: OwnerLease | None = None
         if config.owner is not None:
             self._lease = OwnerLease(store, config.owner, config.lease_seconds, now)
@@ -102,7 +102,7 @@ class Guards:
         return Leave(reason=EndReason.FENCED, why=why, saves=False)
 
     def _over_budget(self) -> Leave | None:
-        return stop_by_policy(fold(self._state.record, self._ledger.read()), self._clock)
+        return stop_by_policy(self._states.read(), self._clock)
 
 
 def stop_by_policy(state: RunState, clock: Clock) -> Leave | None:

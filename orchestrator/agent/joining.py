@@ -20,6 +20,8 @@ from orchestrator.agent.member import Member
 from orchestrator.agent.peer import Welcome
 from orchestrator.clock import Clock
 from orchestrator.ledger.fold import RunState
+from orchestrator.ledger.record import RunRecord
+from orchestrator.ledger.state import StateReader
 from orchestrator.places import objects_url, other_objects_urls
 from train.config import TrainConfig
 
@@ -35,20 +37,32 @@ class Part:
 
 
 def lead(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> Part:
-    """Claim the attempt, say so in the ledger, and listen for the other nodes."""
-    claim = claim_attempt(
-        store,
-        claimed_by=config.launch,
-        claimed_at=clock.now(),
-        world_size=config.world_size,
-        offer={"launch": config.launch, "zone": config.offer.zone},
-    )
+    """Claim the attempt, say so in the ledger, and listen for the other nodes; raise Fenced."""
+    claim = claim_for(config, store, state.record, clock)
     facts = _facts(config, store, state, clock, claim)
     facts.started(config.launch)
     train = _train_config(config, store, state, claim)
     welcome = Welcome(launch=config.launch, attempt=claim.attempt, train=train)
     gang = Head(config, state.record.run_id, welcome)
     return Part(gang=gang, claim=claim, facts=facts, train=train)
+
+
+def claim_for(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> Claim:
+    """Claim the next attempt for a launch; raise Fenced if the ledger says that it is over."""
+    states = StateReader(store, record)
+
+    def is_over() -> bool:
+        ours = (one for one in states.read().launches if one.launch == config.launch)
+        return any(launch.ended_at is not None for launch in ours)
+
+    return claim_attempt(
+        store,
+        claimed_by=config.launch,
+        claimed_at=clock.now(),
+        world_size=config.world_size,
+        offer={"launch": config.launch, "zone": config.offer.zone},
+        is_superseded=is_over,
+    )
 
 
 def follow(config: AgentConfig, store: ObjectStore, state: RunState, clock: Clock) -> Part:

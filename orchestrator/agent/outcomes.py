@@ -52,14 +52,14 @@ def judge(reports: Sequence[NodeReport], lost: str | None) -> tuple[EndReason, s
 
 
 def _failure(outcomes: Sequence[Outcome | None]) -> tuple[EndReason, str | None]:
-    failed = [
-        outcome
-        for outcome in outcomes
-        if outcome is not None and outcome.outcome is OutcomeKind.FAILED
-    ]
-    if failed:
+    broken = (OutcomeKind.FAILED, OutcomeKind.CUT_OFF)
+    ended = [one for one in outcomes if one is not None and one.outcome in broken]
+    if ended:
         # The first one knows why; those after it complain of the connection that it took.
-        return EndReason.TRAINING_FAILED, min(failed, key=lambda outcome: outcome.at).error
+        first = min(ended, key=lambda outcome: outcome.at)
+        is_cut_off = first.outcome is OutcomeKind.CUT_OFF
+        reason = EndReason.PREEMPTED if is_cut_off else EndReason.TRAINING_FAILED
+        return reason, first.error
     silent = [rank for rank, outcome in enumerate(outcomes) if outcome is None]
     if silent:
         return EndReason.TRAINING_FAILED, f"rank {silent[0]} died without a word"

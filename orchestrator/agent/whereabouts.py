@@ -38,7 +38,7 @@ def find_whereabouts(cloud: str | None = None) -> Whereabouts | None:
         if cloud in (None, name):
             try:
                 return ask()
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
                 _log.info("%s's metadata service says nothing of this node: %s", name, error)
     return None
 

@@ -85,7 +85,7 @@ class Server:
         with _explained(self.url):
             # What is no such server may answer with anything.
             found: Any = self._client.models.list()
-            names = [one.id for one in getattr(found, "data", None) or ()]
+            names = [_text_of(one.id) for one in getattr(found, "data", None) or ()]
         if not names:
             raise ServerUnusable(
                 f"{self.url} names no model.", "Check the address; it ends in /v1 as a rule."
@@ -150,10 +150,16 @@ class Server:
                 counted = chunk.usage.completion_tokens if chunk.usage else None
                 for choice in chunk.choices[:1]:
                     yield Piece(
-                        text=choice.delta.content or "",
+                        text=_text_of(choice.delta.content or ""),
                         end=_end_of(choice.finish_reason),
-                        num_tokens=counted,
+                        num_tokens=counted if isinstance(counted, int) and counted > 0 else None,
                     )
+
+
+def _text_of(said: object) -> str:
+    if not isinstance(said, str):
+        raise TypeError(f"{said!r:.40} is no text")
+    return said
 
 
 def _end_of(reason: str | None) -> End | None:
@@ -189,7 +195,7 @@ def _explained(url: str) -> Iterator[None]:
             f"{url} refused ({what_it_said(error)}).",
             "Check the address and the model; if the conversation is too long, begin anew.",
         ) from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # Not JSON, or JSON of another kind: openai checks little of what it reads.
         raise ServerUnusable(
             f"{url} does not speak the OpenAI API.",

@@ -94,11 +94,12 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int:
+    from orchestrator.cli.common import say
     from orchestrator.cli.failures import explain
 
     explained = explain(error)
     if explained is None:
         raise error
-    click.echo(explained.what, err=True)
-    click.echo(explained.next_step, err=True)
+    for text in (explained.what, explained.next_step):
+        say(" ".join(text.splitlines()))  # two lines, whatever was said to us
     return explained.exit_code

@@ -15,7 +15,7 @@ from checkpoints.layout import manifest_key
 from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
-from orchestrator.cli.common import json_option, print_json, progress, say, store_option
+from orchestrator.cli.common import json_option, plain, print_json, progress, say, store_option
 from orchestrator.cli.releasing import apply_delta, export
 from orchestrator.cli.retention import pin, prune, show_size, unpin
 from orchestrator.exporting import WEIGHTS, find_manifest, num_weight_bytes, open_run
@@ -191,9 +191,9 @@ def _print_verdict(document: dict[str, Any]) -> None:
     )
     print(f"{document['manifest']} ({show_size(document['num_bytes'])}): {verdict}")
     for problem in document["problems"]:
-        print(f"  {problem['object']} {problem['what']}")
+        print(plain(f"  {problem['object']} {problem['what']}"))
     against = document.get("against")
     if against is not None:
         equal = f"{against['num_tensors']} weight tensors equal bit for bit"
         differ = f"weights differ: {', '.join(against['differing'][:5])}"
-        print(f"against {against['run']}: {differ if against['differing'] else equal}")
+        print(plain(f"against {against['run']}: {differ if against['differing'] else equal}"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.view import RunView
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LATE_CONTROL = re.compile(r"[\x7f-\x9f]")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,7 +56,9 @@ def set_option(command: Command) -> Command:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document to stdout."""
-    print(json.dumps(document, indent=1, ensure_ascii=False))
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    # json leaves these as they are, and to a terminal some of them are the beginning of a command.
+    print(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def check_page(path: Path) -> None:
@@ -85,7 +88,7 @@ def write_page(path: Path, page: str) -> None:
 
 def say(message: str) -> None:
     """Print a message for people to stderr."""
-    click.echo(message, err=True)
+    click.echo(plain(message), err=True)
 
 
 @contextmanager

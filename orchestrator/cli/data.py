@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import json_option, print_json, say
+from orchestrator.cli.common import json_option, plain, print_json, say
 
 if TYPE_CHECKING:
     from orchestrator.cleaning import CleaningReport
@@ -161,7 +161,8 @@ def _print_conversation(conversation: ShownConversation) -> None:
 
     num_trained = sum(conversation.trained)
     console = Console(highlight=False, soft_wrap=True)
-    console.rule(f"{conversation.id}: {len(conversation.pieces)} tokens, {num_trained} trained")
+    head = f"{conversation.id}: {len(conversation.pieces)} tokens, {num_trained} trained"
+    console.rule(Text(plain(head)))
     text = Text()
     for number, (piece, is_trained) in enumerate(
         zip(conversation.pieces, conversation.trained, strict=True)
@@ -170,7 +171,7 @@ def _print_conversation(conversation: ShownConversation) -> None:
         style = (
             ("black on green" if number % 2 else "black on bright_green") if is_trained else "dim"
         )
-        text.append(piece, style=style)
+        text.append(plain(piece), style=style)
     if not console.is_terminal:
         text = Text(_marked(conversation))
     console.print(text)

@@ -11,6 +11,7 @@ import click
 from orchestrator.cli.common import (
     confirm,
     json_option,
+    plain,
     print_json,
     say,
     set_option,
@@ -135,7 +136,7 @@ def _exit_code(finding: Finding) -> int:
 
 
 def _print(finding: Finding) -> None:
-    print(f"{_MARKS[finding.verdict]:<8} {finding.check:<9} {finding.what}")
+    print(f"{_MARKS[finding.verdict]:<8} {finding.check:<9} {plain(finding.what)}")
     if finding.next_step is not None:
         print(f"{'':<18} {finding.next_step}")
 

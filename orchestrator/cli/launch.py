@@ -13,6 +13,7 @@ from checkpoints.store import ObjectStore
 from orchestrator.cli.common import (
     confirm,
     json_option,
+    plain,
     print_json,
     say,
     set_option,
@@ -84,7 +85,7 @@ def plan(
     if as_json:
         print_json(plan_document(built))
     else:
-        print(render_plan(built))
+        print(plain(render_plan(built)))
         options = "".join(f" --set {shlex.quote(override)}" for override in overrides)
         print(f"\nLaunch it: orchestrate launch {spec}{options}")
 

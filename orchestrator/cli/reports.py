@@ -87,7 +87,7 @@ def cost(
         if as_json:
             print_json({"schema_version": 1, "runs": [cost_document(view) for view in views]})
         else:
-            print(side_by_side(views))
+            print(plain(side_by_side(views)))
     else:
         _cost_of_all(store, as_json=as_json)
 
@@ -154,7 +154,8 @@ def _status_of_all(runs: list[KnownRun], *, as_json: bool) -> None:
         print_json({"schema_version": 1, "runs": documents})
         return
     for one in seen:
-        print(f"{one.run:<24}{one.line if isinstance(one, Glance) else f'UNKNOWN · {one.why}'}")
+        line = one.line if isinstance(one, Glance) else f"UNKNOWN · {one.why}"
+        print(plain(f"{one.run:<24}{line}"))
     if not seen:
         say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
 
@@ -173,5 +174,7 @@ def _print_new_logs(
             attempt, node = source
             print(f"--- attempt {attempt}{f', node {node}' if node else ''} ---")
         printed.append(entry.key)
-        sys.stdout.write(store.get(entry.key).data.decode(errors="replace"))
+        text = store.get(entry.key).data.decode(errors="replace")
+        # A file gets what was uploaded; a terminal would obey it, and \r redraws a bar.
+        sys.stdout.write(plain(text.replace("\r", "\n")) if sys.stdout.isatty() else text)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.attempts import StopReason
-from orchestrator.cli.common import say, show_usd
+from orchestrator.cli.common import plain, say, show_usd
 from orchestrator.clock import Clock, show_duration
 from orchestrator.cloud.local.launcher import LOG_NAME
 from orchestrator.cost import budget_told
@@ -72,7 +72,7 @@ def _watch_until_over(launched: Launched, clock: Clock) -> RunView:
 
 def _show(view: RunView, teller: _Teller, live: Live, console: Console) -> None:
     for line in teller.news(view, is_terminal=console.is_terminal):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(line), highlight=False, markup=False, soft_wrap=True)
     if console.is_terminal:
         filled = round(_BAR_WIDTH * view.step / view.record.num_steps)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)

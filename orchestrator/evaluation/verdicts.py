@@ -12,8 +12,6 @@ from typing_extensions import assert_never
 
 CRITERIA = ("coherence", "relevance", "fluency", "engagement")
 LOWEST, HIGHEST = 1, 5
-# Some judges put their object into a block of code, whatever they were told. Nothing may be beside.
-_FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
 # Models that reason aloud do so first, where their server does not take it out.
 _THOUGHT = re.compile(r"\A<think>.*?</think>", re.DOTALL)
 
@@ -88,12 +86,23 @@ def schema_of(kind: type[Verdict]) -> JsonSchema:
 def parse(kind: type[Verdict], text: str) -> Verdict | None:
     """Return the verdict that a text consists of; None if it is anything else, or more."""
     text = _THOUGHT.sub("", text.strip()).strip()
-    fenced = _FENCED.match(text)
     try:
-        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_each_once)
+        found = json.loads(_unfenced(text), object_pairs_hook=_each_once)
         return kind.model_validate(found)
     except (ValueError, RecursionError):  # pydantic's errors are ValueErrors
         return None
+
+
+def _unfenced(text: str) -> str:
+    """Return what is in the block of code that some judges make of their object, nothing beside it.
+
+    No regular expression: one took a minute for a reply of 3,000 empty lines.
+    """
+    first, _, rest = text.partition("\n")
+    if first.rstrip() not in ("```", "```json") or not rest.endswith("```"):
+        return text
+    inner, end_of_line, last = rest.removesuffix("```").rpartition("\n")
+    return inner if end_of_line and not last.strip() else text
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from checkpoints.errors import ObjectExists
-from checkpoints.layout import EVENTS, event_key
+from checkpoints.layout import EVENTS, event_key, is_event_key
 from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import Entry, Fact, parse_entries
@@ -76,7 +76,8 @@ class LedgerReader:
 
     def read(self) -> list[Entry]:
         """Return every entry that is there now, each once, in the order all readers agree on."""
-        new = [one.key for one in self._store.list(EVENTS) if one.key not in self._read_keys]
+        there = [one.key for one in self._store.list(EVENTS) if is_event_key(one.key)]
+        new = [key for key in there if key not in self._read_keys]
         for key, data in fetch(self._store, new):
             if data is not None:  # else deleted meanwhile, with its run
                 self._read_keys.add(key)

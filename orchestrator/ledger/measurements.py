@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from checkpoints.layout import STEPS
+from checkpoints.layout import STEPS, parse_steps_key
 from checkpoints.store import ObjectStore
 from orchestrator.errors import unreadable
 from orchestrator.ledger.fetching import fetch
@@ -39,10 +39,15 @@ class MeasurementReader:
 
     def read(self) -> Sequence[Measured]:
         """Return every record, in the order of attempts and of writing."""
-        new = [e.key for e in self._store.list(self._prefix) if e.key not in self._by_key]
-        for key, data in fetch(self._store, new):
+        there = {e.key: parse_steps_key(e.key) for e in self._store.list(self._prefix)}
+        new = {
+            key: attempt
+            for key, attempt in there.items()
+            if attempt is not None and key not in self._by_key
+        }
+        for key, data in fetch(self._store, list(new)):
             if data is not None:  # else deleted meanwhile, with its run
-                self._add(key, _parse(key, data))
+                self._add(key, _parse(key, new[key], data))
         return self._ordered
 
     def _add(self, key: str, records: list[Measured]) -> None:
@@ -77,8 +82,7 @@ def latest_by_step(measured: Sequence[Measured]) -> dict[int, Step]:
     return {record.step: record for _, record in steps_of(measured)}
 
 
-def _parse(key: str, data: bytes) -> list[Measured]:
-    attempt = int(key.split("/")[1])
+def _parse(key: str, attempt: int, data: bytes) -> list[Measured]:
     try:
         records = [_slim(_RECORD.validate_json(line)) for line in data.splitlines()]
         return [Measured(attempt=attempt, record=record) for record in records]

@@ -14,10 +14,11 @@ from checkpoints.errors import CheckpointError
 from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError
-from orchestrator.ledger.fold import RunState, fold
+from orchestrator.ledger.fold import RunState
 from orchestrator.ledger.heartbeat import HeartbeatReader
-from orchestrator.ledger.journal import LedgerReader, new_writer
+from orchestrator.ledger.journal import new_writer
 from orchestrator.ledger.record import RunRecord
+from orchestrator.ledger.state import StateReader
 from orchestrator.news import news
 from orchestrator.notify.claims import Claims, Held
 from orchestrator.notify.messenger import Address
@@ -63,8 +64,8 @@ class Teller:
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        self._record, self._clock, self._log = record, clock, log
-        self._ledger, self._heartbeats = LedgerReader(store), HeartbeatReader(store)
+        self._clock, self._log = clock, log
+        self._states, self._heartbeats = StateReader(store, record), HeartbeatReader(store)
         self._claims = Claims(store, new_writer("teller"), clock, log)
         self._receivers = [_Receiver(address) for address in addresses]
         self._messages: list[_Message] = []
@@ -94,7 +95,7 @@ class Teller:
             receiver.retry_at, receiver.pause = None, _FIRST_RETRY
 
     def _look(self) -> None:
-        state = fold(self._record, self._ledger.read())
+        state = self._states.read()
         asked = state.spec.tracking.notify
         if asked is not None:
             self._take_over()

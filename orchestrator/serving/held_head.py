@@ -72,6 +72,6 @@ def _says_something(event: bytes) -> bool:
             or any(value for key, value in choice.get("delta", {}).items() if key != "role")
             for choice in choices
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # An error, [DONE], or another API's event: not ours to keep back.
         return True

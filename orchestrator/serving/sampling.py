@@ -77,7 +77,7 @@ def read_request(body: bytes, model: Path) -> tuple[bytes, Sampling]:
     """
     try:
         asked = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"The body is no JSON: {error}.") from error
     if not isinstance(asked, dict):
         raise Refused("The body is no JSON object.")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from orchestrator.errors import InputError
-from orchestrator.simulate.zone_trace import SCHEMA_VERSION, Count, Price, ZoneTrace
+from orchestrator.simulate.zone_trace import SCHEMA_VERSION, Count, Gap, Price, ZoneTrace
 
 _SPOT_TRACES = re.compile(
     r"/(availability|preemption)/\d+-node/(aws|gcp)-\d\d-\d\d-\d{4}/[^/]+\.json$"
@@ -56,7 +56,7 @@ class _PriceInfo(BaseModel):
 
 class _Metadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-    gap_seconds: float = Field(ge=1, allow_inf_nan=False)
+    gap_seconds: Gap
     zone: str = ""
     price_info: _PriceInfo | None = None
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
-Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+# Of one node and hour, of one zone, and of a tick: what is more is no market, and no number that
+# sums of it can hold.
+Price = Annotated[float, Field(gt=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Gap = Annotated[float, Field(ge=1, le=1_000_000)]
 _Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -23,7 +27,7 @@ class ZoneTrace(BaseModel):
     zone: _Text
     instance_type: str = ""
     accelerators: str = ""
-    gap_seconds: float = Field(ge=1, allow_inf_nan=False)
+    gap_seconds: Gap
     available_nodes: list[Count] = Field(min_length=1)
     spot_usd_per_hour: Price | list[Price]
     on_demand_usd_per_hour: Price
@@ -38,4 +42,4 @@ class ZoneTrace(BaseModel):
 def num_gpus_of(zones: Sequence[ZoneTrace]) -> int | None:
     """Return how many GPUs a node of a market has, None where its records do not say."""
     count = zones[0].accelerators.rpartition(":")[2]
-    return int(count) if count.isascii() and count.isdigit() else None
+    return int(count) if re.fullmatch("[0-9]{1,4}", count) else None

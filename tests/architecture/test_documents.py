@@ -68,3 +68,11 @@ def test_rows_of_one_fault_are_added_up_and_a_fault_that_never_fired_is_no_row(
         record_fault("F5", "a|b", injected=0)
     _, _, row = render((tmp_path / "faults.jsonl").read_text().splitlines()).splitlines()
     assert row == "| F5 | a&#124;b | 6 | 0 | 0.25 | – | `c` |"
+
+
+def test_the_threat_model_names_tests_that_exist():
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*test_\w+\.py)`", text))
+    assert len(named) > 12
+    there = [path.as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not [name for name in named if not any(path.endswith(f"/{name}") for path in there)]

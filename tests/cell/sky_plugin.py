@@ -20,7 +20,7 @@ _STARTED_GAP_S = 1
 class CellPlugin(plugins.BasePlugin):
     """Installed in the server, its executors and the controllers; twice in some of them."""
 
-    def __init__(self, poll_seconds: float = 3, retry_gap_seconds: float = 5) -> None:
+    def __init__(self, poll_seconds: float = 5, retry_gap_seconds: float = 5) -> None:
         self._poll_s = poll_seconds
         self._retry_gap_s = retry_gap_seconds
 

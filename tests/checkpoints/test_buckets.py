@@ -10,9 +10,9 @@ import boto3
 import pytest
 
 from checkpoints.checksums import crc64
-from checkpoints.errors import StoreRefused
+from checkpoints.errors import ObjectMissing, StoreRefused
 from checkpoints.store import open_store
-from tests.checkpoints.saving import read_range
+from tests.checkpoints.saving import claim, read_range
 from tests.loose_s3 import BUCKET
 
 PART = memoryview(bytes(16 << 20))
@@ -165,3 +165,17 @@ def test_region_and_server_of_a_profile_are_used(loose, tmp_path, monkeypatch):
 def test_a_bucket_that_is_not_there_is_named(loose, act):
     with pytest.raises(StoreRefused, match="s3://typo does not exist"):
         act(open_store("s3://typo/runs"))
+
+
+@pytest.mark.parametrize("prefix", ["", "/runs/demo"])
+def test_what_is_missing_is_no_refusal_where_the_server_says_the_same_of_both(loose, prefix):
+    """As AWS does under the policy of `doctor --iam`, which allows to list one prefix."""
+    loose.hides_missing = True
+    store = open_store(f"s3://{BUCKET}{prefix}")
+    for key in ("HEAD.json", "HEAD.jsonl", "checkpoints/a", "z"):
+        store.put(f"{key}0", b"x")
+        with pytest.raises(ObjectMissing):
+            store.get(key)
+        with pytest.raises(ObjectMissing):
+            read_range(store, key, 0, 1)
+    assert claim(open_store(f"s3://{BUCKET}{prefix}/run")) == 1

@@ -89,6 +89,33 @@ def test_a_number_that_a_dead_claimer_took_is_skipped(store):
     assert read_head(store)[0].attempt == 4
 
 
+def test_a_claimer_that_stood_still_leaves_the_run_to_who_took_its_place(store):
+    claim(store)
+    answers = iter([False, True])
+
+    class Later:
+        """A store in which another claims while this claimer stands before its swap of HEAD."""
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def replace(self, key, data, version):
+            claim(store)
+            return store.replace(key, data, version)
+
+    with pytest.raises(Fenced, match="is over and may not claim"):
+        claim_attempt(
+            Later(),
+            claimed_by="an old launch",
+            claimed_at=NOW,
+            world_size=1,
+            offer={},
+            is_superseded=lambda: next(answers),
+        )
+    assert Claim.from_json(store.get(layout.attempt_key(3)).data).claimed_by != "an old launch"
+    assert read_head(store)[0].attempt == 3
+
+
 def test_eight_claimers_get_eight_numbers_and_head_has_the_highest(store):
     barrier = threading.Barrier(8)
 

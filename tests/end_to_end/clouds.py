@@ -32,7 +32,7 @@ SPEC: dict[str, object] = {
     "model": {"base": str(EXAMPLES / "tiny-llama"), "max_length": 256},
     "data": {"train": str(EXAMPLES / "conversations.json"), "eval_fraction": 0.05},
     # Steps of some tenths of a second: what is done to a node is done before the run is over.
-    "train": {"num_steps": NUM_STEPS, "global_batch": 32, "micro_batch": 4, "precision": "fp32"},
+    "train": {"num_steps": NUM_STEPS, "global_batch": 16, "micro_batch": 4, "precision": "fp32"},
     "checkpoints": {"interval": "10 steps"},
     # Auto would sit out minutes for a cheaper zone: most tests want the next node at once.
     "limits": {"budget_usd": 200, "deadline": "20h", "policy": "greedy"},
@@ -55,6 +55,13 @@ class Laptop:
             "OMP_NUM_THREADS": "1",
             "WANDB_MODE": "offline",
         }
+        self._looking: Any = None
+
+    def close(self) -> None:
+        """End what looks at the run."""
+        if self._looking is not None:
+            with self._looking:  # waits for it, and closes its pipes
+                self._looking.kill()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Callable[[], list[str]]]:
@@ -95,15 +102,28 @@ class Laptop:
         return self._document("cost")
 
     def wait_for(
-        self, what: Callable[[dict[str, Any]], T], seconds: float = 400, every: float = 2
+        self, what: Callable[[dict[str, Any]], T], seconds: float = 400, every: float = 0.3
     ) -> T:
         """Return the first true answer of `what` about the run's status."""
         give_up_at = time.monotonic() + seconds
-        while not (found := what(status := self.status())):
+        while not (found := what(status := self._look())):
             assert time.monotonic() < give_up_at, f"it never came true: {status}\n{self.log()}"
             assert status["ended_at"] is None, f"it never came true: {status}\n{self.log()}"
             time.sleep(every)
         return found
+
+    def _look(self) -> dict[str, Any]:
+        """Return the status of the run, which has been launched, by one process for all looks."""
+        if self._looking is None:
+            script = Path(__file__).with_name("looking.py")
+            command = ["python", script, f"{self.cell.store_url}/{self.name}"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._looking = self.cell.start(command, env=self.environment, **pipes)
+        self._looking.stdin.write("\n")
+        self._looking.stdin.flush()
+        document = json.loads(self._looking.stdout.readline())
+        assert isinstance(document, dict)
+        return document
 
     def wait_for_news(self, told: Callable[[], list[str]], last: str) -> list[str]:
         """Return what was told, without the run's name, once `last` is among it."""
@@ -134,7 +154,8 @@ class Laptop:
         def has_ended(status: dict[str, Any]) -> dict[str, Any] | None:
             return status if status["ended_at"] is not None else None
 
-        status = self.wait_for(has_ended)
+        self.wait_for(has_ended)
+        status = self.status()
         assert status["state"] == state, f"{status}\n{self.log()}"
         decisions = self.replay_decisions()
         assert all(is_equal for _, _, is_equal in decisions), decisions

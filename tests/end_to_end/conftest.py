@@ -15,6 +15,12 @@ import psutil
 import pytest
 import yaml
 
+from checkpoints.store import open_store
+from orchestrator.clock import SystemClock
+from orchestrator.errors import UnknownRun
+from orchestrator.report import status_document
+from orchestrator.view import RunViewer
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORCHESTRATE = str(Path(sys.executable).with_name("orchestrate"))
 
@@ -70,6 +76,14 @@ class Workplace:
         document = json.loads(done.stdout)
         assert isinstance(document, dict)
         return document
+
+    def look(self, run: str = "small") -> dict[str, Any]:
+        """Return what `status` says of a run that may not be there yet, for tests that wait."""
+        try:
+            reader = RunViewer(open_store((self.folder / "store" / run).as_uri()))
+        except UnknownRun:
+            return {"step": 0, "state": None, "attempts": []}
+        return status_document(reader.look(SystemClock().now()))
 
     def processes(self) -> list[psutil.Process]:
         found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -139,9 +138,7 @@ def test_interrupted_watching_exits_130_and_the_run_goes_on(workplace):
     assert watcher.returncode == 130
     assert "goes on" in err
     assert "orchestrate stop small" in err
-    workplace.wait_for(
-        lambda: workplace.document("status", "small")["state"] == "SUCCEEDED", seconds=120
-    )
+    workplace.wait_for(lambda: workplace.look()["state"] == "SUCCEEDED", seconds=120)
     workplace.wait_until_quiet()
 
 
@@ -171,9 +168,7 @@ def test_a_trainer_that_hangs_is_killed_and_its_stacks_are_kept(workplace):
     ranks = [p for p, c in commands.items() if "train" in c and "torch.distributed.run" not in c]
     assert len(ranks) == 2, commands
     ranks[1].suspend()
-    workplace.wait_for(
-        lambda: len(workplace.document("status", "small")["attempts"]) == 2, seconds=200
-    )
+    workplace.wait_for(lambda: len(workplace.look()["attempts"]) == 2, seconds=200)
     first, _ = workplace.document("status", "small")["attempts"]
     assert first["end_reason"] == "hang"
     log = workplace.run("logs", "small", "--attempt", "1")
@@ -251,7 +246,4 @@ def test_run_in_an_s3_store(s3_url, tmp_path):
 
 
 def _step(workplace) -> int:
-    done = workplace.run("status", "small", "--json")
-    if done.returncode != 0:
-        return 0
-    return int(json.loads(done.stdout)["step"])
+    return int(workplace.look()["step"])

@@ -25,7 +25,9 @@ def with_plugin(cell):  # noqa: F811
 
 @pytest.fixture
 def laptop(with_plugin, market, tmp_path):  # noqa: F811
-    return Laptop(with_plugin, tmp_path, f"run-{secrets.token_hex(2)}")
+    laptop = Laptop(with_plugin, tmp_path, f"run-{secrets.token_hex(2)}")
+    yield laptop
+    laptop.close()
 
 
 @pytest.fixture

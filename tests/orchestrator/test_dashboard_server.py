@@ -23,8 +23,9 @@ from checkpoints.errors import StoreUnreachable
 from checkpoints.layout import RUN_KEY, event_key, heartbeat_key, log_key
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason
+from orchestrator.cli.dashboard import dashboard
 from orchestrator.clock import Clock
-from orchestrator.dashboard import board
+from orchestrator.dashboard import board, page
 from orchestrator.dashboard.board import Board
 from orchestrator.dashboard.server import make_app
 from orchestrator.ledger.facts import (
@@ -37,7 +38,7 @@ from orchestrator.ledger.facts import (
 )
 from orchestrator.ledger.heartbeat import Heartbeat
 from orchestrator.ledger.journal import Journal
-from orchestrator.ledger.record import create_record
+from orchestrator.ledger.record import create_record, read_record
 from orchestrator.news import news
 from orchestrator.view import RunViewer
 from tests.orchestrator.histories import Ledger, at, make_record
@@ -240,10 +241,15 @@ def test_what_was_seen_last_stays_while_a_store_is_silent(tmp_path, monkeypatch)
     assert "<h1>one</h1>" in page
 
 
-def test_one_run_that_nobody_foresaw_hides_no_other(tmp_path, caplog):
+def test_one_run_that_nobody_foresaw_hides_no_other(tmp_path, caplog, monkeypatch):
     write_run(tmp_path, "fine")
     write_run(tmp_path, "odd")
-    open_store(f"{tmp_path.as_uri()}/odd").create("steps/README", b"hello")
+
+    def read(store):
+        assert not store.url.endswith("/odd")
+        return read_record(store)
+
+    monkeypatch.setattr(board, "read_record", read)
     page = serve(tmp_path).get("/").text
     assert ">fine<" in page
     assert "log says more" in page
@@ -433,3 +439,64 @@ def test_no_key_is_shown_or_sent(tmp_path):
     assert told
     assert secret not in repr(told)
     assert "hunter2" not in repr(told)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py"),
+        *("/static//etc/passwd", "/static/%2fetc%2fpasswd", "//etc/passwd", "/static/"),
+        *("/runs/../../etc/passwd", "/runs/%2e%2e", "/runs/..%2f..%2fetc%2fpasswd"),
+        *("{run}/tables/..%2frun.json", "{run}/tables/%2e%2e.json", "{run}/tables/../run.json"),
+        *(
+            "{run}/evaluations/..%2f..%2frun.json",
+            "{run}/evaluations/%2e%2e",
+            "{run}/evaluations/%00",
+        ),
+        *("{run}/logs/..%2f..%2frun.txt", "{run}/logs/%2fetc%2fpasswd", "{run}/logs/1%00.txt"),
+        *(
+            "{run}/logs/" + "9" * 5000,
+            "{run}/run.json",
+            "{run}/events/",
+            "/compare?run=../..&run=x",
+        ),
+    ],
+)
+def test_no_path_of_a_request_is_one_of_a_file(tmp_path, path):
+    write_run(tmp_path, "one")
+    client = serve(tmp_path)
+    address = key_in(client.get("/").text, "one")
+    answer = client.get(f"http://127.0.0.1:8645{path.format(run=address)}")
+    assert answer.status_code in (400, 404, 422), path
+    for secret in ("root:", "def make_app", '"run_id"', "schema_version"):
+        assert secret not in answer.text
+
+
+def test_beyond_loopback_a_token_is_made_up(tmp_path, orchestrate, monkeypatch):
+    write_run(tmp_path, "one")
+    statuses = []
+
+    def run(server, sockets):
+        for one in sockets:
+            one.close()
+        client = TestClient(server.config.app, base_url="http://127.0.0.1")
+        statuses.append(client.get("/runs.json").status_code)
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    for host, shows_token in (("127.0.0.1", False), ("0.0.0.0", True)):
+        code, _, err = orchestrate(
+            "dashboard", "--store", tmp_path.as_uri(), "--port", 0, "--host", host
+        )
+        assert code == 0
+        assert bool(re.search(r"\?token=[\w-]{32}", err)) == shows_token
+        assert ("Others can reach it" in err) == shows_token
+    assert statuses == [200, 401]
+    assert {one.default for one in dashboard.params if one.name == "host"} == {"127.0.0.1"}
+
+
+def test_every_template_escapes_and_no_code_marks_text_as_markup():
+    folder = Path(page.__file__).parent
+    assert page.environment().autoescape is True
+    for path in (*folder.rglob("*.jinja"), *folder.glob("*.py")):
+        text = path.read_text()
+        assert not re.search(r"\|\s*safe\b|Markup\(|autoescape false|autoescape=False", text), path

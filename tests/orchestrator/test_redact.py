@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.redact import redact
+from orchestrator.redact import redact, unsigned
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,17 @@ def test_what_looks_like_a_key_is_cut_out(text, secret):
 )
 def test_what_is_no_key_stays(text):
     assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("https://b.s3.amazonaws.com/a.json?X-Amz-Date=1&X-Amz-Signature=0a", "a.json"),
+        ("https://storage.googleapis.com/b/a.json?X-Goog-Signature=0a", "a.json"),
+        ("https://x.blob.core.windows.net/c/a.json?sv=1&sig=abc%3D", "a.json"),
+        ("https://example.com/a.json?version=2", "a.json?version=2"),
+        ("/data/what?sign.json", "what?sign.json"),
+    ],
+)
+def test_an_address_is_kept_without_its_signature(address, kept):
+    assert unsigned(address).rpartition("/")[2] == kept

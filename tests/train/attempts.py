@@ -14,6 +14,7 @@ from pathlib import Path
 from checkpoints.fence import claim_attempt, read_head
 from checkpoints.manifest import Manifest
 from checkpoints.store import open_store
+from tests.train.forked import ForkedTrainer
 from train.config import CheckpointOptions, ModelOptions, TrainConfig, TrainOptions
 from train.spool import read_outcome, read_records, spool_path
 
@@ -102,22 +103,18 @@ class Run:
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(temporary),
         }
-        worker = ["-m", "train", str(path)]
-        with self.log.open("wb") as log:
-            if launcher is not None:
-                worker = [*launcher, *worker]
-                environments = [environment]
-            elif torchrun:
-                worker = ["-m", "torch.distributed.run", *torchrun_arguments(world_size), *worker]
-                environments = [environment]
-            elif world_size == 1:
-                environments = [environment]
-            else:
-                environments = [{**environment, **e} for e in rank_environments(world_size, nodes)]
-            self.processes = [
-                subprocess.Popen([sys.executable, *worker], env=e, stderr=log, stdout=log)
-                for e in environments
-            ]
+        self.log.touch()
+        if torchrun:
+            launcher = ["-m", "torch.distributed.run", *torchrun_arguments(world_size)]
+        if launcher is not None:
+            command = [sys.executable, *launcher, "-m", "train", str(path)]
+            with self.log.open("wb") as log:
+                self.processes = [
+                    subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+                ]
+            return
+        ranks = [{}] if world_size == 1 else rank_environments(world_size, nodes)
+        self.processes = [ForkedTrainer(path, {**environment, **rank}, self.log) for rank in ranks]
 
     def records(self, kind):
         return [r for r in read_records(spool_path(self.spool_dir), 0)[0] if r.kind == kind]

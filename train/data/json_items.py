@@ -80,7 +80,7 @@ def _line_items(path: Path, blocks: Iterator[str]) -> Iterator[tuple[str, int, o
             where = f"{path}, line {number}"
             try:
                 yield where, index, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # a number may have too many digits
                 raise not_json(where, error) from error
             index += 1
 
@@ -140,8 +140,6 @@ class _Text:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-            except RecursionError as error:
-                raise not_json(where, error) from error
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated string") or (
                     error.pos >= len(self._text) - _CUT
@@ -149,6 +147,8 @@ class _Text:
                 if not is_cut or len(self._text) - self._at > _MAX_ITEM or not self._more():
                     raise not_json(where, error.msg) from error
                 continue
+            except (ValueError, RecursionError) as error:
+                raise not_json(where, error) from error
             # A number may go on in the next block: what is left may be the "e+" of its exponent.
             if end > len(self._text) - _CUT and self._more():
                 continue

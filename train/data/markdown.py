@@ -16,7 +16,9 @@ _CLOSES = re.compile(rf"</{_BLOCK}>\s*\Z")
 _MAX_CLOSE = len("</blockquote>")
 _PAGE = re.compile(r"\A\s*(\d{1,4}) / (\d{1,4})(?=\s*\n\s*\S|<\w)")
 _COPIED = re.compile(r"Copy\d+ chars / \d+ words")
-_COPY_CODE = re.compile(r"^([ \t]*```)[ \t]*\n?[ \t]*([\w+#.-]*?)Copy code[ \t]*\n?", re.MULTILINE)
+_COPY_CODE = re.compile(
+    r"^([ \t]*```)(?:[ \t]*\n)?[ \t]*([\w+#.-]*?)Copy code[ \t]*\n?", re.MULTILINE
+)
 _EMPTY_LINES_BEFORE = re.compile(r"\A\s*\n")
 
 

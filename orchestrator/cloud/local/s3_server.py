@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def ensure_server() -> None:
             start_server(folder)
 
 
-def start_server(folder: Path) -> subprocess.Popen[bytes]:
+def start_server(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     """Start a server whose data and key are in `folder`, and return when it serves."""
     folder.chmod(0o700)
     _end_unrecorded(folder)
@@ -90,7 +91,7 @@ def start_server(folder: Path) -> subprocess.Popen[bytes]:
     secret_key = before.secret_key if before else secrets.token_hex(20)
     # The same ports where possible: the clients of a server that died find the next one.
     ports = before.ports if before and _are_free(before.ports) else _free_ports()
-    process = _spawn(folder, ports, access_key, secret_key)
+    process = _spawn(folder, ports, (access_key, secret_key), options)
     record = ServerRecord(
         endpoint=f"http://127.0.0.1:{ports['s3.port']}",
         access_key=access_key,
@@ -142,7 +143,7 @@ def _data_flag(folder: Path) -> str:
 
 
 def _spawn(
-    folder: Path, ports: dict[str, int], access_key: str, secret_key: str
+    folder: Path, ports: dict[str, int], key: tuple[str, str], options: Sequence[str]
 ) -> subprocess.Popen[bytes]:
     (folder / _DATA_NAME).mkdir(exist_ok=True)
     command = [
@@ -151,10 +152,10 @@ def _spawn(
         "-volume.max=0", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
         # With the usual 10 s a server took 20 s to come back to its data; it elects only itself.
         "-master.electionTimeout=1s",
-        *(f"-{flag}={port}" for flag, port in ports.items()),
+        *(f"-{flag}={port}" for flag, port in ports.items()), *options,
     ]  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    keys = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
+    keys = {"AWS_ACCESS_KEY_ID": key[0], "AWS_SECRET_ACCESS_KEY": key[1]}
     with (folder / _LOG_NAME).open("ab") as log:
         return subprocess.Popen(
             command,

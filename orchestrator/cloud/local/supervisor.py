@@ -38,12 +38,13 @@ from orchestrator.ledger.facts import (
     RunEnded,
     TerminatedBy,
 )
-from orchestrator.ledger.fold import LaunchView, RunState, fold
+from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
-from orchestrator.ledger.journal import Journal, LedgerReader
+from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
 from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
+from orchestrator.ledger.state import StateReader
 from orchestrator.places import open_places
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.situation import market_time
@@ -82,7 +83,7 @@ class Supervisor:
         self._clock = clock
         self._journal = Journal(store, "supervisor", clock)
         self._decider = Decider(record)
-        self._ledger = LedgerReader(store)
+        self._states = StateReader(store, record)
         self._measurements = MeasurementReader(store)
         self._measured: Sequence[Measured] = ()
         self._measured_attempt: int | None = None
@@ -130,7 +131,7 @@ class Supervisor:
         return None if self._is_usurped else self._act(self._decide(self._state()))
 
     def _state(self) -> RunState:
-        return fold(self._record, self._ledger.read())
+        return self._states.read()
 
     def _beat(self) -> None:
         now = self._clock.now()

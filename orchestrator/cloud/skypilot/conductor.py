@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from checkpoints.errors import ObjectExists
 from checkpoints.layout import job_key
 from checkpoints.store import ObjectStore
-from orchestrator.attempts import EndReason, reason_for_exit
+from orchestrator.attempts import AgentExit, EndReason, reason_for_exit
 from orchestrator.clock import Clock
 from orchestrator.cloud.skypilot.sampling import PriceSampler
 from orchestrator.deciding import Decider
@@ -35,12 +35,13 @@ from orchestrator.ledger.facts import (
     RunEnded,
     terminated_by,
 )
-from orchestrator.ledger.fold import LaunchView, RunState, fold
+from orchestrator.ledger.fold import LaunchView, RunState
 from orchestrator.ledger.heartbeat import SILENT_NODE_STOPS_AFTER, Heartbeat, beat, last_beat_at
-from orchestrator.ledger.journal import Journal, LedgerReader
+from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
 from orchestrator.ledger.requests import Request, RequestKind, ask, withdraw
+from orchestrator.ledger.state import StateReader
 from orchestrator.notify.notifier import Notifier, start_notifier
 from orchestrator.offers import Offer, PriceTable
 from orchestrator.policy.answers import Decision, Drain, Launch, Stop, Wait
@@ -128,10 +129,12 @@ class Conductor:
         self._prefix = f"{record.run_id}-{self.owner[-6:]}-"
         self._journal = Journal(store, "controller", clock)
         self._decider = Decider(record)
-        self._ledger = LedgerReader(store)
+        self._states = StateReader(store, record)
         self._measurements: tuple[int, MeasurementReader] | None = None
         self._measured: Sequence[Measured] = ()
         self._beat_at: datetime | None = None
+        self._launching: tuple[Launch, LaunchStarted] | None = None
+        self._last_noted: str | None = None
         self._last_told: str | None = None
         self._launched_at = launched_at
         self._has_claimed: bool | None = None
@@ -143,7 +146,7 @@ class Conductor:
     def state(self) -> RunState:
         """Return what the facts say now, after ours are stored."""
         self._journal.flush()
-        self._seen = fold(self._record, self._ledger.read())
+        self._seen = self._states.read()
         return self._seen
 
     def decide(self) -> Decision:
@@ -196,23 +199,33 @@ class Conductor:
         )
 
     def launching(self, decision: Launch) -> tuple[str, QuotedOffer]:
-        """Write down that nodes are asked for; return the launch's name and its frozen price."""
+        """Write down that nodes are asked for; return the launch's name and its frozen price.
+
+        Called again because the store failed, it is the same launch: one more would count as one
+        whose set-up failed.
+        """
         # What we asked of the nodes before; the new ones would obey it, too.
         withdraw(self._store, RequestKind.DRAIN)
         withdraw(self._store, RequestKind.STOP)
-        quoted = QuotedOffer.quote(decision.offer)
-        launch = f"{self._prefix}{secrets.token_hex(3)}"
-        self._journal.record(self._decider.made(decision))
-        self._journal.note(
-            LaunchStarted(
-                launch=launch,
-                offer=quoted,
+        if self._launching is None or self._launching[0] is not decision:
+            started = LaunchStarted(
+                launch=f"{self._prefix}{secrets.token_hex(3)}",
+                offer=QuotedOffer.quote(decision.offer),
                 num_nodes=self._record.spec.nodes.count,
                 launched_at=self._launched_at,
             )
-        )
+            self._journal.record(self._decider.made(decision))
+            self._journal.record(started)
+            self._launching = (decision, started)
+        self._journal.flush()
         self._last_told = None
-        return launch, quoted
+        started = self._launching[1]
+        return started.launch, started.offer
+
+    def last_heard(self) -> datetime | None:
+        """Return when the agent of the launch that is up last spoke, by its own clock."""
+        launch = self.state().current_launch
+        return None if launch is None else last_beat_at(self._store, launch.attempt)
 
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
         """Write down when a launch's nodes came up, and in which zone; once."""
@@ -244,12 +257,12 @@ class Conductor:
         self._journal.flush()
 
     def refused(self, launch: str, reason: EndReason, detail: str | None) -> None:
-        """Write down that a launch came to nothing."""
-        self._journal.note(
-            LaunchEnded(
-                launch=launch, reason=reason, terminated_by=terminated_by(reason), detail=detail
+        """Write down that a launch came to nothing; once."""
+        if any(one.launch == launch for one in self.state().open_launches):
+            by = terminated_by(reason)
+            self._journal.note(
+                LaunchEnded(launch=launch, reason=reason, terminated_by=by, detail=detail)
             )
-        )
 
     def waiting(self, decision: Wait) -> None:
         """Write down that nothing is asked for at present; once for the time that it holds."""
@@ -263,8 +276,11 @@ class Conductor:
             return None
         kind = RequestKind.DRAIN if isinstance(decision, Drain) else RequestKind.STOP
         told = f"{kind.value} {launch.launch}"
+        if self._last_noted != told:
+            self._journal.record(self._decider.made(decision))
+            self._last_noted = told
         if self._last_told != told:
-            self._journal.note(self._decider.made(decision))
+            self._journal.flush()
             now, launched_at = self._clock.now(), self._launched_at
             ask(self._store, Request(kind=kind, at=now, by=self.owner, launched_at=launched_at))
             self._last_told = told
@@ -334,7 +350,8 @@ class Conductor:
 def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
     """Believe the agent's own word first, then an exit status; nodes gone without either are lost.
 
-    A failure on a node on which no agent ever spoke is one of setting the node up.
+    A failure on a node on which no agent ever spoke is one of setting the node up, unless the
+    agent left because it could not reach the store, which the set-up had.
     """
     said = [end.reason for end in state.attempt_ends if end.attempt == launch.attempt]
     if launch.attempt is not None and said:
@@ -342,7 +359,8 @@ def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
     if loss.is_cancelled:
         return EndReason.STOPPED
     if launch.attempt is None:
-        return EndReason.SETUP_FAILED if loss.has_failed else EndReason.NODE_LOST
+        is_setup = loss.has_failed and AgentExit.PREEMPTED not in loss.exit_codes
+        return EndReason.SETUP_FAILED if is_setup else EndReason.NODE_LOST
     if not loss.exit_codes:
         return EndReason.NODE_LOST
     return next(

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sky import sky_logging
 
-from checkpoints.errors import StoreUnreachable
+from checkpoints.errors import StoreRefused, StoreUnreachable
 from orchestrator.cloud.skypilot.clusters import up_since, zone_of
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss
 
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 # A store that fails for this long is not coming back, and the job ends resumable.
 _STORE_PATIENCE_S = 1800.0
+# The same of one that refuses: keys are renewed, and roles take minutes to be known everywhere.
+_REFUSAL_PATIENCE_S = 600.0
 _STORE_RETRY_S = 10.0
 
 
@@ -61,7 +63,7 @@ class Job:
         """Have the conductor do something, in a thread: the event loop serves other jobs, too.
 
         Raises:
-            CheckpointError: the store refuses, or has not answered for half an hour.
+            CheckpointError: the store has refused for ten minutes, or been silent for thirty.
         """
         async with self._one_at_a_time:
             return await patiently(lambda: act(self._conductor, *args, **kwargs))
@@ -78,13 +80,15 @@ class Job:
 
 
 async def patiently(act: Callable[[], T]) -> T:
-    """Return what `act` returns in a thread, trying again while the store cannot be reached."""
-    give_up_at = time.monotonic() + _STORE_PATIENCE_S
+    """Return what `act` returns in a thread, trying again while the store is silent or refuses."""
+    began_at = time.monotonic()
     while True:
         try:
             return await asyncio.to_thread(act)
-        except StoreUnreachable as error:
-            if time.monotonic() > give_up_at:
+        except (StoreUnreachable, StoreRefused) as error:
+            is_refusal = isinstance(error, StoreRefused)
+            patience_s = _REFUSAL_PATIENCE_S if is_refusal else _STORE_PATIENCE_S
+            if time.monotonic() - began_at >= patience_s:
                 raise
             log.warning("the store fails, trying again: %s", error)
         await asyncio.sleep(_STORE_RETRY_S)

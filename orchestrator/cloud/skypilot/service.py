@@ -21,6 +21,7 @@ from orchestrator.cloud.skypilot.task import (
     default_region,
     forwarded,
     read_task,
+    settings,
 )
 from orchestrator.inputs import InputFile
 from orchestrator.offers import Market, MarketPreference
@@ -81,7 +82,7 @@ def build_service(
             "certfile": str(certificate.certificate.absolute()),
         }
     config["envs"] |= {
-        **forwarded(environment.STORE_SETTINGS),
+        **settings(environment.STORE_SETTINGS),
         **default_region(),
         environment.SERVICE_FOLDER: record.models[0].folder,
         environment.SERVICE: record.service_id,

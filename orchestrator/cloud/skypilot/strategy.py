@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import weakref
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from sky import exceptions
@@ -42,6 +42,8 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.notify.addresses import NOTIFY
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 
+# Times, a tick apart, that a silent agent is listened for: it speaks every 20 s.
+_NUM_LISTENS = 4
 # One per job in a process: SkyPilot makes a new strategy when it takes a job up again.
 _attendants: weakref.WeakValueDictionary[int, Attendant] = weakref.WeakValueDictionary()
 
@@ -65,8 +67,15 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         return await self._until_up(recovery=False)
 
     async def recover(self) -> float:
-        """Bring the run up again; the nodes that it had are terminated first."""
+        """Bring the run up again; the nodes that it had are terminated first.
+
+        SkyPilot asks for it also when it could not read a job's status for a minute. Nodes whose
+        agent still speaks are left as they are; SkyPilot then goes on watching them.
+        """
         await self._open()
+        if self._opened.failure is None and await self._is_only_unseen():
+            log.warning("the job's status cannot be read, but its agent speaks: it trains on")
+            return time.time()
         await asyncio.to_thread(self._cleanup_cluster)
         failure, self._opened.failure = self._opened.failure, None
         await self._opened.tell(Conductor.gone, failure or Loss())
@@ -151,6 +160,22 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
                         Conductor.gone, Loss(detail="its controller was restarted")
                     )
                     decision = await self._decide()
+
+    async def _is_only_unseen(self) -> bool:
+        """Say whether the cloud has all nodes, and their agent is heard in the run folder."""
+        try:
+            num_alive = await asyncio.to_thread(count_instances, self.cluster_name)
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known of the nodes
+            log.warning("cannot count the nodes: %s", error)
+            return False
+        if num_alive < self.dag.tasks[0].num_nodes:
+            return False
+        heard_at = await self._opened.tell(Conductor.last_heard)
+        for _ in range(_NUM_LISTENS if heard_at is not None else 0):
+            await asyncio.sleep(self.tick_seconds)
+            if await self._opened.tell(Conductor.last_heard) != heard_at:
+                return True
+        return False
 
     async def _decide(self) -> Decision:
         try:
@@ -237,7 +262,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         following: Decision = decision
         while isinstance(following, Wait):
             await self._opened.tell(Conductor.waiting, following)
-            left_s = (following.until - datetime.now(timezone.utc)).total_seconds()
+            left_s = following.until.timestamp() - time.time()
             await asyncio.sleep(min(max(left_s, 1.0), self.tick_seconds))
             following = await self._decide()
         await state.set_restarting_async(self.job_id, self.task_id, recovery)

@@ -15,10 +15,12 @@ from orchestrator.billing.tags import tags_of
 from orchestrator.cloud.skypilot import environment
 from orchestrator.cloud.skypilot.client import require_skypilot
 from orchestrator.cloud.skypilot.offers import resources_for
+from orchestrator.errors import UsageError
 from orchestrator.inputs import InputFile
 from orchestrator.ledger.record import RunRecord
 from orchestrator.notify.addresses import NOTIFY
 from orchestrator.offers import Market, Offer
+from orchestrator.redact import redact
 from orchestrator.runs import run_folder_url
 
 # Forwarded where they are set: secrets only as secrets, which SkyPilot keeps out of logs and YAML.
@@ -95,6 +97,18 @@ def forwarded(names: Sequence[str], source: Mapping[str, str] = os.environ) -> d
     return {name: source[name] for name in names if source.get(name)}
 
 
+def settings(names: Sequence[str]) -> dict[str, str]:
+    """Return the variables that are set and no secrets; raise UsageError for one that holds one."""
+    found = forwarded(names)
+    for name, value in found.items():
+        if redact(value) != value:
+            raise UsageError(
+                f"{name} holds a password or a key, and is shown with the task.",
+                "Leave it out of the address: keys have variables of their own.",
+            )
+    return found
+
+
 def default_region() -> dict[str, str]:
     """Return the region of this machine's AWS settings, by the name that all programs read."""
     region = os.environ.get("AWS_REGION")
@@ -103,7 +117,7 @@ def default_region() -> dict[str, str]:
 
 def _environment(record: RunRecord, wheel: InputFile, launched_at: datetime) -> dict[str, str]:
     return {
-        **forwarded(_SETTINGS),
+        **settings(_SETTINGS),
         **default_region(),
         environment.RUN_FOLDER: run_folder_url(record.spec.store, record.run),
         environment.JOB: secrets.token_hex(8),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.errors import StoreUnreachable
+from checkpoints.errors import Fenced, StoreUnreachable
 from checkpoints.fence import claim_attempt
 from checkpoints.layout import event_key, heartbeat_key
 from checkpoints.store import open_store
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.guards import Guards
+from orchestrator.agent.joining import claim_for
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.ledger.facts import (
     LaunchEnded,
@@ -54,7 +55,7 @@ class Scene:
         self.journal.note(LaunchStarted(launch="one", offer=offer, num_nodes=1))
         self.journal.note(LaunchReady(launch="one"))
         self.claim()
-        config = AgentConfig(
+        config = self.config = AgentConfig(
             store=self.store.url,
             launch="one",
             offer=offer,
@@ -91,6 +92,15 @@ def test_later_attempt_fences_without_a_save(tmp_path):
     leave = scene.look(EVERY_S)
     assert (leave.reason, leave.saves) == (EndReason.FENCED, False)
     assert leave.why == "attempt 2 owns the run"
+
+
+def test_a_node_that_was_taken_for_lost_may_not_claim_again(tmp_path):
+    scene = Scene(tmp_path)
+    gone = LaunchEnded(launch="one", reason=EndReason.NODE_LOST, terminated_by=TerminatedBy.CLOUD)
+    assert claim_for(scene.config, scene.store, scene.record, scene.clock).attempt == 2
+    scene.journal.note(gone)
+    with pytest.raises(Fenced):
+        claim_for(scene.config, scene.store, scene.record, scene.clock)
 
 
 def test_budget_ends_the_attempt_with_a_save_before_it_is_used_up(tmp_path):

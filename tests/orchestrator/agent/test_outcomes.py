@@ -9,12 +9,7 @@ from orchestrator.attempts import EndReason
 from tests.orchestrator.histories import at
 from train.spool import Outcome, OutcomeKind
 
-DONE, SAVED, FENCED, FAILED = (
-    OutcomeKind.DONE,
-    OutcomeKind.SAVED,
-    OutcomeKind.FENCED,
-    OutcomeKind.FAILED,
-)
+DONE, SAVED, FENCED, CUT_OFF, FAILED = OutcomeKind
 
 
 def outcome(kind: OutcomeKind, seconds: float = 0, error: str | None = None) -> Outcome:
@@ -36,6 +31,18 @@ def report(*outcomes: Outcome | None, node: int = 0, **said: object) -> NodeRepo
         ([outcome(DONE), None], None, EndReason.TRAINING_FAILED, "rank 1 died without a word"),
         (
             [outcome(FAILED, 9, "connection closed by peer"), outcome(FAILED, 5, "out of memory")],
+            None,
+            EndReason.TRAINING_FAILED,
+            "out of memory",
+        ),
+        (
+            [outcome(CUT_OFF, 5, "no answer"), outcome(FAILED, 9, "connection closed by peer")],
+            None,
+            EndReason.PREEMPTED,
+            "no answer",
+        ),
+        (
+            [outcome(CUT_OFF, 9, "no answer"), outcome(FAILED, 5, "out of memory")],
             None,
             EndReason.TRAINING_FAILED,
             "out of memory",

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from checkpoints.errors import StoreUnreachable
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.attempts import AgentExit, EndReason, StopReason
 from orchestrator.charges import charge
@@ -20,12 +21,13 @@ from orchestrator.ledger.facts import (
     AttemptEnded,
     AttemptStarted,
     FinalState,
+    LaunchEnded,
     RunAmended,
     RunLaunched,
     StopRequested,
 )
 from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
-from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord, create_record
 from orchestrator.ledger.requests import RequestKind, read_requests
 from orchestrator.offers import PriceTable
@@ -141,6 +143,48 @@ def test_a_failure_before_any_agent_spoke_is_one_of_the_setup(store, clock):
     launch(conductor, clock)
     conductor.gone(Loss(has_failed=True, exit_codes=(1,)))
     assert last_launch(conductor).reason is EndReason.SETUP_FAILED
+
+
+def test_a_node_that_lost_the_store_before_it_claimed_is_no_failed_setup(store, clock):
+    conductor = make_conductor(store, clock)
+    launch(conductor, clock)
+    conductor.gone(Loss(has_failed=True, exit_codes=(AgentExit.PREEMPTED,)))
+    assert last_launch(conductor).reason is EndReason.NODE_LOST
+
+
+class OneAnswerLost:
+    """A store that does the next write of facts and loses the reply."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.loses_next = False
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def create(self, key: str, data: bytes) -> str:
+        version = self._store.create(key, data)
+        if self.loses_next:
+            self.loses_next = False
+            raise StoreUnreachable(f"{key}: no answer", "Try again.")
+        return version
+
+
+def test_a_launch_asked_for_again_after_a_lost_reply_is_one_launch(store, clock):
+    losing = OneAnswerLost(store)
+    conductor = make_conductor(losing, clock)
+    decision = conductor.decide()
+    losing.loses_next = True
+    with pytest.raises(StoreUnreachable):
+        conductor.launching(decision)
+    name, _ = conductor.launching(decision)
+    assert [one.launch for one in conductor.state().launches] == [name]
+    losing.loses_next = True
+    with pytest.raises(StoreUnreachable):
+        conductor.refused(name, EndReason.NO_CAPACITY, None)
+    conductor.refused(name, EndReason.NO_CAPACITY, None)
+    ends = [one.body for one in LedgerReader(store).read() if isinstance(one.body, LaunchEnded)]
+    assert len(ends) == 1
 
 
 def test_a_failure_whose_status_cannot_be_read_is_a_lost_node(store, clock):

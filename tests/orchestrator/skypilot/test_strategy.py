@@ -19,11 +19,13 @@ from orchestrator.cloud.skypilot.task import build_task
 from orchestrator.inputs import InputFile
 from orchestrator.ledger.facts import (
     AmendedBy,
+    AttemptStarted,
     FinalState,
     RunAmended,
     RunLaunched,
     StopRequested,
 )
+from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import create_record
 from orchestrator.notify.addresses import NOTIFY
@@ -174,6 +176,7 @@ def test_a_cancelled_job_launches_nothing_more(store, skypilot):
 
 
 def test_the_last_facts_survive_a_store_that_refuses_for_a_while(store, skypilot, monkeypatch):
+    monkeypatch.setattr("orchestrator.cloud.skypilot.job._STORE_RETRY_S", 0.01)
     executor = Strategy(store, [1.0], skypilot)
     refusals = iter([StoreRefused("denied", "ask")] * 3)
     gone = Conductor.gone
@@ -196,6 +199,83 @@ def test_the_last_facts_survive_a_store_that_refuses_for_a_while(store, skypilot
     ended = conductor_of(executor).state().ended
     assert ended is not None
     assert ended.state is FinalState.SUCCEEDED
+
+
+def test_a_restarted_controller_bears_a_store_that_refuses_for_a_while(
+    store, skypilot, monkeypatch
+):
+    monkeypatch.setattr("orchestrator.cloud.skypilot.job._STORE_RETRY_S", 0.01)
+    executor = Strategy(store, [], skypilot)
+    refusals = iter([StoreRefused("denied", "ask")] * 3)
+    make = executor._make_conductor
+
+    def refusing():
+        if (error := next(refusals, None)) is not None:
+            raise error
+        return make()
+
+    executor._make_conductor = refusing
+    asyncio.run(executor.on_resume("run-1"))
+    assert executor._attendant is not None
+
+
+@pytest.fixture
+def training(store, skypilot, monkeypatch):
+    """A strategy whose node trains, and what makes its agent speak once."""
+    executor = Strategy(store, [1.0, 1.0], skypilot)
+    asyncio.run(executor.launch())
+    (launch,) = conductor_of(executor).state().launches
+    started = AttemptStarted(
+        attempt=1, launch=launch.launch, world_size=2, step=0, manifest=None, host="node"
+    )
+    Journal(store, "agent-000001", SystemClock()).note(started)
+
+    def speak():
+        now = SystemClock().now()
+        beat(store, Heartbeat(writer="agent-000001", at=now, host="node", pid=1, attempt=1))
+
+    speak()
+    return executor, speak
+
+
+def test_nodes_that_only_skypilot_cannot_see_train_on(training, skypilot, monkeypatch):
+    executor, speak = training
+    monkeypatch.setattr(strategy, "count_instances", lambda name: 1)
+
+    async def recover():
+        recovering = asyncio.create_task(executor.recover())
+        while not recovering.done():
+            await asyncio.sleep(0.005)
+            speak()
+
+    asyncio.run(recover())
+    assert skypilot.terminated == 0
+    assert launches(executor) == [("us-east-1", None)]
+
+
+@pytest.mark.parametrize(("num_alive", "speaks"), [(1, False), (0, True)])
+def test_nodes_that_are_silent_or_gone_are_replaced(
+    training, skypilot, monkeypatch, num_alive, speaks
+):
+    executor, speak = training
+    monkeypatch.setattr(strategy, "count_instances", lambda name: num_alive)
+    if speaks:
+        speak()
+    asyncio.run(executor.recover())
+    assert skypilot.terminated > 0
+    assert launches(executor) == [("us-east-1", EndReason.NODE_LOST), ("us-west-2", None)]
+
+
+def test_a_store_that_goes_on_refusing_ends_the_job(store, skypilot, monkeypatch):
+    monkeypatch.setattr("orchestrator.cloud.skypilot.job._REFUSAL_PATIENCE_S", 0.0)
+    executor = Strategy(store, [], skypilot)
+
+    def refuse():
+        raise StoreRefused("denied", "ask")
+
+    executor._make_conductor = refuse
+    with pytest.raises(exceptions.ProvisionPrechecksError):
+        asyncio.run(executor.launch())
 
 
 def test_the_controller_tells_the_end_with_the_task_s_secret(store, skypilot, caplog):
