@@ -26,6 +26,7 @@ class Service:
         """History by line number, as file_stream posts it."""
         self.posted_twice: set[int] = set()
         self.alerts: list[str] = []
+        self.num_spoiled = 0
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -96,6 +97,7 @@ def serving(
             service.asked.set()
             self.close_connection = True
             if raw is not None:
+                service.num_spoiled += 1
                 self.wfile.write(raw(service) or b"")
                 return
             if self.headers.get("content-encoding") == "gzip":

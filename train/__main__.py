@@ -22,7 +22,8 @@ from train.config import TrainConfig, load_config
 from train.errors import TrainError
 from train.owner import watch_owner
 from train.report import Report
-from train.spool import Outcome, OutcomeKind, write_outcome
+from train.spool import Outcome, OutcomeKind, keep_room, outcome_path, write_outcome
+from train.termination import watch_termination
 
 log = logging.getLogger("train")
 
@@ -30,6 +31,8 @@ log = logging.getLogger("train")
 def main() -> int:
     """Run the trainer; return its exit status."""
     process_started_at = _process_start()
+    is_launched = "TORCHELASTIC_RUN_ID" in os.environ
+    watch_termination(os.getppid() if is_launched else None)
     # The agent asks for it before it kills a trainer that hangs.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     rank = int(os.environ.get("RANK", "0"))
@@ -43,9 +46,10 @@ def main() -> int:
         return 2
     if config.owner_pid is not None:
         watch_owner(config.owner_pid)
+    keep_room(outcome_path(config.spool_dir, rank))
     outcome = _run(config, Report(config, rank, process_started_at))
     write_outcome(config.spool_dir, rank, outcome)
-    return 0 if outcome.outcome in (OutcomeKind.DONE, OutcomeKind.SAVED) else 1
+    return 0 if outcome.is_well else 1
 
 
 def _run(config: TrainConfig, report: Report) -> Outcome:

@@ -6,7 +6,6 @@ again gives the same bits. A checkpoint is only ever written between two steps.
 
 from __future__ import annotations
 
-import signal
 import time
 from dataclasses import replace
 
@@ -38,6 +37,7 @@ from train.restore import Restored, restore, roll_back
 from train.saving import Saves
 from train.spool import Outcome, OutcomeKind, Pulse
 from train.state import Progress, read_generators
+from train.termination import defy_launcher
 from train.throughput import Throughput
 
 
@@ -62,7 +62,7 @@ def train(config: TrainConfig, report: Report) -> Outcome:
         return _train(config, ranks, agreement, report, dataset, restored, saves)
     except Fenced:
         # torchrun ends the others when one rank exits; all are to leave their outcome first.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        defy_launcher()
         agreement.wait_for_all()
         raise
     finally:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from train.errors import SpoolInvalid
 from train.spool import Notice, Pulse, read_notice
+from train.termination import termination_notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,10 @@ class Agreement:
         dist.barrier(group=self._group)
 
     def _notice(self) -> Notice | None:
+        told = [notice for notice in (self._read(), termination_notice()) if notice is not None]
+        return min(told, key=lambda notice: notice.deadline_at, default=None)
+
+    def _read(self) -> Notice | None:
         try:
             return read_notice(self._notice_file)
         except SpoolInvalid:

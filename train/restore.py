@@ -194,6 +194,8 @@ def _try(
     """
     manifest, complaint = _read(store, key)
     progress = START
+    if manifest is not None and manifest.run != config.run:
+        complaint = f"{manifest.key} is a checkpoint of run {manifest.run}"
     if complaint is None:
         try:
             progress = _fill(config, ranks, store, manifest, tensors)

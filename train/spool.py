@@ -6,6 +6,8 @@ says how much of the spool it has uploaded. Torch-free: the agent reads with thi
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import threading
 import time
@@ -29,11 +31,15 @@ from pydantic import (
 
 from train.errors import SpoolInvalid
 
+log = logging.getLogger(__name__)
+
 SPOOL_NAME = "spool.jsonl"
 UPLOADED_NAME = "uploaded.json"
 # Rank 0 looks this often whether the agent has caught up; a look costs 20 us.
 _POLL_S = 0.02
 _BEAT_EVERY_S = 5.0
+# What an outcome or a notice takes at the most; a page of most disks.
+_SPARE_BYTES = 4096
 
 
 def _to_utc(instant: datetime) -> datetime:
@@ -226,6 +232,11 @@ class Outcome(_Record):
     """When it ended: of several ranks that failed, the first one knows why."""
     error: str | None = None
 
+    @property
+    def is_well(self) -> bool:
+        """Say whether the rank did what it was to do."""
+        return self.outcome in (OutcomeKind.DONE, OutcomeKind.SAVED)
+
 
 class Notice(_Record):
     """The node goes away at `deadline_at`."""
@@ -240,23 +251,29 @@ class Risk(_Record):
 
 
 class Spool:
-    """Rank 0's end of the spool file at `path`; uploaded.json lies beside it."""
+    """Rank 0's end of the spool file at `path`; uploaded.json lies beside it.
+
+    While the disk takes nothing, records wait in memory: training does not depend on them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._uploaded = path.with_name(UPLOADED_NAME)
+        self._waiting = b""
+        self._is_ill = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
 
     def append(self, record: Record) -> None:
-        """Append one line in one write, so that a reader sees all of it or none."""
-        line = record.model_dump_json().encode() + b"\n"
-        with self._path.open("ab", buffering=0) as file:
-            file.write(line)
+        """Append one line; readers heed only whole ones."""
+        self._waiting += record.model_dump_json().encode() + b"\n"
+        self._write_out()
 
     def wait_uploaded(self, timeout_s: float) -> bool:
-        """Append a `flush` line and wait for the agent to reach it; False after the timeout."""
+        """Append a `flush` line and wait for the agent to reach it; False if it does not."""
         self.append(Flush(at=datetime.now(timezone.utc)))
+        if self._waiting:
+            return False  # the agent can only read what is on the disk
         num_bytes = self._path.stat().st_size
         give_up_at = time.monotonic() + timeout_s
         while True:
@@ -266,6 +283,19 @@ class Spool:
             if time.monotonic() >= give_up_at:
                 return False
             time.sleep(_POLL_S)
+
+    def _write_out(self) -> None:
+        """Write what waits, as far as the disk takes it."""
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                while self._waiting:
+                    self._waiting = self._waiting[file.write(self._waiting) or 0 :]
+        except OSError as error:
+            if not self._is_ill:
+                log.warning("records wait in memory until the disk takes them: %s", error)
+            self._is_ill = True
+        else:
+            self._is_ill = False
 
     def _drop_torn_line(self) -> None:
         if not self._path.exists():
@@ -314,6 +344,14 @@ def read_records(path: Path, offset: int) -> tuple[list[Record], int]:
 def write_uploaded(spool_dir: Path, num_bytes: int) -> None:
     """Say (as the agent) that the spool is uploaded up to `num_bytes`."""
     _write(uploaded_path(spool_dir), Uploaded(num_bytes=num_bytes))
+
+
+def keep_room(path: Path) -> None:
+    """Take the room now that writing `path` will need: then it can be written to a full disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for spare in _spares(path):
+        with suppress(OSError):
+            _take_room(spare)
 
 
 def write_outcome(spool_dir: Path, rank: int, outcome: Outcome) -> None:
@@ -378,7 +416,8 @@ class Pulse:
 
     def beat(self) -> None:
         """Say that this rank gets on; takes 1 us."""
-        os.utime(self._path)
+        with suppress(OSError):  # of a disk that has become read-only
+            os.utime(self._path)
 
 
 def read_pulses(spool_dir: Path) -> dict[int, float]:
@@ -396,8 +435,41 @@ _File = TypeVar("_File", bound=_Record)
 def _write(path: Path, record: _Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(record.model_dump_json())
-    temporary.replace(path)
+    text = record.model_dump_json().encode()
+    try:
+        temporary.write_bytes(text)
+    except OSError:
+        _write_to_spare(path, temporary, text)
+        temporary.replace(path)
+        keep_room(path)
+    else:
+        temporary.replace(path)
+
+
+def _write_to_spare(path: Path, temporary: Path, text: bytes) -> None:
+    """Write in the room that was kept for it; raise OSError if none was."""
+    spare = next(filter(Path.exists, _spares(path)), None)
+    if spare is None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    spare.replace(temporary)
+    with temporary.open("r+b") as file:
+        file.write(text)
+        file.truncate()
+
+
+def _take_room(spare: Path) -> None:
+    if spare.exists():
+        return
+    try:
+        spare.write_bytes(bytes(_SPARE_BYTES))
+    except OSError:
+        spare.unlink()  # there is a file, but nothing in it
+        raise
+
+
+def _spares(path: Path) -> list[Path]:
+    """Return two: one becomes the file, the other replaces it, and what is replaced gives room."""
+    return [path.with_name(f".{path.name}.spare-{number}") for number in range(2)]
 
 
 def _read(path: Path, kind: type[_File]) -> _File | None:

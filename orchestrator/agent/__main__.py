@@ -20,6 +20,7 @@ from orchestrator.errors import UnknownRun
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.record import RunRecord, read_record
+from train.termination import watch_termination
 
 
 def run_agent(config: AgentConfig, store: ObjectStore, record: RunRecord, clock: Clock) -> int:
@@ -39,14 +40,16 @@ def find_record(store: ObjectStore) -> RunRecord:
 def exit_as(run: Callable[[], int]) -> NoReturn:
     """Exit at once with what `run` returns: W&B's exit handlers may wait for ever on a dead host.
 
-    A store or a head that cannot be reached is the node's trouble, not the training's: the attempt
-    counts as preempted and the next one tries elsewhere.
+    A store or a head that cannot be reached, or a disk that is full, is the node's trouble, not the
+    training's: the attempt counts as preempted and the next one tries elsewhere. So is a SIGTERM,
+    on which the trainer saves.
     """
+    watch_termination()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # or each poll for a notice is a line
     try:
         status = run()
-    except (StoreUnreachable, HeadMissing):
+    except (StoreUnreachable, HeadMissing, OSError):
         logging.getLogger(__name__).exception("this node cannot take part")
         status = AgentExit.PREEMPTED
     except Fenced as error:

@@ -23,7 +23,7 @@ from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.courier import Courier
 from orchestrator.agent.gang import News
 from orchestrator.agent.guards import Guards
-from orchestrator.agent.health import find_fault
+from orchestrator.agent.health import find_fault, find_write_fault
 from orchestrator.agent.joining import Part, follow, lead, notice_file
 from orchestrator.agent.leftovers import start_aborting
 from orchestrator.agent.notice import NoticeSource, NoticeWatch, local_notices
@@ -74,7 +74,7 @@ class Agent:
             report = self._take_part(part, courier)
         except Exception as error:
             # The other nodes must neither wait for this one nor take it for lost.
-            is_away = isinstance(error, StoreUnreachable)
+            is_away = isinstance(error, (StoreUnreachable, OSError))
             reason = EndReason.PREEMPTED if is_away else EndReason.TRAINING_FAILED
             part.gang.settle(self._report(leaving=reason, error=str(error)))
             if self._leads:
@@ -95,9 +95,9 @@ class Agent:
     def _take_part(self, part: Part, courier: Courier) -> NodeReport:
         if self._leads:
             start_aborting(self._store, self._state.spec, part.claim.attempt)
-        unfit = self._find_fault(part)
-        if unfit is not None:
-            return self._report(leaving=EndReason.PREEMPTED, error=unfit)
+        fault = self._find_fault(part)
+        if fault is not None:
+            return self._unfit(fault)
         complaint = self._prepare(part)
         if complaint is not None:
             return self._report(leaving=EndReason.TRAINING_FAILED, error=complaint)
@@ -124,14 +124,21 @@ class Agent:
         watch.serve(trainer)
         first = self._config.node * self._config.ranks
         ranks = range(first, first + self._config.ranks)
-        return self._report(
-            outcomes=tuple(read_outcome(courier.spool_dir, rank) for rank in ranks),
-            leaving=watch.leaving,
-            is_hung=watch.is_hung,
-        )
+        outcomes = tuple(read_outcome(courier.spool_dir, rank) for rank in ranks)
+        if watch.leaving is None and not all(outcome and outcome.is_well for outcome in outcomes):
+            # What looks like a failure of the training may be one of the disk.
+            fault = find_write_fault(self._config.scratch)
+            if fault is not None:
+                return self._unfit(fault, outcomes=outcomes)
+        return self._report(outcomes=outcomes, leaving=watch.leaving, is_hung=watch.is_hung)
 
     def _report(self, **said: object) -> NodeReport:
         return NodeReport.model_validate({"node": self._config.node, **said})
+
+    def _unfit(self, fault: str, **said: object) -> NodeReport:
+        why = f"node {self._config.node} is unfit: {fault}"
+        _log.error("%s", why)
+        return self._report(leaving=EndReason.PREEMPTED, error=why, **said)
 
     def _find_fault(self, part: Part) -> str | None:
         """Return why this node cannot do its part, if so; a slow store is only worth a warning."""
@@ -140,11 +147,9 @@ class Agent:
             return None
         num_bytes = sum(file.size for file in self._state.record.inputs)
         fault = find_fault(config.scratch, num_input_bytes=num_bytes, num_gpus=config.num_gpus)
-        if fault is not None:
-            _log.error("node %d is unfit: %s", config.node, fault)
-            return f"node {config.node} is unfit: {fault}"
-        self._say_speed(part.train.objects_store)
-        return None
+        if fault is None:
+            self._say_speed(part.train.objects_store)
+        return fault
 
     def _say_speed(self, near: str | None) -> None:
         try:

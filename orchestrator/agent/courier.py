@@ -66,14 +66,14 @@ class Courier:
         return records
 
     def upload(self) -> None:
-        """Carry everything to the run folder; a store that fails now is tried again later."""
+        """Carry everything to the run folder; what fails now is tried again later."""
         try:
             self._spool.upload()
             self._logs.upload()
             self._facts.flush()
             if self._config.node == 0:
                 self._beat()
-        except StoreError as error:
+        except (StoreError, OSError) as error:  # the store's trouble, or this disk's
             _log.warning("upload failed and will be tried again: %s", error)
 
     def close(self) -> None:

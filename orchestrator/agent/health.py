@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +23,22 @@ _ROW_FIELDS = ("gpu_bus_id", "remapped_rows.pending", "remapped_rows.failure")
 _FATAL_XIDS = frozenset({48, 74, 79, 95, 119, 120})
 _XID = re.compile(r"NVRM: Xid \((?P<where>[^)]*)\): (?P<number>\d+)")
 _SPARE_DISK = 2 << 30
+_PAGE = 4096
 
 
 def find_fault(scratch: Path, *, num_input_bytes: int, num_gpus: int | None) -> str | None:
     """Return what is wrong with this node, None if nothing; `num_gpus` None looks at no GPU."""
     return _disk_fault(scratch, num_input_bytes) or (num_gpus and _gpu_fault(num_gpus)) or None
+
+
+def find_write_fault(scratch: Path) -> str | None:
+    """Return why the disk takes no file, None if it does."""
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            file.write(bytes(_PAGE))
+    except OSError as error:
+        return f"{scratch} cannot be written: {error.strerror}"
+    return None
 
 
 def _disk_fault(scratch: Path, num_input_bytes: int) -> str | None:

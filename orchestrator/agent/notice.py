@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from train.errors import SpoolInvalid
-from train.spool import Notice, Risk, read_notice, risk_path, write_notice, write_risk
+from train.spool import Notice, Risk, keep_room, read_notice, risk_path, write_notice, write_risk
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class NoticeWatch:
         self._cloud: Notice | None = None
         self._risk: Risk | None = None
         self._num_failures = 0
+        keep_room(target)
         self._thread = threading.Thread(target=self._watch, name="notice", daemon=True)
         self._thread.start()
 

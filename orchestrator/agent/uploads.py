@@ -7,7 +7,15 @@ from pathlib import Path
 
 from checkpoints.layout import log_key, node_log_prefix, steps_key
 from checkpoints.store import ObjectStore
-from train.spool import Flush, Record, read_records, spool_path, write_uploaded
+from train.spool import (
+    Flush,
+    Record,
+    keep_room,
+    read_records,
+    spool_path,
+    uploaded_path,
+    write_uploaded,
+)
 
 
 class SpoolUploader:
@@ -17,6 +25,7 @@ class SpoolUploader:
         self._store = store
         self._attempt = attempt
         self._spool_dir = spool_dir
+        keep_room(uploaded_path(spool_dir))
         self._offset = 0
         self._num_objects = 0
         self._pending: list[Record] = []

@@ -18,6 +18,7 @@ from orchestrator.agent.processes import kill_tree
 from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
 from train.spool import Notice, Step
+from train.termination import termination_notice
 
 _log = logging.getLogger(__name__)
 # How long the trainer may take to save and leave when asked to, unless the node goes before.
@@ -55,6 +56,7 @@ class Watch:
         self._kill_at: float | None = None
         self._is_alone = False
         self._is_noticed = False
+        self._is_terminated = False
         self.leaving: EndReason | None = None
         self.is_hung = False
 
@@ -69,6 +71,7 @@ class Watch:
                 self._courier.upload()
                 uploaded_at = now
             self._note_notice()
+            self._note_termination(now)
             leave = None if self._guards is None else self._guards.look(now)
             if leave is not None:
                 self._leave(leave, now)
@@ -94,7 +97,16 @@ class Watch:
         if self.leaving is None:
             self.leaving = EndReason.PREEMPTED
 
-    def _leave(self, leave: Leave, now: float) -> None:
+    def _note_termination(self, now: float) -> None:
+        notice = termination_notice()
+        if notice is None or self._is_terminated:
+            return
+        self._is_terminated = True
+        left_s = (notice.deadline_at - self._clock.now()).total_seconds()
+        why = "this machine shuts down, or its job is ended (SIGTERM)"
+        self._leave(Leave(reason=EndReason.PREEMPTED, why=why), now, left_s)
+
+    def _leave(self, leave: Leave, now: float, within_s: float = _LEAVE_SECONDS) -> None:
         """Have the trainer save and end, and kill it if it does not."""
         if self.leaving is EndReason.FENCED or (self.leaving is not None and leave.saves):
             return
@@ -104,8 +116,8 @@ class Watch:
             self._kill_at = now
             return
         _log.warning("asking the trainer to save and leave: %s", leave.why)
-        self._kill_at = now + _LEAVE_SECONDS
-        deadline_at = self._clock.now() + timedelta(seconds=_LEAVE_SECONDS)
+        self._kill_at = now + within_s
+        deadline_at = self._clock.now() + timedelta(seconds=within_s)
         self._notices.pass_on(Notice(deadline_at=deadline_at))
 
     def _note_peers(self, now: float) -> None:

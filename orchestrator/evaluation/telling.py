@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,12 @@ def _draw(state: RunState, report: Report) -> list[str]:
         command = [sys.executable, "-m", "orchestrator.evaluation.wandb_process", str(file)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_WANDB_TIMEOUT_S, check=False
+                command,
+                env={**os.environ, "TMPDIR": scratch},  # it leaves folders there
+                capture_output=True,
+                text=True,
+                timeout=_WANDB_TIMEOUT_S,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return [f"W&B took longer than {_WANDB_TIMEOUT_S:.0f} s and does not have it."]

@@ -6,11 +6,14 @@ import re
 import runpy
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import cli
+from tests.fault_record import FAULT_RECORD, record_fault
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -42,6 +45,29 @@ def test_files_that_the_readme_points_to_are_there():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_each_row_of_the_reliability_table_names_a_test_that_is_there():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    commands = re.findall(r"\| `pytest -m '' (\S+) -k (\w+)` \|$", page, re.MULTILINE)
+    assert len(commands) > 20
+    for path, name in commands:
+        assert f"def {name}(" in (ROOT / path).read_text(), name
+
+
+def test_rows_of_one_fault_are_added_up_and_a_fault_that_never_fired_is_no_row(
+    tmp_path, monkeypatch
+):
+    render = runpy.run_path(str(ROOT / ".ci" / "write_reliability.py"))["render"]
+    monkeypatch.setenv(FAULT_RECORD, str(tmp_path / "faults.jsonl"))
+    for usd, lost in ((Decimal("0.000000"), 0), (Decimal("0.25"), None)):
+        record_fault(
+            "F5", "a|b", injected=3, usd_unaccounted=usd, committed_steps_lost=lost, command="c"
+        )
+    with pytest.raises(AssertionError, match="never fired"):
+        record_fault("F5", "a|b", injected=0)
+    _, _, row = render((tmp_path / "faults.jsonl").read_text().splitlines()).splitlines()
+    assert row == "| F5 | a&#124;b | 6 | 0 | 0.25 | – | `c` |"
 
 
 def test_the_threat_model_names_tests_that_exist():

@@ -141,6 +141,31 @@ def hang_rank(job, rank):
     close(saver)
 
 
+def endure_rank(job, rank):
+    """Save again and again to a store that fails some saves, and go on training beside each."""
+    saver = open_saver(job, rank, deadline=timedelta(seconds=job["deadline_s"]))
+    ballast = torch.zeros(job["ballast"], dtype=torch.uint8)
+    for step in range(1, job["num_saves"] + 1):
+        tensors, _ = build(seed=1)
+        dist.barrier()
+        began_s = time.monotonic()
+        saver.begin(
+            Save(step=step, state={}, created_at=NOW),
+            {**tensors, "count": count()},
+            {f"ballast.{rank:05d}": ballast},
+        )
+        saver.fence()
+        print("blocked", time.monotonic() - began_s)
+        num_steps = 0
+        while saver.is_in_flight:
+            ballast.add_(1)
+            num_steps += 1
+            time.sleep(0.01)
+        say(saver.wait())
+        print("trained", num_steps)
+    close(saver)
+
+
 def crash_rank(job, rank):
     """Save twice; the first time one rank's uploader is killed in the midst of it."""
     options = {}
@@ -264,6 +289,7 @@ if __name__ == "__main__":
         {
             "save": save_rank,
             "hang": hang_rank,
+            "endure": endure_rank,
             "crash": crash_rank,
             "die": die_rank,
             "crash load": crash_load_rank,

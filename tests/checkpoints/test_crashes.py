@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.layout import parse_checkpoint_prefix
 from checkpoints.store import open_store
 from tests.checkpoints.ranks import claimed, run_ranks
+from tests.fault_record import record_fault
 
 ROOT = Path(__file__).parents[2]
 WHENS = ("before", "within", "after")
@@ -61,6 +63,13 @@ def test_a_crash_at_any_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_
         for crash in fired:
             is_moved = crash["operation"] + (when == "after") > moves_head
             assert crash["step"] == (new if is_moved else old), crash
+    hit = [crash for crash in found if crash["name"]]
+    record_fault(
+        "F1" if scenario == "save" else "F2",
+        f"SIGKILL before, within and after each store operation of a {scenario}",
+        injected=len(hit),
+        committed_steps_lost=sum(max(0, min(old, new) - crash["step"]) for crash in hit),
+    )
 
 
 @pytest.mark.slow
@@ -93,7 +102,7 @@ def test_an_uploader_killed_at_any_operation_costs_one_save_at_most(rank, tmp_pa
                 "plan": str(folder / "plan.json"),
             }
         )
-    printed = run_ranks(tmp_path, *jobs)
+    printed, lost = run_ranks(tmp_path, *jobs), 0
     for (number, when), lines in zip(crashes, printed, strict=True):
         log = tmp_path / f"{number}-{when}" / "log"
         assert log.read_text() == operations[number - 1]
@@ -104,6 +113,19 @@ def test_an_uploader_killed_at_any_operation_costs_one_save_at_most(rank, tmp_pa
         assert said[0][0].startswith(first), (number, when, said)
         assert said[0][1].startswith("saved checkpoints/step-00000002.a001")
         assert said[0][2] == f"history {[2] if number == 1 else [2, 1]}"
+        lost += len(told_steps(said[0]) - set(json.loads(said[0][2].removeprefix("history "))))
+    record_fault(
+        "F1",
+        "SIGKILL of an uploader at each of its store operations, two ranks",
+        injected=len(crashes),
+        committed_steps_lost=lost,
+    )
+
+
+def told_steps(lines):
+    """Return the steps that a rank was told are saved."""
+    saved = [line.split()[1] for line in lines if line.startswith("saved ")]
+    return {parse_checkpoint_prefix(manifest)[0] for manifest in saved}
 
 
 def test_an_uploader_ends_with_the_rank_that_started_it(tmp_path):
@@ -136,3 +158,6 @@ def test_a_rank_killed_at_any_operation_of_a_load_changes_nothing(rank, tmp_path
     assert loaded == [["missing []"]] * 2
     hit = [(tmp_path / f"{number}-{when}").read_text() for number, when in crashes]
     assert hit == [name for name in operations for _ in ("before", "after")]
+    lost = sum(line != "missing []" for lines in loaded for line in lines)
+    what = "SIGKILL of a rank at each store operation of a load"
+    record_fault("F2", what, injected=len(hit), committed_steps_lost=lost)

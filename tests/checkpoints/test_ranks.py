@@ -6,6 +6,7 @@ from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest, verify
 from checkpoints.store import open_store
 from tests.checkpoints.ranks import claimed, run_ranks
+from tests.fault_record import record_fault
 
 
 def test_two_ranks_save_what_one_two_and_three_ranks_load(tmp_path):
@@ -90,3 +91,7 @@ def test_an_uploader_that_hangs_or_dies_costs_one_save_and_is_replaced(tmp_path)
         said = [line.split()[0] for line in lines if line != "flushed"]
         assert said == ["saved", "raised", "saved", "saved", "saved"], lines
     assert "before the save's deadline" in printed[0][2]
+    told = {line.split()[1] for line in printed[0] if line.startswith("saved")}
+    kept = {entry.key for entry in store.list("checkpoints/")}
+    what = "SIGSTOP and SIGKILL of the uploader of two ranks"
+    record_fault("F12", what, injected=2, committed_steps_lost=len(told - kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -99,10 +100,15 @@ class Workplace:
 
     def wait_until_quiet(self, seconds: float = 30) -> None:
         """Return when no process of this workplace is left."""
+        left = self.leftovers(seconds)
+        assert not left, [one.cmdline() for one in left]
+
+    def leftovers(self, seconds: float) -> list[psutil.Process]:
+        """Return the processes that are left after so long."""
         give_up_at = time.monotonic() + seconds
-        while left := self.processes():
-            assert time.monotonic() < give_up_at, [one.cmdline() for one in left]
+        while (left := self.processes()) and time.monotonic() < give_up_at:
             time.sleep(0.1)
+        return left
 
     def wait_for(self, condition: Any, seconds: float = 90) -> None:
         give_up_at = time.monotonic() + seconds
@@ -117,6 +123,8 @@ def workplace(tmp_path):
     yield place
     for process in place.processes():
         process.kill()
+    for temporary in place.home.glob("runs/*/nodes/*/tmp"):  # of nodes that were just killed
+        shutil.rmtree(temporary.resolve(), ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

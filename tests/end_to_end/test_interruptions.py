@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import EXAMPLES, Workplace
+from tests.end_to_end.losses import NOTHING, losses
+from tests.fault_record import record_fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROUGH = {"ranks": 2, "time_scale": 60, "preemptions": [{"after_step": 6}]}
@@ -45,7 +47,9 @@ def test_two_launches_of_one_name_at_once_are_one_run(workplace):
     assert [process.returncode for process in both] == [0, 0], said
     attempts = workplace.document("status", "small")["attempts"]
     assert [attempt["attempt"] for attempt in attempts] == [1]
-    workplace.wait_until_quiet()
+    found = losses(workplace, str(workplace.folder / "store"))
+    assert found == NOTHING
+    record_fault("F21", "two launches of one name at once", injected=len(both) - 1, **found.row())
 
 
 def test_killed_supervisor_is_replaced_and_its_node_goes_with_it(workplace):
@@ -65,7 +69,9 @@ def test_killed_supervisor_is_replaced_and_its_node_goes_with_it(workplace):
     assert status["attempts"][0]["end_reason"] == "node_lost"
     assert status["num_preemptions"] == 0
     assert not status["replay"]["differing"]
-    workplace.wait_until_quiet()
+    found = losses(workplace, str(workplace.folder / "store"))
+    assert found == NOTHING
+    record_fault("F19", "SIGKILL of a local run's supervisor", injected=1, **found.row())
 
 
 def test_node_whose_owner_is_gone_saves_and_stops_itself(workplace):
@@ -148,7 +154,10 @@ def test_seeded_market_is_survived(workplace):
     assert status["state"] == "SUCCEEDED"
     assert status["num_preemptions"] > 0
     assert not status["replay"]["differing"]
-    workplace.wait_until_quiet()
+    found = losses(workplace, str(workplace.folder / "store"))
+    assert found == NOTHING
+    what = "nodes taken by the seeded market"
+    record_fault("F16", what, injected=status["num_preemptions"], **found.row())
 
 
 def test_a_trainer_that_hangs_is_killed_and_its_stacks_are_kept(workplace):
@@ -165,7 +174,9 @@ def test_a_trainer_that_hangs_is_killed_and_its_stacks_are_kept(workplace):
     log = workplace.run("logs", "small", "--attempt", "1")
     assert "most recent call first" in log.stdout
     workplace.run("stop", "small", "--yes")
-    workplace.wait_until_quiet()
+    found = losses(workplace, str(workplace.folder / "store"))
+    assert found == NOTHING
+    record_fault("F12", "SIGSTOP of one of two ranks", injected=1, **found.row())
 
 
 def test_more_budget_for_a_running_run_changes_nothing_else(workplace):

@@ -95,7 +95,14 @@ class Run:
         path = self.folder / f"config-{claim.attempt}.json"
         path.write_text(config.model_dump_json())
         self.log = self.folder / f"log-{claim.attempt}.txt"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        temporary = self.folder / "tmp"  # torchrun leaves its folders
+        temporary.mkdir(exist_ok=True)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(temporary),
+        }
         self.log.touch()
         if torchrun:
             launcher = ["-m", "torch.distributed.run", *torchrun_arguments(world_size)]

@@ -4,9 +4,6 @@ Rank processes are started as on a node. Tests follow a run through its spool, a
 they want it: rank 0 waits before each commit until the spool counts as uploaded.
 """
 
-import fcntl
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,8 +15,8 @@ import pytest
 
 from checkpoints.fence import read_head, rewind
 from checkpoints.inspect import compare, read_manifest
+from tests.fault_record import record_fault
 from tests.train.attempts import (
-    MODEL,
     NUM_STEPS,
     OPTIONS,
     now,
@@ -29,7 +26,6 @@ from tests.train.attempts import (
 from train.config import (
     ActivationCheckpointing,
 )
-from train.data.prepare import prepare
 from train.spool import (
     Notice,
     OutcomeKind,
@@ -41,56 +37,6 @@ from train.spool import (
     write_risk,
     write_uploaded,
 )
-
-
-@pytest.fixture(scope="session")
-def inputs_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    (folder / "config.json").write_text(json.dumps(MODEL))
-    conversations = [
-        {
-            "id": f"c{n}",
-            "conversations": [
-                {"from": "human", "value": f"Count to {n}, please."},
-                {"from": "gpt", "value": ", ".join(str(k) for k in range(1, n + 1))},
-            ],
-        }
-        for n in range(1, 40)
-    ]
-    (folder / "train.json").write_text(json.dumps(conversations))
-    prepare(
-        model=folder,
-        train=folder / "train.json",
-        max_length=200,
-        eval_fraction=0.1,
-        seed=0,
-        output=folder / "prepared",
-    )
-    return folder / "prepared"
-
-
-@pytest.fixture
-def new_run(tmp_path, inputs_dir):
-    with running(tmp_path, inputs_dir) as run:
-        yield run
-
-
-@pytest.fixture(scope="session")
-def straight_run(tmp_path_factory, inputs_dir):
-    """Return a run that nothing interrupted; pytest-xdist's workers share one."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "straight-run"
-    with (shared / "straight-run.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        is_there = folder.exists()
-        with running(folder, inputs_dir) as run:
-            run.spool_dir, run.log = folder / "spool-1", folder / "log-1.txt"
-            if not is_there:
-                run.start(torchrun=True)
-                assert run.wait() == [0], run.log.read_text()
-    return run
 
 
 def test_an_uninterrupted_run_is_done_and_evaluated(straight_run):
@@ -304,6 +250,9 @@ def test_a_zombie_that_outlives_a_recovery_changes_nothing_and_says_that_it_is_f
     outcomes = [read_outcome(zombie_spool, rank) for rank in range(2)]
     assert [outcome.outcome for outcome in outcomes] == [OutcomeKind.FENCED] * 2
     assert read_head(new_run.store) == before
+    lost = before[0].step - read_head(new_run.store)[0].step
+    what = "an attempt that stood still while another finished the run"
+    record_fault("F8", what, injected=len(zombie_processes), committed_steps_lost=lost)
     different = compare(
         straight_run.store,
         straight_run.head_manifest(),
@@ -368,6 +317,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_resumed(
         assert damaged in record.what
     (resumed,) = new_run.records("resumed")
     assert (resumed.step, resumed.manifest) == (4, head.parent)
+    record_fault(
+        "F3" if harmed == "object" else "F4",
+        f"the last checkpoint's {harmed} is spoiled after its commit",
+        injected=1,
+        committed_steps_lost=read_manifest(straight_run.store, head.parent).step - resumed.step,
+    )
     expected = straight_run.step_values()
     assert new_run.step_values() == {step: expected[step] for step in (5, 6)}
     assert new_run.head_manifest().parent == head.parent
@@ -398,6 +353,33 @@ def test_behind_a_manifest_that_is_gone_what_is_older_is_resumed(straight_run, n
     new_run.wait_until(lambda: len(new_run.records("step")) >= 2)
     values = new_run.step_values()
     assert values == {step: straight_run.step_values()[step] for step in values}
+
+
+@SLOW
+def test_manifests_of_a_newer_version_and_of_another_run_are_named_and_passed_over(
+    straight_run, new_run
+):
+    shutil.copytree(straight_run.folder / "run", new_run.folder / "run")
+    last = new_run.head_manifest()
+    newer = last.model_copy(update={"schema_version": 99})
+    others = read_manifest(new_run.store, last.parent).model_copy(update={"run": "another"})
+    for manifest in (newer, others):  # whole, with a checksum of their own
+        (new_run.folder / "run" / manifest.key).write_bytes(manifest.to_json())
+    new_run.start()
+    new_run.wait_until(lambda: new_run.records("resumed"))
+    damaged = new_run.records("damaged")
+    assert [record.manifest for record in damaged] == [newer.key, others.key]
+    assert "99" in damaged[0].what
+    assert "of run another" in damaged[1].what
+    (resumed,) = new_run.records("resumed")
+    lost = 2 - resumed.step  # of what is whole
+    assert lost == 0
+    record_fault(
+        "F4",
+        "manifests of a newer version and of another run",
+        injected=len(damaged),
+        committed_steps_lost=lost,
+    )
 
 
 def test_when_every_checkpoint_is_damaged_training_begins_again(straight_run, new_run):

@@ -1,7 +1,7 @@
 """A local node: a process tree, found by a mark in its environment, and a scratch disk.
 
 Losing the node is real: SIGKILL for every process that bears the mark, whatever session it moved to
-or parent it lost, and the disk is deleted.
+or parent it lost, and the disk is deleted, with what its processes keep as temporary files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -54,7 +55,7 @@ class LocalNode:
         _kill_marked(self.launch)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_KILL_WAIT_S)
-        shutil.rmtree(scratch_folder(self._folder), ignore_errors=True)
+        _delete_disk(self._folder)
 
 
 def start_node(nodes: Path, config: AgentConfig) -> LocalNode:
@@ -62,13 +63,16 @@ def start_node(nodes: Path, config: AgentConfig) -> LocalNode:
     folder = nodes / config.launch
     for needed in (scratch_folder(folder), metadata_folder(folder)):
         needed.mkdir(parents=True)
+    # Not below scratch: the path of a Unix socket has 107 bytes, and W&B's are made here.
+    temporary = tempfile.mkdtemp(prefix="orchestrate-")
+    _temporary_link(folder).symlink_to(temporary)
     config_file = folder / "agent.json"
     config_file.write_text(config.model_dump_json(indent=1))
     with (folder / "agent.log").open("ab") as console:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.agent", str(config_file)],
             cwd=scratch_folder(folder),
-            env={**os.environ, _MARK: config.launch},
+            env={**os.environ, _MARK: config.launch, "TMPDIR": temporary},
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
@@ -86,7 +90,7 @@ def destroy_leftovers(nodes: Path) -> list[str]:
         if _marked(folder.name):
             found.append(folder.name)
             _kill_marked(folder.name)
-        shutil.rmtree(scratch_folder(folder), ignore_errors=True)
+        _delete_disk(folder)
     return found
 
 
@@ -98,6 +102,17 @@ def scratch_folder(folder: Path) -> Path:
 def metadata_folder(folder: Path) -> Path:
     """Return where the node finds what a metadata service would say."""
     return folder / "metadata"
+
+
+def _temporary_link(folder: Path) -> Path:
+    return folder / "tmp"
+
+
+def _delete_disk(folder: Path) -> None:
+    shutil.rmtree(scratch_folder(folder), ignore_errors=True)
+    link = _temporary_link(folder)
+    shutil.rmtree(link.resolve(), ignore_errors=True)
+    link.unlink(missing_ok=True)
 
 
 def _marked(launch: str) -> list[psutil.Process]:

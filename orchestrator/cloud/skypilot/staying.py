@@ -18,6 +18,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.ledger.fold import fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.record import RunRecord
+from train.termination import termination_notice
 
 _log = logging.getLogger(__name__)
 # Clouds are seldom punctual; a node that is still there then was not taken after all.
@@ -37,5 +38,5 @@ def stay_while_free(store: ObjectStore, record: RunRecord, launch: str, clock: C
     if taken_at is None:
         return
     _log.info("staying until %s: a node that the cloud takes itself is not charged", taken_at)
-    while clock.now() < taken_at + _LATEST:
+    while clock.now() < taken_at + _LATEST and termination_notice() is None:
         clock.sleep(_LOOK_EVERY)

@@ -20,6 +20,7 @@ from orchestrator.attempts import EndReason
 from orchestrator.ledger.facts import AttemptEnded
 from orchestrator.ledger.measurements import Measured
 from tests.end_to_end.wandb_runs import scan
+from tests.fault_record import record_fault
 from tests.orchestrator.histories import Ledger, at, make_record, make_step, measured_step
 from tests.wandb_service import serving
 from train.spool import Evaluated, Spool, spool_path
@@ -299,7 +300,10 @@ def test_a_service_that_fails_costs_bounded_time_and_no_record(folder, online, a
     recorded = scan(file)
     assert [row["train/step"] for row in recorded.rows] == list(range(1, 9))
     assert "offline-run-" in str(file)
-    assert not set(psutil.Process().children(recursive=True)) - others
+    left = set(psutil.Process().children(recursive=True)) - others
+    assert not left
+    what = f"W&B's service: {answer}"
+    record_fault("F15", what, injected=service.num_spoiled, orphans=len(left))
 
 
 def test_history_that_the_service_has_dropped_is_recorded_offline(folder, online):
