@@ -62,6 +62,7 @@ def test_resharding_from_8_to_4_to_16_to_8_ranks_changes_no_bit(tmp_path):
     assert [line.split("/")[1] for line in lines] == [f"step-{n:08d}.a001" for n in (3, 4, 5, 6)]
     (last,) = run_ranks(tmp_path, {"act": "load", "world_size": 1})
     assert last == [["missing []"]]
+    record_fault("F13", "resumed by 4, 16 and 8 ranks after 8", injected=len(resharded))
 
 
 def test_replicas_share_the_writing_and_write_nothing_twice(tmp_path):

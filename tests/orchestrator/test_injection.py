@@ -20,6 +20,7 @@ from orchestrator.errors import UsageError
 from orchestrator.inputs import InputFile, fetch_inputs
 from orchestrator.spec import RUN_NAME
 from tests.checkpoints.test_manifest import small_manifest
+from tests.fault_record import record_fault
 from tests.orchestrator.histories import make_spec
 from tests.orchestrator.test_dashboard_server import write_run
 
@@ -52,6 +53,7 @@ def test_no_file_of_a_run_has_a_name_that_leaves_its_folder(tmp_path, name):
             tmp_path / "node",
         )
     assert list(tmp_path.iterdir()) == []
+    record_fault("F25", "names of files that leave their folder", injected=1)
 
 
 @pytest.mark.parametrize(

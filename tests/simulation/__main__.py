@@ -13,7 +13,10 @@ import os
 import sys
 import time
 from collections import Counter
+from decimal import Decimal
 
+from tests.fault_record import record_fault
+from tests.simulation.plan import ROWS
 from tests.simulation.world import Outcome, simulate
 
 _LONGEST = 400
@@ -33,6 +36,7 @@ def main() -> int:
         seeds = range(options.first, options.first + options.seeds)
         outcomes = [_note(one) for one in pool.imap_unordered(simulate, seeds, chunksize=4)]
     _sum_up(outcomes, time.perf_counter() - began)
+    _record(outcomes)
     return any(outcome.violations for outcome in outcomes)
 
 
@@ -59,7 +63,7 @@ def _sum_up(outcomes: list[Outcome], seconds: float) -> None:
     print(f"{len(outcomes)} seeds, {hours:,.0f} hours of runs in {seconds:.0f} s")
     for what, count in injected.most_common():
         print(f"{count:8,} {what}")
-    ends = Counter("budget" if "rest of $" in str(one.ended) else one.ended for one in outcomes)
+    ends = Counter("the budget" if "rest of $" in str(one.ended) else one.ended for one in outcomes)
     for why, count in ends.most_common():
         print(f"{count:8,} ended: {why or 'its controller is gone for good'}")
     print(
@@ -69,6 +73,21 @@ def _sum_up(outcomes: list[Outcome], seconds: float) -> None:
     )
     bad = sorted(outcome.seed for outcome in outcomes if outcome.violations)
     print(f"{len(bad):8,} seeds with a violation{f': {bad}' if bad else ''}")
+
+
+def _record(outcomes: list[Outcome]) -> None:
+    """Leave a row for each fault, all with what was lost under them together."""
+    injected = sum((outcome.injected for outcome in outcomes), Counter())
+    for what, count in injected.items():
+        record_fault(
+            ROWS[what],
+            f"{what} (simulated)",
+            injected=count,
+            committed_steps_lost=sum(one.steps_lost for one in outcomes),
+            usd_unaccounted=sum((one.usd_unaccounted for one in outcomes), Decimal(0)),
+            orphans=sum(one.num_orphans for one in outcomes),
+            command=f"python -m tests.simulation --seeds {len(outcomes)}",
+        )
 
 
 if __name__ == "__main__":

@@ -40,9 +40,8 @@ class Invariants:
         self._store: ObjectStore = world.objects
         self._rng = random.Random(f"{world.seed} damage")
         self._head = None
-        self._acknowledged = 0
         self._damaged: set[str] = set()
-        self.num_commits = 0
+        self.num_commits = self._steps_lost = 0
         self._state: RunState | None = None
 
     def note_change(self, process, operation: str, key: str) -> None:
@@ -149,6 +148,7 @@ class Invariants:
         state = fold(self._world.record, entries)
         shuffled = [*entries, *self._rng.sample(entries, len(entries) // 2)]
         self._rng.shuffle(shuffled)
+        self._world.plan.count("facts read twice and in another order")
         self._demand(fold(self._world.record, shuffled) == state, "I6: the order of reading shows")
         at = instant(self._world.loop.seconds)
         self._demand(bill(state, at).total >= 0, "I6: a bill below nothing")
@@ -157,6 +157,8 @@ class Invariants:
 
     def _demand_reason(self, ended: RunEnded) -> None:
         plan, reason = self._world.plan, ended.reason
+        if reason is StopReason.BUDGET:
+            plan.count("budget used up")
         may = {
             StopReason.DONE: True,
             StopReason.REQUESTED: plan.stop_at is not None,
@@ -207,9 +209,10 @@ class Invariants:
         if before is not None and head.attempt == before.attempt:
             self._demand_owner(process, head)
             if head.step < before.step:
+                has_reason = before.manifest in self._damaged
+                self._steps_lost += 0 if has_reason else before.step - head.step
                 self._demand(
-                    before.manifest in self._damaged,
-                    f"I1: HEAD went back from step {before.step} to {head.step}",
+                    has_reason, f"I1: HEAD went back from step {before.step} to {head.step}"
                 )
         elif before is not None:
             same = (head.step, head.manifest) == (before.step, before.manifest)
@@ -262,5 +265,14 @@ class Invariants:
             num_nodes=len(world.cloud.nodes),
             num_commits=self.num_commits,
             virtual_s=world.loop.seconds,
-            usd=f"{world.cloud.usd(world.loop.seconds):.2f}",
+            steps_lost=self._steps_lost,
+            usd_unaccounted=self._usd_unaccounted(),
+            num_orphans=sum(node.is_up for node in world.cloud.nodes),
         )
+
+    def _usd_unaccounted(self) -> Decimal:
+        """Return what the cloud bills for nodes that the ledger does not know."""
+        world = self._world
+        known = {} if self._state is None else {one.launch for one in self._state.launches}
+        unknown = [node for node in world.cloud.nodes if node.launch not in known]
+        return sum((world.cloud.usd_of(n, world.loop.seconds) for n in unknown), Decimal(0))

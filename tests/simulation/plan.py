@@ -15,6 +15,41 @@ from tests.simulation.store import CHANGES, Weather
 from tests.simulation.trainer import Pace
 
 _HOUR = 3600.0
+# Which row of the fault matrix each belongs to; docs/reliability.md.
+ROWS = {
+    "killed before": "F1",
+    "killed after": "F1",
+    "object flipped": "F3",
+    "object cut": "F3",
+    "object deleted": "F3",
+    "lost though acknowledged": "F3",
+    "lost request": "F5",
+    "lost reply": "F6",
+    "tried again by the client": "F6",
+    "slow store": "F6",
+    "refused": "F7",
+    "conflict (409 or 412)": "F8",
+    "taken, but lives on": "F8",
+    "lost before it moves HEAD, lives on": "F8",
+    "clock skew": "F10",
+    "agent killed": "F11",
+    "ranks killed": "F11",
+    "frozen": "F12",
+    "taken without notice": "F16",
+    "taken with notice": "F16",
+    "false notice": "F16",
+    "lost while set up": "F17",
+    "controller killed": "F19",
+    "controller gone for good": "F19",
+    "status unreadable": "F19",
+    "stop requested": "F20",
+    "launched twice": "F21",
+    "facts read twice and in another order": "F22",
+    "budget used up": "F23",
+    "prices times three": "F23",
+    "no room": "F24",
+    "set-up failed": "F24",
+}
 _LATENCY_S, _SLOW_S = (0.005, 0.3), (1.0, 60.0)
 _STALL_S = (10.0, 1800.0)
 _TRIED_AGAIN = "tried again by the client"

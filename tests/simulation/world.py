@@ -9,7 +9,8 @@ import logging
 import random
 import secrets
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from decimal import Decimal
 from unittest.mock import patch
 
 from checkpoints.layout import EVENTS
@@ -53,8 +54,12 @@ class Outcome:
     num_nodes: int = 0
     num_commits: int = 0
     virtual_s: float = 0.0
-    usd: str = "0"
-    facts: list[str] = field(default_factory=list)
+    steps_lost: int = 0
+    """Committed steps that HEAD went back over, unless a damaged checkpoint had to be left."""
+    usd_unaccounted: Decimal = Decimal(0)
+    """Of nodes that the ledger does not know."""
+    num_orphans: int = 0
+    """Nodes that were up an hour after the end."""
 
 
 def simulate(seed: int) -> Outcome:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.fault_record import record_fault
 from tests.train.attempts import MODEL, NUM_STEPS, OPTIONS, now, running, without_dropout
 from train.data.order import batch_sequences
 from train.data.prepare import prepare
@@ -150,6 +151,7 @@ def test_bad_batches_are_left_out_and_several_in_a_row_roll_back(inputs, tmp_pat
         trained = [(record.step, record.batch) for record in run.records("step")]
         assert trained == [(1, 0), (2, 1), (3, 2), (3, 6), (4, 7), (5, 9), (6, 10)]
         assert run.head_manifest().state["batch"] == 11
+        record_fault("F14", "batches whose gradient is not finite", injected=len(left_out))
 
 
 def test_a_roll_back_does_not_depend_on_when_the_run_was_saved(inputs, tmp_path):
