@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import cli
@@ -16,11 +17,13 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_reference_page_is_what_the_code_says():
-    render = runpy.run_path(str(ROOT / ".ci" / "write_reference.py"))["render"]
-    assert (ROOT / "docs" / "reference.md").read_text() == render(), (
-        "run: python .ci/write_reference.py"
-    )
+@pytest.mark.parametrize(
+    ("page", "renderer"),
+    [("reference.md", "render"), ("decisions/README.md", "render_decisions")],
+)
+def test_written_pages_are_what_the_code_and_the_decisions_say(page: str, renderer: str):
+    render = runpy.run_path(str(ROOT / ".ci" / "write_reference.py"))[renderer]
+    assert (ROOT / "docs" / page).read_text() == render(), "run: python .ci/write_reference.py"
 
 
 def test_every_command_in_the_readme_exists():
@@ -42,3 +45,9 @@ def test_files_that_the_readme_points_to_are_there():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_every_page_is_in_the_sites_navigation():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    listed = set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == pages
