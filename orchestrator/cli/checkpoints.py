@@ -16,6 +16,7 @@ from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import json_option, print_json, progress, say, store_option
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.releasing import apply_delta, export
 from orchestrator.cli.retention import pin, prune, show_size, unpin
 from orchestrator.exporting import WEIGHTS, find_manifest, num_weight_bytes, open_run
@@ -35,7 +36,7 @@ checkpoints.add_command(apply_delta)
 
 
 @checkpoints.command("list")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @store_option
 @json_option
 def list_(run: str, store: str | None, *, as_json: bool) -> None:
@@ -61,7 +62,7 @@ def list_(run: str, store: str | None, *, as_json: bool) -> None:
 
 
 @checkpoints.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--step", type=click.IntRange(min=0), metavar="N", help="Check this step's instead.")
 @click.option("--all", "is_all", is_flag=True, help="Check every checkpoint.")
 @click.option("--against", metavar="RUN", help="Also compare the weights with another run's last.")

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import click
 
 from orchestrator.cli.common import say, store_option, write_page
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.reports import look
 from orchestrator.clock import SystemClock
 from orchestrator.errors import MissingDependency, UnknownRun, UsageError
@@ -25,7 +26,7 @@ _HOST_NAME = r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option(
     "--export",
     "path",

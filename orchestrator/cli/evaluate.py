@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     write_page,
     yes_option,
 )
+from orchestrator.cli.completion import complete_model
 from orchestrator.errors import GaveUp
 
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", required=False)
-@click.option("--baseline", metavar="MODEL", help="Compare with it, each pair in both orders.")
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option(
+    "--baseline",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="Compare with it, each pair in both orders.",
+)
 @click.option(
     "--judge",
     metavar="MODEL",

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     store_option,
     yes_option,
 )
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.plan import plan_document, render_plan
 from orchestrator.cli.simulated_market import (
     inverted_option,
@@ -90,7 +91,7 @@ def plan(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @store_option
 @set_option
 @yes_option

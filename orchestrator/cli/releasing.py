@@ -11,6 +11,7 @@ from orchestrator.card.card import Release, model_card
 from orchestrator.card.provenance import data_used
 from orchestrator.card.sections import public_name
 from orchestrator.cli.common import progress, say, store_option
+from orchestrator.cli.completion import complete_run
 from orchestrator.clock import SystemClock
 from orchestrator.exporting import (
     export_model,
@@ -26,7 +27,7 @@ _MODEL_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--output", type=_FOLDER, required=True, help="Folder to write; it must not hold a model yet."
 )

@@ -17,6 +17,7 @@ from orchestrator.cli.common import (
     store_option,
     yes_option,
 )
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.reconciling import read_bills, reconcile_option
 from orchestrator.cli.watching import draw, watch_status
 from orchestrator.cli.wording import money, render_cost, render_status, side_by_side
@@ -32,7 +33,7 @@ _FOLLOW_EVERY_S = 1.0
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--watch", "is_watched", is_flag=True, help="Go on showing it until it is over.")
 @store_option
 @json_option
@@ -59,7 +60,7 @@ def status(run: str | None, store: str | None, *, is_watched: bool, as_json: boo
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run)
 @store_option
 @json_option
 @reconcile_option
@@ -105,7 +106,7 @@ def _cost_of_all(store: str | None, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--attempt", type=int, help="Only this attempt.")
 @click.option("--node", type=int, help="Only this node of each attempt; 0 is the head.")
 @click.option(

@@ -24,6 +24,7 @@ from checkpoints.retention import pin as pin_checkpoint
 from checkpoints.retention import unpin as unpin_checkpoint
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import confirm, json_option, print_json, say, store_option, yes_option
+from orchestrator.cli.completion import complete_run
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
 from orchestrator.exporting import find_step, no_such_step, open_run
@@ -37,7 +38,7 @@ _POINT = attrgetter("point")
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--keep-last",
     type=click.IntRange(min=1),
@@ -89,7 +90,7 @@ def prune(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
 def pin(run: str, step: int, store: str | None) -> None:
@@ -104,7 +105,7 @@ def pin(run: str, step: int, store: str | None) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
 def unpin(run: str, step: int, store: str | None) -> None:
