@@ -89,7 +89,21 @@ def _print_version(context: click.Context, parameter: click.Parameter, is_asked:
         context.exit()
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """\b
+Start here, on this machine, with a simulated market:
+  orchestrate launch examples/quickstart.yaml
+Then, on clouds:
+  orchestrate plan run.yaml; orchestrate doctor run.yaml; orchestrate launch run.yaml
+
+Exit status: 0 done, 2 usage or spec, 3 a cloud refused, 4 gave up (resumable), 5 training failed,
+130 interrupted while the run goes on."""
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
 @click.option(
     "--version",
     is_flag=True,

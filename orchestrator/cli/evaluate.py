@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.common import (
     check_page,
+    examples,
     json_option,
     plain,
     print_json,
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.report import Report
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate eval vicuna-7b --baseline base=models/llama-7b --page vicuna.html",
+        "orchestrate eval vicuna-7b --judge https://api.openai.com/v1#gpt-4.1",
+    )
+)
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.option(
     "--baseline",

@@ -12,6 +12,7 @@ import click
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import (
     confirm,
+    examples,
     json_option,
     print_json,
     say,
@@ -42,13 +43,23 @@ from orchestrator.spec import AMENDABLE, RunSpec
 from orchestrator.spec_file import apply_overrides, load_spec
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate launch examples/quickstart.yaml",
+        "orchestrate launch run.yaml --yes --detach --set name=second --set limits.budget_usd=80",
+    )
+)
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
 @yes_option
 @click.option("--detach", is_flag=True, help="Return when the run is under way.")
 def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -> None:
-    """Train what SPEC describes. The same command again picks the run up."""
+    """Train what SPEC describes. The same command again picks the run up.
+
+    Shows offers, prices and the most that it may cost, and asks before anything is started. Then
+    it only watches: Ctrl-C ends the watching, not the run, and says how to go on or to stop it.
+    Keys of SPEC: docs/reference.md.
+    """
     clock = SystemClock()
     plan = build_plan(load_spec(spec, overrides), prepare=True)
     say(render_plan(plan))
@@ -57,7 +68,12 @@ def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -
     _follow(launched, clock, detach=detach)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate plan examples/vicuna-7b.yaml",
+        "orchestrate plan run.yaml --offline --set nodes.accelerators=H100:8",
+    )
+)
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
 @json_option
@@ -90,7 +106,11 @@ def plan(
         print(f"\nLaunch it: orchestrate launch {spec}{options}")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate resume vicuna-7b", "orchestrate resume vicuna-7b --set limits.budget_usd=80"
+    )
+)
 @click.argument("run", shell_complete=complete_run)
 @store_option
 @set_option

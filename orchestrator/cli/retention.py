@@ -23,7 +23,15 @@ from checkpoints.retention import (
 from checkpoints.retention import pin as pin_checkpoint
 from checkpoints.retention import unpin as unpin_checkpoint
 from checkpoints.store import ObjectStore
-from orchestrator.cli.common import confirm, json_option, print_json, say, store_option, yes_option
+from orchestrator.cli.common import (
+    confirm,
+    examples,
+    json_option,
+    print_json,
+    say,
+    store_option,
+    yes_option,
+)
 from orchestrator.cli.completion import complete_run
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
@@ -37,7 +45,10 @@ from train.config import CheckpointOptions
 _POINT = attrgetter("point")
 
 
-@click.command()
+@click.command(
+    short_help="Delete checkpoints that no rule keeps.",
+    epilog=examples("orchestrate checkpoints prune vicuna-7b --keep-last 1 --dry-run"),
+)
 @click.argument("run", shell_complete=complete_run)
 @click.option(
     "--keep-last",
@@ -89,7 +100,7 @@ def prune(
         say(f"Deleted {_total(doomed)}; aborted {len(aborted)} unfinished uploads.")
 
 
-@click.command()
+@click.command(short_help="Keep a checkpoint until it is unpinned.")
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
@@ -104,7 +115,7 @@ def pin(run: str, step: int, store: str | None) -> None:
     say(f"Pinned step {step} of {run}. Undo it: orchestrate checkpoints unpin {run} {step}")
 
 
-@click.command()
+@click.command(short_help="Let a checkpoint be pruned again.")
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
