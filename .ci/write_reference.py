@@ -1,4 +1,5 @@
-"""Write docs/reference.md from the command line and the spec themselves; a test compares the two.
+"""Write docs/reference.md from the command line and the spec, and the list of decisions from their
+titles; a test compares them.
 
 Run: python .ci/write_reference.py
 """
@@ -17,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from orchestrator.cli import cli
 from orchestrator.spec import RunSpec
 
-TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
+DOCS = Path(__file__).parents[1] / "docs"
 EXIT_CODES = """
 | code | meaning |
 |---|---|
@@ -45,6 +46,24 @@ def render() -> str:
         *_sections(RunSpec, ""),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def render_decisions() -> str:
+    """Return the page that lists the decisions."""
+    titles = (
+        (path.name, path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# "))
+        for path in sorted((DOCS / "decisions").glob("[0-9]*.md"))
+    )
+    return "\n".join(
+        [
+            "# Decisions",
+            "What was chosen and what was given up. Pages are not edited later, only superseded.",
+            "Written by `python .ci/write_reference.py`; do not edit.",
+            "",
+            *(f"- [{title}]({name})" for name, title in titles),
+            "",
+        ]
+    )
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:
@@ -99,4 +118,5 @@ def _default(default: object) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")
+    (DOCS / "reference.md").write_text(render(), encoding="utf-8")
+    (DOCS / "decisions" / "README.md").write_text(render_decisions(), encoding="utf-8")

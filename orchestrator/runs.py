@@ -11,11 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from checkpoints.layout import RUN_KEY
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.errors import UnknownRun
-from orchestrator.home import home, make_folder, run_key
+from orchestrator.home import KNOWN_NAME, home, make_folder, run_key
 from orchestrator.ledger.fetching import fetch
 from orchestrator.spec import LOCAL_S3, RUN_NAME, resolve_store, suggest
-
-_KNOWN_NAME = "known.json"
 
 
 class _Known(BaseModel):
@@ -59,12 +57,12 @@ def remember_run(run_home: Path, run: str, store_url: str) -> None:
     """
     known = _Known(run=run, store=store_url).model_dump_json()
     make_folder(run_home)
-    (run_home / _KNOWN_NAME).write_text(known)
+    (run_home / KNOWN_NAME).write_text(known)
 
 
 def forget_run(run_home: Path) -> None:
     """Drop the note."""
-    (run_home / _KNOWN_NAME).unlink(missing_ok=True)
+    (run_home / KNOWN_NAME).unlink(missing_ok=True)
 
 
 def list_runs(store: str | None) -> list[KnownRun]:
@@ -77,7 +75,7 @@ def list_runs(store: str | None) -> list[KnownRun]:
         runs_there = [key for key, data in fetch(folder, keys) if data is not None]
         return [KnownRun(run=key.partition("/")[0], store_url=url) for key in runs_there]
     runs = []
-    for path in sorted(home().glob(f"runs/*/{_KNOWN_NAME}")):
+    for path in sorted(home().glob(f"runs/*/{KNOWN_NAME}")):
         try:
             known = _Known.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):

@@ -157,7 +157,7 @@ MUTATIONS = (
         path="orchestrator/policy/decide.py",
         before="    committed = history.usd + _unavoidable_usd(history, offers, limits)\n",
         after="    committed = history.usd\n",
-        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/simulate/test_budget.py"),
+        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/agent/test_guards.py"),
     ),
     Mutation(
         name="a launch that is asked for again is another launch",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator import __version__
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 
 # Command -> (module, one-line help); the modules cost up to 0.5 s of imports each.
 _COMMANDS = {
@@ -33,6 +36,7 @@ _COMMANDS = {
         "orchestrator.cli.checkpoints",
         "List, verify, prune, pin, export and restore checkpoints.",
     ),
+    "completion": ("orchestrator.cli.completion", "Print what makes a shell complete commands."),
 }
 
 
@@ -60,13 +64,54 @@ class _LazyGroup(click.Group):
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click's own would load every command to ask it for its help.
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="orchestrate")
+def _print_version(context: click.Context, parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not context.resilient_parsing:
+        # 30 ms, mostly importlib.metadata.
+        from orchestrator.cli.version import describe
+
+        click.echo(describe())
+        context.exit()
+
+
+_EPILOG = """\b
+Start here, on this machine, with a simulated market:
+  orchestrate launch examples/quickstart.yaml
+Then, on clouds:
+  orchestrate plan run.yaml; orchestrate doctor run.yaml; orchestrate launch run.yaml
+
+Exit status: 0 done, 2 usage or spec, 3 a cloud refused, 4 gave up (resumable), 5 training failed,
+130 interrupted while the run goes on."""
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and what is installed, and exit.",
+)
 def cli() -> None:
     """Train on preemptible GPU nodes: exact resume that is proved, one honest bill."""
 

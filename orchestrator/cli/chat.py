@@ -13,7 +13,7 @@ import click
 from orchestrator.chat.address import find_key, is_exposed
 from orchestrator.chat.conversation import Conversation, Leave
 from orchestrator.chat.server import Answer, End, Sampling, Server
-from orchestrator.cli.common import plain, say
+from orchestrator.cli.common import examples, plain, say
 from orchestrator.errors import OrchestratorError, ServerUnusable, UsageError
 from orchestrator.openai_api import resolve_url
 
@@ -22,7 +22,12 @@ _PROMPT = "> "
 _PASTE_S = 0.02
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate chat http://127.0.0.1:8000/v1",
+        'echo "Name the capital of France." | orchestrate chat http://127.0.0.1:8000/v1',
+    )
+)
 @click.argument("url")
 @click.option("--model", metavar="NAME", help="Model to ask, if the server has several.")
 @click.option("--system", metavar="TEXT", help="System prompt; without it the model's own.")

@@ -15,7 +15,16 @@ from checkpoints.layout import manifest_key
 from checkpoints.manifest import Head, Manifest
 from checkpoints.retention import read_pins
 from checkpoints.store import ObjectStore
-from orchestrator.cli.common import json_option, plain, print_json, progress, say, store_option
+from orchestrator.cli.common import (
+    examples,
+    json_option,
+    plain,
+    print_json,
+    progress,
+    say,
+    store_option,
+)
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.releasing import apply_delta, export
 from orchestrator.cli.retention import pin, prune, show_size, unpin
 from orchestrator.exporting import WEIGHTS, find_manifest, num_weight_bytes, open_run
@@ -34,8 +43,8 @@ checkpoints.add_command(export)
 checkpoints.add_command(apply_delta)
 
 
-@checkpoints.command("list")
-@click.argument("run")
+@checkpoints.command("list", short_help="List the committed checkpoints of a run.")
+@click.argument("run", shell_complete=complete_run)
 @store_option
 @json_option
 def list_(run: str, store: str | None, *, as_json: bool) -> None:
@@ -60,8 +69,14 @@ def list_(run: str, store: str | None, *, as_json: bool) -> None:
         say(f"{run} has committed no checkpoint yet.")
 
 
-@checkpoints.command()
-@click.argument("run")
+@checkpoints.command(
+    short_help="Check every byte of a run's checkpoint.",
+    epilog=examples(
+        "orchestrate checkpoints verify vicuna-7b --all",
+        "orchestrate checkpoints verify quickstart --against calm",
+    ),
+)
+@click.argument("run", shell_complete=complete_run)
 @click.option("--step", type=click.IntRange(min=0), metavar="N", help="Check this step's instead.")
 @click.option("--all", "is_all", is_flag=True, help="Check every checkpoint.")
 @click.option("--against", metavar="RUN", help="Also compare the weights with another run's last.")

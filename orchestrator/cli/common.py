@@ -24,6 +24,11 @@ _LATE_CONTROL = re.compile(r"[\x7f-\x9f]")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: lines that can be typed as they stand."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def json_option(command: Command) -> Command:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
@@ -34,7 +39,7 @@ def store_option(command: Command) -> Command:
     return click.option(
         "--store",
         metavar="URL",
-        help="Store of the run, if this machine did not launch it.",
+        help="Store of the run, as s3://bucket/runs; needed where this machine did not launch it.",
     )(command)
 
 
@@ -50,7 +55,7 @@ def set_option(command: Command) -> Command:
         "overrides",
         multiple=True,
         metavar="KEY.PATH=VALUE",
-        help="Override a key of the spec; may be repeated.",
+        help="Override a key of the spec, as limits.budget_usd=80; may be repeated.",
     )(command)
 
 

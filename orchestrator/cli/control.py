@@ -15,7 +15,8 @@ from checkpoints.errors import StoreError
 from checkpoints.layout import RUN_KEY
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, StopReason
-from orchestrator.cli.common import confirm, say, show_usd, store_option, yes_option
+from orchestrator.cli.common import confirm, examples, say, show_usd, store_option, yes_option
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.retention import abort_uploads
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.local.launcher import is_supervised
@@ -41,8 +42,8 @@ _STOP_TIMEOUT_S = 150.0
 _CLOUD_STOP_TIMEOUT_S = 300.0
 
 
-@click.command()
-@click.argument("run")
+@click.command(epilog=examples("orchestrate stop vicuna-7b"))
+@click.argument("run", shell_complete=complete_run)
 @store_option
 @yes_option
 @click.option("--detach", is_flag=True, help="Return when the request is made.")
@@ -68,8 +69,8 @@ def stop(run: str, store: str | None, *, yes: bool, detach: bool) -> None:
     _wait_until_stopped(viewer, clock, run, _STOP_TIMEOUT_S)
 
 
-@click.command()
-@click.argument("run")
+@click.command(epilog=examples("orchestrate delete old-run --confirm old-run"))
+@click.argument("run", shell_complete=complete_run)
 @store_option
 @click.option("--confirm", "typed", metavar="NAME", help="The run's name, instead of typing it.")
 def delete(run: str, store: str | None, typed: str | None) -> None:

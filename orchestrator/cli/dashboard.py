@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import click
 
-from orchestrator.cli.common import say, store_option, write_page
+from orchestrator.cli.common import examples, say, store_option, write_page
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.reports import look
 from orchestrator.clock import SystemClock
 from orchestrator.errors import MissingDependency, UnknownRun, UsageError
@@ -24,8 +25,14 @@ _TOKEN = "ORCHESTRATE_DASHBOARD_TOKEN"
 _HOST_NAME = r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 
 
-@click.command()
-@click.argument("run", required=False)
+@click.command(
+    epilog=examples(
+        "orchestrate dashboard",
+        "orchestrate dashboard --store s3://bucket/runs",
+        "orchestrate dashboard vicuna-7b --export vicuna-7b.html",
+    )
+)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option(
     "--export",
     "path",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import json_option, plain, print_json, say
+from orchestrator.cli.common import examples, json_option, plain, print_json, say
 
 if TYPE_CHECKING:
     from orchestrator.cleaning import CleaningReport
@@ -50,7 +50,10 @@ def data() -> None:
     """Prepare conversations for training."""
 
 
-@data.command()
+@data.command(
+    short_help="Clean shared conversations for training.",
+    epilog=examples("orchestrate data prepare sharegpt.json clean.jsonl --language en"),
+)
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Default: all cores.")
@@ -130,7 +133,10 @@ def prepare(
     say("Next: name it as data.train in a spec, then orchestrate plan SPEC.")
 
 
-@data.command()
+@data.command(
+    short_help="Print conversations with what will be trained on.",
+    epilog=examples("orchestrate data show examples/conversations.json"),
+)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--id", "id_", metavar="ID", help="Only this conversation.")
 @_tokenizer_option("Model folder with the tokenizer; without, one is trained on FILE.")

@@ -10,6 +10,7 @@ import click
 
 from orchestrator.cli.common import (
     confirm,
+    examples,
     json_option,
     plain,
     print_json,
@@ -31,7 +32,7 @@ from orchestrator.spec_file import load_spec
 _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"}
 
 
-@click.command()
+@click.command(epilog=examples("orchestrate doctor", "orchestrate doctor run.yaml --fix"))
 @click.argument("spec", type=click.Path(path_type=Path), required=False)
 @set_option
 @json_option

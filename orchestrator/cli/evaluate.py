@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.common import (
     check_page,
+    examples,
     json_option,
     plain,
     print_json,
@@ -19,6 +20,7 @@ from orchestrator.cli.common import (
     write_page,
     yes_option,
 )
+from orchestrator.cli.completion import complete_model
 from orchestrator.errors import GaveUp
 
 if TYPE_CHECKING:
@@ -26,9 +28,19 @@ if TYPE_CHECKING:
     from orchestrator.evaluation.report import Report
 
 
-@click.command()
-@click.argument("model", required=False)
-@click.option("--baseline", metavar="MODEL", help="Compare with it, each pair in both orders.")
+@click.command(
+    epilog=examples(
+        "orchestrate eval vicuna-7b --baseline base=models/llama-7b --page vicuna.html",
+        "orchestrate eval vicuna-7b --judge https://api.openai.com/v1#gpt-4.1",
+    )
+)
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option(
+    "--baseline",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="Compare with it, each pair in both orders.",
+)
 @click.option(
     "--judge",
     metavar="MODEL",

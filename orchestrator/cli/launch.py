@@ -12,6 +12,7 @@ import click
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import (
     confirm,
+    examples,
     json_option,
     plain,
     print_json,
@@ -20,6 +21,7 @@ from orchestrator.cli.common import (
     store_option,
     yes_option,
 )
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.plan import plan_document, render_plan
 from orchestrator.cli.simulated_market import (
     inverted_option,
@@ -42,13 +44,23 @@ from orchestrator.spec import AMENDABLE, RunSpec
 from orchestrator.spec_file import apply_overrides, load_spec
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate launch examples/quickstart.yaml",
+        "orchestrate launch run.yaml --yes --detach --set name=second --set limits.budget_usd=80",
+    )
+)
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
 @yes_option
 @click.option("--detach", is_flag=True, help="Return when the run is under way.")
 def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -> None:
-    """Train what SPEC describes. The same command again picks the run up."""
+    """Train what SPEC describes. The same command again picks the run up.
+
+    Shows offers, prices and the most that it may cost, and asks before anything is started. Then
+    it only watches: Ctrl-C ends the watching, not the run, and says how to go on or to stop it.
+    Keys of SPEC: docs/reference.md.
+    """
     clock = SystemClock()
     plan = build_plan(load_spec(spec, overrides), prepare=True)
     say(render_plan(plan))
@@ -57,7 +69,12 @@ def launch(spec: Path, overrides: tuple[str, ...], *, yes: bool, detach: bool) -
     _follow(launched, clock, detach=detach)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate plan examples/vicuna-7b.yaml",
+        "orchestrate plan run.yaml --offline --set nodes.accelerators=H100:8",
+    )
+)
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
 @json_option
@@ -90,8 +107,12 @@ def plan(
         print(f"\nLaunch it: orchestrate launch {spec}{options}")
 
 
-@click.command()
-@click.argument("run")
+@click.command(
+    epilog=examples(
+        "orchestrate resume vicuna-7b", "orchestrate resume vicuna-7b --set limits.budget_usd=80"
+    )
+)
+@click.argument("run", shell_complete=complete_run)
 @store_option
 @set_option
 @yes_option

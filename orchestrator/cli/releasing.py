@@ -10,7 +10,8 @@ from checkpoints.casting import RELEASE_DTYPES
 from orchestrator.card.card import Release, model_card
 from orchestrator.card.provenance import data_used
 from orchestrator.card.sections import public_name
-from orchestrator.cli.common import progress, say, store_option
+from orchestrator.cli.common import examples, progress, say, store_option
+from orchestrator.cli.completion import complete_run
 from orchestrator.clock import SystemClock
 from orchestrator.exporting import (
     export_model,
@@ -25,8 +26,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _MODEL_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
-@click.command()
-@click.argument("run")
+@click.command(
+    short_help="Write a checkpoint as a Hugging Face folder.",
+    epilog=examples("orchestrate checkpoints export vicuna-7b --output vicuna-7b --dtype float16"),
+)
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--output", type=_FOLDER, required=True, help="Folder to write; it must not hold a model yet."
 )
@@ -107,7 +111,13 @@ def export(
     say(f"Others restore it: orchestrate checkpoints apply-delta BASE {output} --output DIR")
 
 
-@click.command("apply-delta")
+@click.command(
+    "apply-delta",
+    short_help="Add a released delta to its base.",
+    epilog=examples(
+        "orchestrate checkpoints apply-delta llama-7b vicuna-7b-delta --output vicuna-7b"
+    ),
+)
 @click.argument("base", type=_MODEL_FOLDER)
 @click.argument("delta", type=_MODEL_FOLDER)
 @click.option(

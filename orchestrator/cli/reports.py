@@ -10,6 +10,7 @@ import click
 from checkpoints.layout import LOGS, parse_log_key
 from checkpoints.store import ObjectStore
 from orchestrator.cli.common import (
+    examples,
     json_option,
     plain,
     print_json,
@@ -17,6 +18,7 @@ from orchestrator.cli.common import (
     store_option,
     yes_option,
 )
+from orchestrator.cli.completion import complete_run
 from orchestrator.cli.reconciling import read_bills, reconcile_option
 from orchestrator.cli.watching import draw, watch_status
 from orchestrator.cli.wording import money, render_cost, render_status, side_by_side
@@ -31,8 +33,14 @@ from orchestrator.view import RunView, RunViewer
 _FOLLOW_EVERY_S = 1.0
 
 
-@click.command()
-@click.argument("run", required=False)
+@click.command(
+    epilog=examples(
+        "orchestrate status",
+        "orchestrate status vicuna-7b --watch",
+        "orchestrate status vicuna-7b --store s3://bucket/runs --json",
+    )
+)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--watch", "is_watched", is_flag=True, help="Go on showing it until it is over.")
 @store_option
 @json_option
@@ -58,8 +66,14 @@ def status(run: str | None, store: str | None, *, is_watched: bool, as_json: boo
         print(plain(render_status(view)))
 
 
-@click.command()
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.command(
+    epilog=examples(
+        "orchestrate cost vicuna-7b",
+        "orchestrate cost first second",
+        "orchestrate cost vicuna-7b --reconcile billing.csv",
+    )
+)
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run)
 @store_option
 @json_option
 @reconcile_option
@@ -104,8 +118,12 @@ def _cost_of_all(store: str | None, *, as_json: bool) -> None:
         say("No runs yet. Start one: orchestrate launch examples/quickstart.yaml")
 
 
-@click.command()
-@click.argument("run")
+@click.command(
+    epilog=examples(
+        "orchestrate logs vicuna-7b -f", "orchestrate logs vicuna-7b --attempt 2 --node 0"
+    )
+)
+@click.argument("run", shell_complete=complete_run)
 @click.option("--attempt", type=int, help="Only this attempt.")
 @click.option("--node", type=int, help="Only this node of each attempt; 0 is the head.")
 @click.option(

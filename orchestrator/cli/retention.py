@@ -23,7 +23,16 @@ from checkpoints.retention import (
 from checkpoints.retention import pin as pin_checkpoint
 from checkpoints.retention import unpin as unpin_checkpoint
 from checkpoints.store import ObjectStore
-from orchestrator.cli.common import confirm, json_option, print_json, say, store_option, yes_option
+from orchestrator.cli.common import (
+    confirm,
+    examples,
+    json_option,
+    print_json,
+    say,
+    store_option,
+    yes_option,
+)
+from orchestrator.cli.completion import complete_run
 from orchestrator.clock import SystemClock
 from orchestrator.errors import UsageError
 from orchestrator.exporting import find_step, no_such_step, open_run
@@ -36,8 +45,11 @@ from train.config import CheckpointOptions
 _POINT = attrgetter("point")
 
 
-@click.command()
-@click.argument("run")
+@click.command(
+    short_help="Delete checkpoints that no rule keeps.",
+    epilog=examples("orchestrate checkpoints prune vicuna-7b --keep-last 1 --dry-run"),
+)
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--keep-last",
     type=click.IntRange(min=1),
@@ -88,8 +100,8 @@ def prune(
         say(f"Deleted {_total(doomed)}; aborted {len(aborted)} unfinished uploads.")
 
 
-@click.command()
-@click.argument("run")
+@click.command(short_help="Keep a checkpoint until it is unpinned.")
+@click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
 def pin(run: str, step: int, store: str | None) -> None:
@@ -103,8 +115,8 @@ def pin(run: str, step: int, store: str | None) -> None:
     say(f"Pinned step {step} of {run}. Undo it: orchestrate checkpoints unpin {run} {step}")
 
 
-@click.command()
-@click.argument("run")
+@click.command(short_help="Let a checkpoint be pruned again.")
+@click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
 def unpin(run: str, step: int, store: str | None) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.common import say, store_option
+from orchestrator.cli.common import examples, say, store_option
+from orchestrator.cli.completion import complete_model
 from orchestrator.cli.serve_clouds import serve_on_clouds
 from orchestrator.cli.serve_options import CloudOptions, cloud_options, refuse_given
 from orchestrator.errors import UsageError
@@ -35,8 +36,14 @@ _TICK_S = 0.5
 _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 
 
-@click.command()
-@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.command(
+    epilog=examples(
+        "orchestrate serve --local vicuna-7b base=models/llama-7b --ui",
+        "orchestrate serve vicuna-7b --accelerators A100:1 --replicas 2",
+        "orchestrate serve --status",
+    )
+)
+@click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=complete_model)
 @click.option("--local", "is_local", is_flag=True, help="Serve on this machine.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(

@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.common import (
     check_page,
+    examples,
     json_option,
     print_json,
     say,
@@ -53,7 +54,13 @@ POLICY_NAMES = tuple(name.value for name in PolicyName)
 _BAR_WIDTH = 12
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orchestrate simulate run.yaml",
+        "orchestrate simulate run.yaml --traces market/ --work 48h --plot policies.html",
+        "orchestrate simulate run.yaml --what-if deadline=24h,48h",
+    )
+)
 @click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
 @traces_option
 @inverted_option
@@ -66,7 +73,14 @@ _BAR_WIDTH = 12
     type=click.Choice(POLICY_NAMES),
     help="May be repeated. Default: all of them; with --what-if auto.",
 )
-@click.option("--starts", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
+@click.option(
+    "--starts",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Instants of the market at which the job starts.",
+)
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the starts, and of what is made up."
 )
@@ -74,13 +88,23 @@ _BAR_WIDTH = 12
     "--work", metavar="TIME", help="Training without interruptions. Default: what plan assumes."
 )
 @click.option("--deadline", metavar="TIME", help="Default: limits.deadline of the spec.")
-@click.option("--restart", metavar="TIME", default="10min", show_default=True)
+@click.option(
+    "--restart",
+    metavar="TIME",
+    default="10min",
+    show_default=True,
+    help="From a launch to the first new step.",
+)
 @click.option(
     "--state", metavar="SIZE", help="What moves between regions. Default: what plan assumes."
 )
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Default: nodes.count.")
 @click.option(
-    "--lost-work", metavar="TIME", default="0s", help="Most that a preemption takes back."
+    "--lost-work",
+    metavar="TIME",
+    default="0s",
+    show_default=True,
+    help="Most that a preemption takes back.",
 )
 @click.option(
     "--observe",
@@ -90,7 +114,11 @@ _BAR_WIDTH = 12
     help="What a policy sees: every zone, or its own launches.",
 )
 @click.option(
-    "--failed-launch", metavar="TIME", default="2min", help="Of a launch that finds no room."
+    "--failed-launch",
+    metavar="TIME",
+    default="2min",
+    show_default=True,
+    help="What a launch that finds no room takes.",
 )
 @click.option(
     "--billing",

@@ -32,10 +32,16 @@ inverted_option = click.option(
     help="What 1 means in traces that do not say: a preemption, or a node to be had.",
 )
 spot_price_option = click.option(
-    "--spot-price", metavar="USD", type=_PRICE, help="Per node and hour, of traces."
+    "--spot-price",
+    metavar="USD",
+    type=_PRICE,
+    help="Spot price per node and hour in traces that have none.",
 )
 on_demand_price_option = click.option(
-    "--on-demand-price", metavar="USD", type=_PRICE, help="As --spot-price."
+    "--on-demand-price",
+    metavar="USD",
+    type=_PRICE,
+    help="On-demand price per node and hour for traces.",
 )
 
 

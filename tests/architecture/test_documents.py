@@ -19,11 +19,13 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_reference_page_is_what_the_code_says():
-    render = runpy.run_path(str(ROOT / ".ci" / "write_reference.py"))["render"]
-    assert (ROOT / "docs" / "reference.md").read_text() == render(), (
-        "run: python .ci/write_reference.py"
-    )
+@pytest.mark.parametrize(
+    ("page", "renderer"),
+    [("reference.md", "render"), ("decisions/README.md", "render_decisions")],
+)
+def test_written_pages_are_what_the_code_and_the_decisions_say(page: str, renderer: str):
+    render = runpy.run_path(str(ROOT / ".ci" / "write_reference.py"))[renderer]
+    assert (ROOT / "docs" / page).read_text() == render(), "run: python .ci/write_reference.py"
 
 
 def test_every_command_in_the_readme_exists():
@@ -76,3 +78,9 @@ def test_the_threat_model_names_tests_that_exist():
     assert len(named) > 12
     there = [path.as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
     assert not [name for name in named if not any(path.endswith(f"/{name}") for path in there)]
+
+
+def test_every_page_is_in_the_sites_navigation():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    listed = set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == pages

@@ -15,6 +15,7 @@ from tests.simulation.store import CHANGES, Weather
 from tests.simulation.trainer import Pace
 
 _HOUR = 3600.0
+_NEVER_DONE = 1000
 # Which row of the fault matrix each belongs to; docs/reliability.md.
 ROWS = {
     "killed before": "F1",
@@ -108,7 +109,10 @@ class Plan:
         self.controller_dies_at = [
             rng.uniform(0, self.calm_from) for _ in range(rng.choice((0, 0, 1, 4)))
         ]
-        self.controller_stays_away = rng.random() < 0.1
+        self.controller_stays_away = bool(self.controller_dies_at) and rng.random() < 0.2
+        if self.controller_stays_away:
+            # Neither its end nor the cloud ends the node: what is left is its lease.
+            self.num_steps, self.mean_life_s = _NEVER_DONE, 10 * _HOUR
         self.status_unreadable = [
             (start, start + rng.uniform(60, 1800))
             for start in (rng.uniform(0, self.calm_from) for _ in range(rng.choice((0, 0, 2))))

@@ -36,6 +36,7 @@ from train.spool import Step, read_records
 
 ROOT = Path(__file__).parents[3]
 _MARK = "ORCHESTRATE_TEST_NODE"
+_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
 # In every process of a node: a rank that is told to fails, in words of its own.
 _FAILS_ON_SIGNAL = """
 import os, signal
@@ -179,7 +180,8 @@ class GangRun:
         }
         with console.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "orchestrator.cloud.skypilot.node"],
+                # As sky/train.yaml says it; Python 3.10 has no such option.
+                [sys.executable, *_SAFE_PATH, "-m", "orchestrator.cloud.skypilot.node"],
                 cwd=home,
                 env=variables,
                 stdin=subprocess.DEVNULL,
