@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from checkpoints.errors import Fenced, StoreUnreachable
+from checkpoints.errors import Fenced
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.config import AgentConfig
-from orchestrator.agent.member import HeadMissing
+from orchestrator.agent.health import is_trouble_of_the_node
 from orchestrator.attempts import AgentExit, exit_status
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.errors import UnknownRun
@@ -49,15 +49,14 @@ def exit_as(run: Callable[[], int]) -> NoReturn:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # or each poll for a notice is a line
     try:
         status = run()
-    except (StoreUnreachable, HeadMissing, OSError):
-        logging.getLogger(__name__).exception("this node cannot take part")
-        status = AgentExit.PREEMPTED
     except Fenced as error:
         logging.getLogger(__name__).warning("leaving: %s", error)
         status = AgentExit.FENCED
-    except Exception:
-        logging.getLogger(__name__).exception("the agent failed")
-        status = AgentExit.FAILED
+    except Exception as error:
+        is_away = is_trouble_of_the_node(error)
+        what = "this node cannot take part" if is_away else "the agent failed"
+        logging.getLogger(__name__).exception("%s", what)
+        status = AgentExit.PREEMPTED if is_away else AgentExit.FAILED
     logging.shutdown()
     os._exit(status)
 

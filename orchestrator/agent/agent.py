@@ -16,14 +16,13 @@ from checkpoints.errors import (
     ObjectMissing,
     RecordInvalid,
     StoreError,
-    StoreUnreachable,
 )
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.courier import Courier
 from orchestrator.agent.gang import News
 from orchestrator.agent.guards import Guards
-from orchestrator.agent.health import find_fault, find_write_fault
+from orchestrator.agent.health import find_fault, find_write_fault, is_trouble_of_the_node
 from orchestrator.agent.joining import Part, follow, lead, notice_file
 from orchestrator.agent.leftovers import start_aborting
 from orchestrator.agent.notice import NoticeSource, NoticeWatch, local_notices
@@ -74,7 +73,7 @@ class Agent:
             report = self._take_part(part, courier)
         except Exception as error:
             # The other nodes must neither wait for this one nor take it for lost.
-            is_away = isinstance(error, (StoreUnreachable, OSError))
+            is_away = is_trouble_of_the_node(error)
             reason = EndReason.PREEMPTED if is_away else EndReason.TRAINING_FAILED
             part.gang.settle(self._report(leaving=reason, error=str(error)))
             if self._leads:

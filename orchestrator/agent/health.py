@@ -1,4 +1,4 @@
-"""Whether a node can do its part, before anything is started on it: GPUs and disk.
+"""Whether a node can do its part: GPUs and disk before anything is started, its disk afterwards.
 
 A node that cannot is given back for another one, which costs minutes; found out later, it costs the
 whole gang's time, again and again.
@@ -6,12 +6,16 @@ whole gang's time, again and again.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from checkpoints.errors import StoreUnreachable
+from orchestrator.agent.member import HeadMissing
 
 # A freshly driven GPU has a few hundred MB in use; more is another program, or one that hangs.
 _LARGEST_USED = 0.1
@@ -24,11 +28,20 @@ _FATAL_XIDS = frozenset({48, 74, 79, 95, 119, 120})
 _XID = re.compile(r"NVRM: Xid \((?P<where>[^)]*)\): (?P<number>\d+)")
 _SPARE_DISK = 2 << 30
 _PAGE = 4096
+# What is said of a disk that is full, read-only or broken; other errors of the system may be ours.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 def find_fault(scratch: Path, *, num_input_bytes: int, num_gpus: int | None) -> str | None:
     """Return what is wrong with this node, None if nothing; `num_gpus` None looks at no GPU."""
     return _disk_fault(scratch, num_input_bytes) or (num_gpus and _gpu_fault(num_gpus)) or None
+
+
+def is_trouble_of_the_node(error: Exception) -> bool:
+    """Say whether a node cannot take part for its disk, or its way to the store or to node 0."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_ERRORS
+    return isinstance(error, (StoreUnreachable, HeadMissing))
 
 
 def find_write_fault(scratch: Path) -> str | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from checkpoints.errors import CheckpointError, Fenced, StoreError, StoreUnreachable
+from checkpoints.errors import CheckpointError, Fenced, StoreError
 from checkpoints.layout import steps_key
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.facts import AttemptFacts
 from orchestrator.agent.guards import Guards
+from orchestrator.agent.health import is_trouble_of_the_node
 from orchestrator.agent.joining import claim_for
 from orchestrator.agent.outcomes import NodeReport, judge
 from orchestrator.attempts import AgentExit, EndReason, exit_status
@@ -37,12 +38,10 @@ def run_agent(node, store) -> int:
         if status == AgentExit.PREEMPTED:
             stay_while_free(store, agent.record, node.launch, node.process)
         return status
-    except StoreUnreachable:
-        return AgentExit.PREEMPTED
     except Fenced:
         return AgentExit.FENCED
-    except (CheckpointError, OrchestratorError):
-        return AgentExit.FAILED
+    except (CheckpointError, OrchestratorError) as error:
+        return AgentExit.PREEMPTED if is_trouble_of_the_node(error) else AgentExit.FAILED
 
 
 class _Agent:
@@ -80,7 +79,7 @@ class _Agent:
         try:
             report = self._take_part(claim)
         except Exception as error:
-            is_away = isinstance(error, StoreUnreachable)
+            is_away = is_trouble_of_the_node(error)
             reason = EndReason.PREEMPTED if is_away else EndReason.TRAINING_FAILED
             self._note_end(reason, str(error))
             raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
-from orchestrator.agent.health import find_fault
+from checkpoints.errors import StoreRefused, StoreUnreachable
+from orchestrator.agent.health import find_fault, is_trouble_of_the_node
 
 GOOD = "\n".join(f"{gpu}, 81559, 612, 0" for gpu in range(8))
 
@@ -78,6 +80,22 @@ def test_machine_without_nvidia_smi_is_unfit_only_where_gpus_are_wanted(tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     assert look(tmp_path) == "nvidia-smi is missing or does not answer"
     assert look(tmp_path, num_gpus=None) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_the_nodes"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EROFS, "Read-only file system"), True),
+        (StoreUnreachable("no answer", "Try again."), True),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (StoreRefused("403", "Ask."), False),
+        (KeyError("a bug"), False),
+    ],
+    ids=repr,
+)
+def test_only_disk_store_and_head_are_trouble_of_the_node(error, is_the_nodes):
+    assert is_trouble_of_the_node(error) is is_the_nodes
 
 
 def test_disk_without_room_for_the_inputs_is_a_fault(tmp_path):
