@@ -18,6 +18,7 @@ from checkpoints.layout import HEAD_KEY
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, StopReason
 from orchestrator.cost import bill
+from orchestrator.deciding import replay_decisions
 from orchestrator.ledger.facts import RunEnded
 from orchestrator.ledger.fold import RunState, fold
 from orchestrator.ledger.heartbeat import SILENT_NODE_STOPS_AFTER
@@ -29,6 +30,8 @@ from tests.simulation.trainer import undisturbed, weights_of
 
 # Each rank's part of the weights, which ends its object.
 _TAIL_BYTES = 16
+# Seeds whose decisions are made again from the ledger: each is a fold and a policy's answer.
+_REPLAYED = 5
 _SLACK = timedelta(minutes=3)
 
 
@@ -150,6 +153,9 @@ class Invariants:
         self._rng.shuffle(shuffled)
         self._world.plan.count("facts read twice and in another order")
         self._demand(fold(self._world.record, shuffled) == state, "I6: the order of reading shows")
+        if self._world.seed % _REPLAYED == 0:
+            made_again = replay_decisions(self._world.record, entries)
+            self._demand(all(one.is_equal for one in made_again), "I6: a decision does not follow")
         at = instant(self._world.loop.seconds)
         self._demand(bill(state, at).total >= 0, "I6: a bill below nothing")
         self._state = state
