@@ -27,6 +27,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("s3")
 def test_every_variant_has_its_figures_and_ours_is_held_against_the_others():
     variants = ["ours", "torch_save", "raw"]

@@ -34,12 +34,18 @@ def machines():
 
 
 @pytest.fixture
-def fleet(tmp_path, machines):
+def events(tmp_path_factory):
+    """The log, where it outlives the test: threads that watch machines write of their ends."""
+    return tmp_path_factory.mktemp("events") / "events.jsonl"
+
+
+@pytest.fixture
+def fleet(events, machines):
     def start(instance, public_key, boot_seconds):
         machines[instance.id] = Machine()
         return machines[instance.id]
 
-    yield Fleet(start, EventLog(tmp_path / "events.jsonl"), itertools.count(1).__next__)
+    yield Fleet(start, EventLog(events), itertools.count(1).__next__)
     for machine in machines.values():
         machine.kill()
 

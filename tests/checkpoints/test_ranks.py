@@ -1,5 +1,6 @@
 """Sharded save and load with real processes, at equal and other world sizes."""
 
+import pytest
 from safetensors import safe_open
 
 from checkpoints.fence import read_head
@@ -50,6 +51,7 @@ def test_a_fenced_commit_is_known_to_all_ranks(tmp_path):
     assert read_head(store) == before
 
 
+@pytest.mark.slow
 def test_resharding_from_8_to_4_to_16_to_8_ranks_changes_no_bit(tmp_path):
     store = open_store((tmp_path / "run").as_uri())
     save = {"act": "save", "world_size": 8, "attempt": claimed(store)}
@@ -84,6 +86,7 @@ def test_replicas_share_the_writing_and_write_nothing_twice(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_uploader_that_hangs_or_dies_costs_one_save_and_is_replaced(tmp_path):
     store = open_store((tmp_path / "run").as_uri())
     job = {"act": "hang", "world_size": 2, "attempt": claimed(store), "deadline_s": 12.0}

@@ -8,6 +8,7 @@ import pytest
 from orchestrator.cloud.local.s3_server import read_server
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_run_in_the_store_of_this_machine(workplace):
     spec = workplace.write_spec(

@@ -89,6 +89,7 @@ def test_preempted_run_equals_the_undisturbed_one_bit_for_bit(workplace):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_failing_training_exits_5_with_the_reason_and_resumes_nothing(workplace):
     spec = workplace.write_spec(model={"base": str(_broken_model(workplace)), "max_length": 384})

@@ -75,6 +75,7 @@ def test_on_1_2_and_4_ranks_with_kills_between_the_steps_are_those_of_one_run(in
         assert run.head_manifest().state["batch"] == NUM_STEPS
 
 
+@pytest.mark.slow
 def test_replicas_over_nodes_and_accelerate_s_launcher_change_no_number(inputs, tmp_path):
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

@@ -35,6 +35,7 @@ def end_of(run, attempt: int = 1) -> tuple[EndReason, str | None]:
     return end.reason, end.error
 
 
+@pytest.mark.slow
 def test_lost_node_ends_the_launch_and_the_next_one_takes_the_same_steps(start):
     run = start()
     head, other = run.launch()
@@ -96,6 +97,7 @@ def test_machine_that_vanishes_is_missed_although_no_connection_breaks(start):
     assert end_of(run) == (EndReason.PREEMPTED, "node 1 of 2 is gone")
 
 
+@pytest.mark.slow
 def test_notice_on_one_node_has_all_of_them_save_and_leave(start):
     run = start(train={"num_steps": 2000, "global_batch": 4, "precision": "fp32"})
     nodes = run.launch()
