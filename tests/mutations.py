@@ -1,6 +1,6 @@
 """Break the protocol on purpose, one bug at a time, and see that the tests notice each.
 
-Run: python -m tests.mutations [NAME...]; takes some four minutes. A bug counts as caught where
+Run: python -m tests.mutations [NAME...]; takes some five minutes. A bug counts as caught where
 tests fail, not where they cannot be collected; and the same tests pass without it.
 """
 

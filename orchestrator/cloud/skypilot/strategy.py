@@ -163,12 +163,8 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
 
     async def _is_only_unseen(self) -> bool:
         """Say whether the cloud has all nodes, and their agent is heard in the run folder."""
-        try:
-            num_alive = await asyncio.to_thread(count_instances, self.cluster_name)
-        except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known of the nodes
-            log.warning("cannot count the nodes: %s", error)
-            return False
-        if num_alive < self.dag.tasks[0].num_nodes:
+        num_alive = await asyncio.to_thread(self._count_alive)
+        if (num_alive or 0) < self.dag.tasks[0].num_nodes:
             return False
         heard_at = await self._opened.tell(Conductor.last_heard)
         for _ in range(_NUM_LISTENS if heard_at is not None else 0):
@@ -246,11 +242,16 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         """Terminate the nodes; before that, see how many of a failed launch are left."""
         underway = None if self._job is None else self._job.underway
         if underway is not None and underway.num_alive is None:
-            try:
-                underway.num_alive = count_instances(self.cluster_name)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the nodes must go
-                log.warning("cannot count the nodes that are left: %s", error)
+            underway.num_alive = self._count_alive()
         super()._cleanup_cluster()
+
+    def _count_alive(self) -> int | None:
+        """Return how many nodes the cloud has of the cluster, None where it cannot be asked."""
+        try:
+            return count_instances(self.cluster_name)
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing is known of the nodes
+            log.warning("cannot count the nodes that are left: %s", error)
+            return None
 
     async def _wait(self, decision: Wait, *, recovery: bool) -> Decision:
         """Return what the policy says when it no longer says wait; hold no launch slot meanwhile.
