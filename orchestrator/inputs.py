@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -121,18 +121,29 @@ def upload(path: Path, store: ObjectStore, key: str) -> None:
     store.put(key, _blocks(path))
 
 
-def fetch_inputs(files: tuple[InputFile, ...], store: ObjectStore, folder: Path) -> None:
-    """Download staged files into `folder` and verify each.
+def fetch_inputs(
+    files: tuple[InputFile, ...],
+    store: ObjectStore,
+    folder: Path,
+    each_block: Callable[[], None] = lambda: None,
+) -> None:
+    """Download staged files into `folder` and verify each; `each_block` is told in between.
 
     Raises:
         InputError: a file's bytes do not match the hash that run.json names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        download(file, store, input_key(file.sha256, file.name), folder)
+        download(file, store, input_key(file.sha256, file.name), folder, each_block)
 
 
-def download(file: InputFile, store: ObjectStore, key: str, folder: Path) -> None:
+def download(
+    file: InputFile,
+    store: ObjectStore,
+    key: str,
+    folder: Path,
+    each_block: Callable[[], None] = lambda: None,
+) -> None:
     """Download one staged file into `folder` and verify it.
 
     Raises:
@@ -143,6 +154,7 @@ def download(file: InputFile, store: ObjectStore, key: str, folder: Path) -> Non
     with (folder / file.name).open("wb") as output:
         for start in range(0, file.size, _FETCH_BYTES):
             block = memory[: file.size - start]
+            each_block()
             store.read_into(key, start, [block])
             digest.update(block)
             output.write(block)

@@ -37,7 +37,6 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.inputs import fetch_inputs
 from orchestrator.ledger.fold import RunState
 from train.config import TrainConfig
-from train.spool import read_outcome
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ class Agent:
         fault = self._find_fault(part)
         if fault is not None:
             return self._unfit(fault)
-        complaint = self._prepare(part)
+        complaint = self._prepare(part, courier)
         if complaint is not None:
             return self._report(leaving=EndReason.TRAINING_FAILED, error=complaint)
         if part.gang.news() is not News.NONE:
@@ -121,9 +120,7 @@ class Agent:
             num_steps=self._state.record.num_steps,
         )
         watch.serve(trainer)
-        first = self._config.node * self._config.ranks
-        ranks = range(first, first + self._config.ranks)
-        outcomes = tuple(read_outcome(courier.spool_dir, rank) for rank in ranks)
+        outcomes = watch.outcomes()
         if watch.leaving is None and not all(outcome and outcome.is_well for outcome in outcomes):
             # What looks like a failure of the training may be one of the disk.
             fault = find_write_fault(self._config.scratch)
@@ -161,13 +158,14 @@ class Agent:
         if slow is not None:
             _log.warning("%s", slow)
 
-    def _prepare(self, part: Part) -> str | None:
+    def _prepare(self, part: Part, courier: Courier) -> str | None:
         """Get all that the trainer reads; return what is wrong with it, if anything."""
         record = self._state.record
         try:
             if self._leads:
                 part.facts.inherited(self._state.commits)
-            fetch_inputs(record.inputs, self._store, self._config.scratch / "inputs")
+            inputs = self._config.scratch / "inputs"
+            fetch_inputs(record.inputs, self._store, inputs, courier.say_alive)
         except (OrchestratorError, RecordInvalid, ObjectMissing) as error:
             return error.what
         return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
+import time
 from collections.abc import Sequence
 
 from checkpoints.errors import StoreError
@@ -46,6 +48,7 @@ class Courier:
         self._logs = LogUploader(store, claim.attempt, self.log_file, config.node)
         self._tracker: Tracker | None = None
         self.step = claim.step
+        self._beat_at = -math.inf
 
     def track(self, tracker: Tracker) -> None:
         """Have W&B finished at the end."""
@@ -68,17 +71,25 @@ class Courier:
     def upload(self) -> None:
         """Carry everything to the run folder; what fails now is tried again later."""
         try:
+            self._beat()  # first: on a slow store the rest takes minutes
             self._spool.upload()
             self._logs.upload()
             self._facts.flush()
-            if self._config.node == 0:
-                self._beat()
         except (StoreError, OSError) as error:  # the store's trouble, or this disk's
             _log.warning("upload failed and will be tried again: %s", error)
 
+    def say_alive(self) -> None:
+        """Be heard, if it is time to, while something else takes long."""
+        if time.monotonic() - self._beat_at < self._config.upload_seconds:
+            return
+        try:
+            self._beat()
+        except StoreError as error:
+            _log.warning("the heartbeat failed and will be tried again: %s", error)
+
     def close(self) -> None:
         """Finish W&B; what was recorded offline goes to the run folder, for `wandb sync`."""
-        offline = None if self._tracker is None else self._tracker.finish()
+        offline = None if self._tracker is None else self._tracker.finish(self.say_alive)
         if offline is None:
             return
         try:
@@ -87,6 +98,9 @@ class Courier:
             _log.warning("the offline W&B run was not kept: %s", error)
 
     def _beat(self) -> None:
+        if self._config.node != 0:
+            return
+        self._beat_at = time.monotonic()
         heartbeat = Heartbeat(
             writer=self._facts.writer,
             at=self._clock.now(),

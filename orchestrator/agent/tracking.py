@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -63,14 +64,14 @@ class Tracker:
         self._config, self._log_file = config, log
         self._process = self._start(config)
 
-    def finish(self) -> Path | None:
+    def finish(self, each_second: Callable[[], None] = lambda: None) -> Path | None:
         """Close the run; return the file that `wandb sync` takes, None where W&B has everything."""
-        if _end(self._process, self._config):
+        if _end(self._process, self._config, each_second):
             return _recorded(self._config, "offline-run-*")
         _log.warning("W&B did not finish in time or in order: recording the run offline")
         directory = self._config.directory.with_name("wandb-again")
         again = self._config.model_copy(update={"directory": directory, "mode": Mode.OFFLINE})
-        _end(self._start(again), again)
+        _end(self._start(again), again, each_second)
         return _recorded(again, "offline-run-*") or _recorded(self._config, "*run-*")
 
     def _start(self, config: TrackingConfig) -> subprocess.Popen[bytes] | None:
@@ -95,7 +96,11 @@ def _start(config: TrackingConfig, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _end(process: subprocess.Popen[bytes] | None, config: TrackingConfig) -> bool:
+def _end(
+    process: subprocess.Popen[bytes] | None,
+    config: TrackingConfig,
+    each_second: Callable[[], None],
+) -> bool:
     """Have the process finish, and kill it if it does not; say whether it did all."""
     if process is None:
         return False
@@ -103,6 +108,7 @@ def _end(process: subprocess.Popen[bytes] | None, config: TrackingConfig) -> boo
     process.stdin.close()
     started = time.monotonic()
     while process.poll() is None:
+        each_second()
         is_online = online_mark(config.directory).exists()
         limit_s = _FINISH_TIMEOUT_S if is_online else _FINISH_OFFLINE_TIMEOUT_S
         left_s = started + limit_s - time.monotonic()

@@ -17,7 +17,7 @@ from orchestrator.agent.notice import NoticeWatch
 from orchestrator.agent.processes import kill_tree
 from orchestrator.attempts import EndReason
 from orchestrator.clock import Clock
-from train.spool import Notice, Step
+from train.spool import Notice, Outcome, Step, read_outcome
 from train.termination import termination_notice
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ _LEAVE_SECONDS = 120.0
 # How long ranks may go on after those of another node have ended, or that node is gone: they end by
 # themselves within seconds unless they wait for what does not come.
 _ALONE_SECONDS = 15.0
+# How long processes may linger whose ranks have all said how they ended. Nothing that they do then
+# counts any more, but a torchrun that stands still would be paid for as a trainer that ends slowly.
+_LINGER_SECONDS = 30.0
 
 
 class Watch:
@@ -55,6 +58,7 @@ class Watch:
         )
         self._kill_at: float | None = None
         self._is_alone = False
+        self._has_ended = False
         self._is_noticed = False
         self._is_terminated = False
         self.leaving: EndReason | None = None
@@ -77,8 +81,15 @@ class Watch:
                 self._leave(leave, now)
             self._note_peers(now)
             self._note_hang(now)
+            self._note_last_words(now)
             if self._kill_at is not None and now >= self._kill_at:
                 kill_tree(trainer)
+
+    def outcomes(self) -> tuple[Outcome | None, ...]:
+        """Return how each rank of this node said that it ended, None where one has not (yet)."""
+        first = self._config.node * self._config.ranks
+        ranks = range(first, first + self._config.ranks)
+        return tuple(read_outcome(self._courier.spool_dir, rank) for rank in ranks)
 
     def _pump(self, now: float) -> None:
         records = self._courier.pump()
@@ -131,6 +142,13 @@ class Watch:
             self._hang.dump_stacks()
         alone_until = now + _ALONE_SECONDS
         self._kill_at = min(self._kill_at or alone_until, alone_until)
+
+    def _note_last_words(self, now: float) -> None:
+        if self._has_ended or None in self.outcomes():
+            return
+        self._has_ended = True
+        linger_until = now + _LINGER_SECONDS
+        self._kill_at = min(self._kill_at or linger_until, linger_until)
 
     def _note_hang(self, now: float) -> None:
         if self.is_hung or not self._hang.is_hung(now):

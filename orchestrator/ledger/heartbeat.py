@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from checkpoints.errors import ObjectMissing
+from checkpoints.errors import ObjectMissing, StoreError
 from checkpoints.layout import HEARTBEATS, heartbeat_key
 from checkpoints.store import ObjectStore
 from orchestrator.ledger.facts import Instant
@@ -14,6 +14,13 @@ from orchestrator.ledger.facts import Instant
 # When a node on a cloud is gone whose owner is silent: the lease is 15 minutes, a save two, and
 # SkyPilot takes an idle node down after 10 more.
 SILENT_NODE_STOPS_AFTER = timedelta(minutes=27)
+# When an owner gives up a node on a cloud whose agent is silent. By then an agent that is only cut
+# off from the store has left by itself: the lease is 15 minutes, a save two.
+SILENT_AGENT_S = 20 * 60.0
+# The same where it has not spoken yet: what it needs is being installed.
+MUTE_AGENT_S = 60 * 60.0
+# Looks at an agent's heartbeat in that time: each is a LIST that somebody pays for.
+_LOOKS = 10
 
 
 class Heartbeat(BaseModel):
@@ -55,6 +62,44 @@ class HeartbeatReader:
             for one in listed
         }
         return [found for found in self._read.values() if found is not None]
+
+
+class Listener:
+    """Notices that the agent of an attempt has been silent for `silent_s`, while we could hear it.
+
+    Measured by the listener's own monotonic clock. A store that cannot be read says nothing of the
+    agent, nor does a time in which the listener itself stood still: both begin the wait anew.
+    """
+
+    def __init__(self, store: ObjectStore, silent_s: float) -> None:
+        self._heartbeats = HeartbeatReader(store)
+        self._silent_s = silent_s
+        self._attempt: int | None = None
+        self._beat: datetime | None = None
+        self._heard_at = self._looked_at = 0.0
+
+    def is_silent(self, attempt: int, now: float) -> bool:
+        """Say whether the agent has been silent for too long at `now`, in monotonic seconds."""
+        is_new, since_s = attempt != self._attempt, now - self._looked_at
+        if not is_new and since_s < self._silent_s / _LOOKS:
+            return False
+        self._looked_at = now
+        if is_new or since_s > self._silent_s / 2:
+            self._attempt, self._heard_at = attempt, now
+        try:
+            beats = [one.at for one in self._heartbeats.read() if one.attempt == attempt]
+        except StoreError:
+            self._heard_at = now
+            return False
+        latest = max(beats, default=None)
+        if latest != self._beat:
+            self._beat, self._heard_at = latest, now
+        return now - self._heard_at > self._silent_s
+
+
+def silent_detail(seconds: float) -> str:
+    """Return what the ledger says of a launch that was ended for its agent's silence."""
+    return f"its agent was silent for {seconds:g} s"
 
 
 def last_beat_at(store: ObjectStore, attempt: int | None) -> datetime | None:

@@ -131,6 +131,50 @@ def test_any_process_of_a_node_may_be_killed(workplace):
     record_fault("F11", f"SIGKILL: {', '.join(killed)}", injected=len(killed), **found.row())
 
 
+def test_any_process_may_stand_still(workplace):
+    """SIGSTOP: to the cloud, and to whoever waits for an exit status, all is well."""
+    store = (workplace.folder / "store").as_uri()
+    spec = workplace.write_spec(
+        store=store,
+        train={**TRAIN, "num_steps": 100_000},
+        tracking={"wandb": {"project": "tests"}},
+    )
+    launch = workplace.start("launch", spec, "--yes")
+    stopped = []
+
+    def stop(wanted: str, attempt: int) -> psutil.Process:
+        """Stop one of that attempt's processes once it has committed."""
+        workplace.wait_for(lambda: head_attempt(store) == attempt, seconds=120)
+        since = head_step(store)
+        workplace.wait_for(lambda: head_step(store) >= since + 2)
+        process = next(one for one in workplace.processes() if role(one) == wanted)
+        process.suspend()
+        stopped.append(wanted)
+        return process
+
+    supervisor = stop("supervisor", attempt=1)
+    # The node saves, and leaves when its owner's heartbeat has stood still for the lease.
+    workplace.wait_for(lambda: not node_processes(workplace), seconds=120)
+    supervisor.resume()
+    stop("W&B", attempt=2)
+    stop("agent", attempt=2)
+    stop("torchrun", attempt=3)
+    asked = workplace.run("stop", "small", "--yes")
+    assert asked.returncode == 0, asked.stderr
+    _, err = launch.communicate(timeout=60)
+    assert launch.returncode == 4, err
+    status = workplace.document("status", "small")
+    attempts = status["attempts"]
+    assert [one["end_reason"] for one in attempts] == ["preempted", "node_lost", "stopped"]
+    assert attempts[1]["detail"] == "its agent was silent for 45 s"
+    assert status["last_commit_step"] == status["step"] > attempts[2]["resumed_step"]
+    assert attempts[2]["resumed_step"] > attempts[1]["resumed_step"] > 0
+    assert not status["replay"]["differing"]
+    found = losses(workplace, store)
+    assert found == NOTHING
+    record_fault("F12", f"SIGSTOP: {', '.join(stopped)}", injected=len(stopped), **found.row())
+
+
 def test_a_node_that_is_lost_ten_times_running_while_it_recovers_costs_no_commit(workplace):
     store = (workplace.folder / "store").as_uri()
     spec = workplace.write_spec(store=store, train=TRAIN)

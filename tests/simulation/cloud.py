@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -57,6 +58,7 @@ class Node:
     exit_code: int | None = None
     ranks: Process | None = None
     frozen_s: float = 0.0
+    agent_stopped_at: float | None = None
     was_disturbed: bool = False
     """Something has happened to it, be it a false notice."""
 
@@ -75,6 +77,15 @@ class Node:
             if process is not None:
                 process.frozen_until = until
         self.frozen_s += until - self.process.loop.seconds
+
+    def stop_agent(self) -> None:
+        """As SIGSTOP: its ranks go on."""
+        self.agent_stopped_at = self.process.loop.seconds
+        self.process.frozen_until = math.inf
+
+    def kill_ranks(self) -> None:
+        if self.ranks is not None:
+            self.ranks.kill()
 
     def kill(self) -> None:
         for process in (self.process, self.ranks):
@@ -153,8 +164,7 @@ class Cloud:
     def _end(self, node: Node, exit_code: int) -> None:
         """End a node's job: ranks end with their agent, and what is idle is taken down."""
         node.exit_code = exit_code
-        if node.ranks is not None:
-            node.ranks.kill()
+        node.kill_ranks()
         self.loop.call_later(_AUTODOWN_S, self.terminate, node)
 
     async def _take_back_some_day(self, node: Node) -> None:
@@ -174,11 +184,12 @@ class Cloud:
                     node.notice_at = loop.seconds + 30.0
                 case "frozen":
                     node.freeze(loop.seconds + rng.uniform(30, 1500))
+                case "agent stopped":
+                    node.stop_agent()
                 case "agent killed":
                     node.process.kill()
                 case "ranks killed":
-                    if node.ranks is not None:
-                        node.ranks.kill()
+                    node.kill_ranks()
                 case "taken, but lives on":
                     self.take(node, lives_on_s=rng.uniform(60, 3600))
                 case _:

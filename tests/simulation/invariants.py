@@ -21,7 +21,12 @@ from orchestrator.cost import bill
 from orchestrator.deciding import replay_decisions
 from orchestrator.ledger.facts import RunEnded
 from orchestrator.ledger.fold import RunState, fold
-from orchestrator.ledger.heartbeat import SILENT_NODE_STOPS_AFTER
+from orchestrator.ledger.heartbeat import (
+    MUTE_AGENT_S,
+    SILENT_AGENT_S,
+    SILENT_NODE_STOPS_AFTER,
+    silent_detail,
+)
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader
 from orchestrator.replay import compare_replayed
@@ -86,6 +91,7 @@ class Invariants:
         self._demand(len(up) <= 1, f"I5: {len(up)} nodes are up: {[n.launch for n in up]}")
         # Requests that are given up after a minute delay an agent that is about to leave.
         longest = (SILENT_NODE_STOPS_AFTER + (1 if self._is_fair else 4) * _SLACK).total_seconds()
+        slack_s = 2 * _SLACK.total_seconds()
         for node in up:
             job = next(one for one in world.jobs.values() if node in [n for _, n in one.ups])
             began_at = node.began_at if node.began_at is not None else now
@@ -93,6 +99,12 @@ class Invariants:
             self._demand(
                 alone_s <= longest + node.frozen_s,
                 f"I5: {node.launch} is up, and its controller dead for {alone_s:.0f} s",
+            )
+            heard_of_s = (MUTE_AGENT_S if node.attempt is None else SILENT_AGENT_S) + slack_s
+            stopped_s = 0.0 if node.agent_stopped_at is None else now - node.agent_stopped_at
+            self._demand(
+                not self._is_fair or stopped_s <= heard_of_s,
+                f"I5: the agent of {node.launch} has been stopped for {stopped_s:.0f} s",
             )
         num_torn_down = sum(job.recoveries_of_healthy for job in world.jobs.values())
         is_fair = not self._foul - {"status unreadable", "clock skew"}
@@ -128,7 +140,11 @@ class Invariants:
         world = self._world
         state = self._read()
         for node in world.cloud.nodes:
-            self._demand(not node.is_up, f"I5: {node.launch} is up an hour after the end")
+            # SkyPilot asks for its autodown after the set-up: docs/reliability.md, not promised.
+            is_left = self._is_abandoned and node.began_at is None
+            self._demand(
+                not node.is_up or is_left, f"I5: {node.launch} is up an hour after the end"
+            )
         if not self._is_abandoned:
             if state.ended is None:
                 self._demand(False, "I10: the run has not ended")
@@ -199,6 +215,11 @@ class Invariants:
                 continue
             until = self._world.loop.seconds if node.is_up else node.billed_until
             took = timedelta(seconds=until - node.up_at)
+            is_given_up = view.detail == silent_detail(SILENT_AGENT_S)
+            self._demand(
+                not (is_given_up and self._is_fair and node.agent_stopped_at is None),
+                f"F12: {node.launch} was given up, and its agent was not silent",
+            )
             ended_at = view.ended_at or instant(self._world.loop.seconds)
             told = timedelta() if view.ready_at is None else ended_at - view.ready_at
             if self._is_abandoned and view.ended_at is None:
@@ -273,7 +294,7 @@ class Invariants:
             virtual_s=world.loop.seconds,
             steps_lost=self._steps_lost,
             usd_unaccounted=self._usd_unaccounted(),
-            num_orphans=sum(node.is_up for node in world.cloud.nodes),
+            num_orphans=sum(n.is_up and n.began_at is not None for n in world.cloud.nodes),
         )
 
     def _usd_unaccounted(self) -> Decimal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import selectors
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -112,6 +113,8 @@ class Process:
 
     def _resume(self, thread: greenlet) -> None:
         if self.is_dead or thread.dead:
+            return
+        if self.frozen_until == math.inf:
             return
         if self.loop.seconds < self.frozen_until:
             self.loop.call_at(self.frozen_until, self._resume, thread)

@@ -138,6 +138,7 @@ class _Agent:
 
     def _upload(self) -> None:
         try:
+            self._beat()
             while self._pending or self._unsure is not None:
                 if self._unsure is None:
                     lines = (record.model_dump_json().encode() for record in self._pending)
@@ -148,19 +149,21 @@ class _Agent:
             self._trainer.num_uploaded = self._num_read
             self._trainer.wants_upload = False
             self._facts.flush()
-            beat(
-                self._store,
-                Heartbeat(
-                    writer=self._facts.writer,
-                    at=self._process.now(),
-                    host="node",
-                    pid=1,
-                    attempt=self._claim.attempt,
-                    step=self._trainer.step,
-                ),
-            )
         except StoreError:
             return
+
+    def _beat(self) -> None:
+        beat(
+            self._store,
+            Heartbeat(
+                writer=self._facts.writer,
+                at=self._process.now(),
+                host="node",
+                pid=1,
+                attempt=self._claim.attempt,
+                step=self._trainer.step,
+            ),
+        )
 
     def _note_notice(self) -> None:
         if self._node.notice_at is None or self._is_noticed:

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,7 +40,7 @@ from orchestrator.ledger.facts import (
     TerminatedBy,
 )
 from orchestrator.ledger.fold import LaunchView, RunState
-from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
+from orchestrator.ledger.heartbeat import Heartbeat, Listener, beat, read_heartbeats, silent_detail
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
@@ -65,6 +66,9 @@ _BEAT_EVERY = timedelta(seconds=2)
 _CHECKPOINT_LOOK = timedelta(seconds=0.005)
 _LOOKS_PER_TICK = 100
 _LEASE_S = 20.0
+# Agents speak every two seconds. One that is merely cut off from the store has left by then.
+_SILENT_AGENT_S = 45.0
+_CLAIMS_WITHIN = timedelta(minutes=5)
 # The script waits for steps to be reported; otherwise a few objects per minute are enough.
 _SCRIPT_UPLOAD_S = 0.5
 _UPLOAD_S = 2.0
@@ -84,6 +88,7 @@ class Supervisor:
         self._journal = Journal(store, "supervisor", clock)
         self._decider = Decider(record)
         self._states = StateReader(store, record)
+        self._listener = Listener(store, _SILENT_AGENT_S)
         self._measurements = MeasurementReader(store)
         self._measured: Sequence[Measured] = ()
         self._measured_attempt: int | None = None
@@ -271,6 +276,10 @@ class Supervisor:
         if status is not None:
             self._collect(status)
             return
+        silence = self._silence(launch)
+        if silence is not None:
+            self._destroy(EndReason.NODE_LOST, TerminatedBy.US, silence)
+            return
         if self._taking_back is None:
             now = self._market.at(self._clock.now())
             preemption = self._source.due(launch, now, state, self._last_step(launch))
@@ -278,6 +287,17 @@ class Supervisor:
                 self._take_back(preemption, launch)
         elif self._clock.now() >= self._taking_back[1]:
             self._destroy(EndReason.PREEMPTED, TerminatedBy.CLOUD, self._taking_back[0].detail)
+
+    def _silence(self, launch: LaunchView) -> str | None:
+        """Return why to give the node up: its agent stands still, which its process does not show.
+
+        One that never gets as far as a claim leaves by itself, or has been stopped.
+        """
+        if launch.attempt is not None:
+            is_silent = self._listener.is_silent(launch.attempt, time.monotonic())
+            return silent_detail(_SILENT_AGENT_S) if is_silent else None
+        is_late = self._clock.now() - launch.started_at > _CLAIMS_WITHIN
+        return f"its agent said nothing within {_CLAIMS_WITHIN}" if is_late else None
 
     def _last_step(self, launch: LaunchView) -> int | None:
         """Return the last step that the launch's attempt has reported, None before its first."""

@@ -93,7 +93,12 @@ class Attendant:
             await self._terminate()
             return
         await job.tell(Conductor.sample_price)
-        if underway is None and isinstance(decision, (Stop, Drain)):
+        silence = await job.tell(Conductor.silence) if underway is None else None
+        if silence is not None:
+            log.warning("terminating our nodes: %s", silence.detail)
+            job.failure = silence
+            await self._terminate()
+        elif underway is None and isinstance(decision, (Stop, Drain)):
             await self._have_left(decision)
         elif isinstance(decision, Stop):
             log.info("calling the launch off: %s", decision.why)

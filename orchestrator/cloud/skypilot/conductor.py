@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,10 +34,20 @@ from orchestrator.ledger.facts import (
     LaunchStarted,
     QuotedOffer,
     RunEnded,
+    TerminatedBy,
     terminated_by,
 )
 from orchestrator.ledger.fold import LaunchView, RunState
-from orchestrator.ledger.heartbeat import SILENT_NODE_STOPS_AFTER, Heartbeat, beat, last_beat_at
+from orchestrator.ledger.heartbeat import (
+    MUTE_AGENT_S,
+    SILENT_AGENT_S,
+    SILENT_NODE_STOPS_AFTER,
+    Heartbeat,
+    Listener,
+    beat,
+    last_beat_at,
+    silent_detail,
+)
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import Measured, MeasurementReader
 from orchestrator.ledger.record import read_record
@@ -84,6 +95,8 @@ class Loss:
     """The managed job was cancelled, and its nodes with it."""
     has_failed: bool = False
     """SkyPilot saw the job on the nodes fail, while they were still there."""
+    is_ours: bool = False
+    """They were there, and we ended them."""
     exit_codes: tuple[int, ...] = ()
     """Those of the job on the nodes, where they could be read."""
     detail: str | None = None
@@ -130,6 +143,7 @@ class Conductor:
         self._journal = Journal(store, "controller", clock)
         self._decider = Decider(record)
         self._states = StateReader(store, record)
+        self._listener = Listener(store, SILENT_AGENT_S)
         self._measurements: tuple[int, MeasurementReader] | None = None
         self._measured: Sequence[Measured] = ()
         self._beat_at: datetime | None = None
@@ -227,6 +241,22 @@ class Conductor:
         launch = self.state().current_launch
         return None if launch is None else last_beat_at(self._store, launch.attempt)
 
+    def silence(self) -> Loss | None:
+        """Return why the nodes of the last decision are to be given up: their agent is silent.
+
+        The cloud and SkyPilot see a node whose agent stands still as well as ever.
+        """
+        launch = None if self._seen is None else self._seen.current_launch
+        if launch is None or launch.ready_at is None:
+            return None
+        if launch.attempt is None:
+            # What is being set up says nothing.
+            is_late = self._clock.now() - launch.ready_at > timedelta(seconds=MUTE_AGENT_S)
+            detail = f"its agent said nothing within {MUTE_AGENT_S:g} s"
+            return Loss(has_failed=True, detail=detail) if is_late else None
+        is_silent = self._listener.is_silent(launch.attempt, time.monotonic())
+        return Loss(detail=silent_detail(SILENT_AGENT_S)) if is_silent else None
+
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
         """Write down when a launch's nodes came up, and in which zone; once."""
         for found in self.state().launches:
@@ -249,9 +279,9 @@ class Conductor:
                 LaunchEnded(
                     launch=launch.launch,
                     reason=reason,
-                    terminated_by=terminated_by(reason),
+                    terminated_by=TerminatedBy.US if loss.is_ours else terminated_by(reason),
                     detail=loss.detail,
-                    gone_at=self._gone_at(launch),
+                    gone_at=None if loss.is_ours else self._gone_at(launch),
                 )
             )
         self._journal.flush()

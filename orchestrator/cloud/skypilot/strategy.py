@@ -11,6 +11,7 @@ import os
 import socket
 import time
 import weakref
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -73,13 +74,17 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         agent still speaks are left as they are; SkyPilot then goes on watching them.
         """
         await self._open()
-        if self._opened.failure is None and await self._is_only_unseen():
-            log.warning("the job's status cannot be read, but its agent speaks: it trains on")
-            return time.time()
+        loss = self._opened.failure
+        if loss is None:
+            num_alive = await asyncio.to_thread(self._count_alive)
+            if await self._is_only_unseen(num_alive):
+                log.warning("the job's status cannot be read, but its agent speaks: it trains on")
+                return time.time()
+            loss = Loss(is_ours=bool(num_alive))
         await asyncio.to_thread(self._cleanup_cluster)
-        failure, self._opened.failure = self._opened.failure, None
-        await self._opened.tell(Conductor.gone, failure or Loss())
-        if failure is not None and AgentExit.FENCED in failure.exit_codes:
+        self._opened.failure = None
+        await self._opened.tell(Conductor.gone, loss)
+        if AgentExit.FENCED in loss.exit_codes:
             raise exceptions.ManagedJobReachedMaxRetriesError("a later attempt owns the run")
         return await self._until_up(recovery=True)
 
@@ -161,9 +166,8 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
                     )
                     decision = await self._decide()
 
-    async def _is_only_unseen(self) -> bool:
+    async def _is_only_unseen(self, num_alive: int | None) -> bool:
         """Say whether the cloud has all nodes, and their agent is heard in the run folder."""
-        num_alive = await asyncio.to_thread(self._count_alive)
         if (num_alive or 0) < self.dag.tasks[0].num_nodes:
             return False
         heard_at = await self._opened.tell(Conductor.last_heard)
@@ -284,8 +288,11 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         if underway is not None:
             underway.is_called_off = True
             underway.request.cancel()
-        else:
-            await asyncio.to_thread(self._cleanup_cluster)
+            return
+        job = self._opened
+        if await asyncio.to_thread(self._count_alive):
+            job.failure = replace(job.failure or Loss(), is_ours=True)
+        await asyncio.to_thread(self._cleanup_cluster)
 
 
 def register(tick_seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.agent import watch as watch_module
 from orchestrator.agent.config import AgentConfig
 from orchestrator.agent.gang import News
 from orchestrator.agent.metadata import open_notices
@@ -20,34 +22,14 @@ from orchestrator.clock import SystemClock
 from orchestrator.ledger.facts import QuotedOffer
 from tests.orchestrator.histories import make_offer
 from tests.orchestrator.test_metadata import announce, service  # noqa: F401  # a fixture
-from train.spool import read_notice
+from train.spool import Outcome, OutcomeKind, read_notice, write_outcome
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
 def test_a_notice_is_decided_upon_within_seconds(service, cloud, tmp_path):  # noqa: F811
     """The trainer here does not leave by itself: what counts is when the agent has decided."""
     target, noticed = tmp_path / "notice.json", []
-    facts = SimpleNamespace(noticed=noticed.append)
-    courier = SimpleNamespace(
-        spool_dir=tmp_path, wants_upload=False, pump=lambda: (), upload=lambda: None
-    )
-    config = AgentConfig(
-        store="memory://x",
-        launch="one",
-        offer=QuotedOffer.quote(make_offer(cloud=cloud)),
-        ranks=1,
-        scratch=tmp_path,
-    )
-    watch = Watch(
-        config,
-        SystemClock(),
-        courier=courier,
-        facts=facts,
-        notices=NoticeWatch(open_notices(cloud), target, config.poll_seconds),
-        gang=SimpleNamespace(news=lambda: News.NONE),
-        guards=None,
-        num_steps=10,
-    )
+    watch = make_watch(tmp_path, open_notices(cloud), cloud, noticed.append)
     trainer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     serving = threading.Thread(target=watch.serve, args=(trainer,))
     serving.start()
@@ -62,3 +44,44 @@ def test_a_notice_is_decided_upon_within_seconds(service, cloud, tmp_path):  # n
     assert watch.leaving is EndReason.PREEMPTED
     assert len(noticed) == 1
     assert read_notice(target) == noticed[0]
+
+
+def test_a_torchrun_that_stands_still_when_its_ranks_have_ended_is_not_waited_for(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(watch_module, "_LINGER_SECONDS", 0.5)
+    watch = make_watch(tmp_path, lambda: None, "aws", lambda notice: None)
+    trainer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    trainer.send_signal(signal.SIGSTOP)
+    serving = threading.Thread(target=watch.serve, args=(trainer,))
+    serving.start()
+    time.sleep(2)
+    assert serving.is_alive()  # a rank has yet to say how it ended
+    said = Outcome(outcome=OutcomeKind.DONE, step=10)
+    write_outcome(tmp_path, 0, said)
+    serving.join(timeout=10)
+    assert trainer.poll() == -signal.SIGKILL
+    assert watch.outcomes() == (said,)
+    assert (watch.leaving, watch.is_hung) == (None, False)
+
+
+def make_watch(tmp_path, notices, cloud, noticed) -> Watch:
+    config = AgentConfig(
+        store="memory://x",
+        launch="one",
+        offer=QuotedOffer.quote(make_offer(cloud=cloud)),
+        ranks=1,
+        scratch=tmp_path,
+    )
+    return Watch(
+        config,
+        SystemClock(),
+        courier=SimpleNamespace(
+            spool_dir=tmp_path, wants_upload=False, pump=lambda: (), upload=lambda: None
+        ),
+        facts=SimpleNamespace(noticed=noticed),
+        notices=NoticeWatch(notices, tmp_path / "notice.json", config.poll_seconds),
+        gang=SimpleNamespace(news=lambda: News.NONE),
+        guards=None,
+        num_steps=10,
+    )

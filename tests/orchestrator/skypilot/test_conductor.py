@@ -25,8 +25,16 @@ from orchestrator.ledger.facts import (
     RunAmended,
     RunLaunched,
     StopRequested,
+    TerminatedBy,
 )
-from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
+from orchestrator.ledger.heartbeat import (
+    MUTE_AGENT_S,
+    SILENT_AGENT_S,
+    Heartbeat,
+    beat,
+    read_heartbeats,
+    silent_detail,
+)
 from orchestrator.ledger.journal import Journal, LedgerReader
 from orchestrator.ledger.record import RunRecord, create_record
 from orchestrator.ledger.requests import RequestKind, read_requests
@@ -437,3 +445,41 @@ def test_the_controllers_machine_is_billed_from_the_launch_once(store, clock):
     # A SkyPilot API server that serves as the controller is there without any run.
     make_conductor(store, clock).note_controller(None)
     assert len(make_conductor(store, clock).state().controllers) == 1
+
+
+def test_nodes_whose_agent_is_silent_are_given_up_and_ended_by_us(store, clock, monkeypatch):
+    seconds = iter(range(0, 10_000, 60))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))
+    conductor = make_conductor(store, clock)
+    name = launch(conductor, clock)
+    assert conductor.silence() is None
+    start_attempt(store, clock, name)
+    beat(store, Heartbeat(writer="agent-1", at=clock.now(), host="node", pid=1, attempt=1))
+    silence, num_looks = None, 0
+    while silence is None:
+        conductor.decide()
+        silence = conductor.silence()
+        num_looks += 1
+    assert SILENT_AGENT_S < 60 * num_looks < SILENT_AGENT_S + 300
+    conductor.gone(replace(silence, is_ours=True))
+    ended = last_launch(conductor)
+    assert (ended.reason, ended.terminated_by) == (EndReason.NODE_LOST, TerminatedBy.US)
+    assert ended.detail == silent_detail(SILENT_AGENT_S)
+    conductor.decide()
+    assert conductor.silence() is None
+
+
+def test_nodes_whose_agent_never_speaks_count_as_not_set_up(store, clock):
+    conductor = make_conductor(store, clock)
+    launch(conductor, clock)
+    clock.sleep(timedelta(seconds=MUTE_AGENT_S - 60))
+    conductor.decide()
+    assert conductor.silence() is None
+    clock.sleep(timedelta(seconds=120))
+    conductor.decide()
+    silence = conductor.silence()
+    assert silence is not None
+    conductor.gone(replace(silence, is_ours=True))
+    ended = last_launch(conductor)
+    assert (ended.reason, ended.terminated_by) == (EndReason.SETUP_FAILED, TerminatedBy.US)
+    assert ended.ended_at - ended.ready_at > timedelta(seconds=MUTE_AGENT_S)
