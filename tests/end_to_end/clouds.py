@@ -22,7 +22,7 @@ from tests.end_to_end.conftest import EXAMPLES
 T = TypeVar("T")
 
 PLUGIN = "orchestrator.cloud.plugin.OrchestratePlugin"
-NUM_STEPS = 40
+NUM_STEPS = 30
 _NEWS_PORT = 18645
 # The last look of whoever tells, and its retries.
 _NEWS_S = 60
