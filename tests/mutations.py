@@ -1,7 +1,8 @@
 """Break the protocol on purpose, one bug at a time, and see that the tests notice each.
 
-Run: python -m tests.mutations [NAME...]; takes some five minutes. A bug counts as caught where
-tests fail, not where they cannot be collected; and the same tests pass without it.
+Run: python -m tests.mutations [NAME...]; takes some ten minutes. A bug counts as caught where tests
+fail, not where they cannot be collected or the bug does not even run; and the same tests pass
+without it.
 """
 
 # ruff: noqa: T201 a script prints its results
@@ -9,6 +10,7 @@ tests fail, not where they cannot be collected; and the same tests pass without 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +24,11 @@ ROOT = Path(__file__).parents[1]
 _COPIED = ("orchestrator", "train", "checkpoints", "tests", "examples", "sky", "pyproject.toml")
 SIMULATION = ("-m", "tests.simulation", "--seeds", "100")
 _FENCE = ("-m", "pytest", "-q", "-x", "tests/checkpoints/test_fence.py", "-k", "not s3")
+_RETENTION = ("-m", "pytest", "-q", "-x", "tests/checkpoints/test_retention.py")
+_CONDUCTOR = ("-m", "pytest", "-q", "-x", "tests/orchestrator/skypilot/test_conductor.py")
 _CAUGHT = 1
 """The exit status of pytest when tests failed, and of the simulation when an invariant broke."""
+_DOES_NOT_RUN = re.compile(r"\b(Syntax|Indentation|Name|UnboundLocal|Attribute|Import)Error\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,12 @@ MUTATIONS = (
         after="",
     ),
     Mutation(
+        name="a shard that is stored counts as whole",
+        path="checkpoints/uploader.py",
+        before="        if sizes.get(entry.key) != entry.size:\n",
+        after="        if entry.key not in sizes:\n",
+    ),
+    Mutation(
         name="HEAD is overwritten without comparing",
         path="checkpoints/fence.py",
         before="        store.replace(HEAD_KEY, data, version)\n",
@@ -74,10 +85,34 @@ MUTATIONS = (
         tests=_FENCE,
     ),
     Mutation(
+        name="a claim forgets what HEAD followed",
+        path="checkpoints/fence.py",
+        before="            parent=head.parent if head else None,\n",
+        after="            parent=None,\n",
+    ),
+    Mutation(
         name="who no longer owns the run may commit",
         path="checkpoints/fence.py",
         before="    if found is None or found[0].attempt != manifest.attempt:\n",
         after="    if found is None:\n",
+    ),
+    Mutation(
+        name="who no longer owns the run may go back",
+        path="checkpoints/fence.py",
+        before="""        if found is None or found[0].attempt != attempt:
+            raise _fenced(run, attempt, _owner(found))
+        if found[0] == moved""",
+        after="""        if found is None:
+            raise _fenced(run, attempt, _owner(found))
+        if found[0] == moved""",
+        tests=_FENCE,
+    ),
+    Mutation(
+        name="a commit need not follow HEAD",
+        path="checkpoints/fence.py",
+        before="    if head != manifest.head and head.manifest != manifest.parent:\n",
+        after="    if False:\n",
+        tests=_FENCE,
     ),
     Mutation(
         name="a commit whose reply is lost counts as failed",
@@ -111,14 +146,21 @@ MUTATIONS = (
         path="checkpoints/retention.py",
         before="for key in (head.manifest, head.parent) if key is not None}",
         after="for key in (head.manifest,) if key is not None}",
-        tests=("-m", "pytest", "-q", "-x", "tests/checkpoints/test_retention.py"),
+        tests=_RETENTION,
+    ),
+    Mutation(
+        name="who no longer owns the run may delete",
+        path="checkpoints/retention.py",
+        before="    if found is None or found[0].attempt != attempt:\n",
+        after="    if found is None:\n",
+        tests=_RETENTION,
     ),
     Mutation(
         name="what was committed is taken for a dead attempt's rubbish",
         path="checkpoints/retention.py",
         before="    history = stored & {*chain.with_older(whole)}\n",
         after="    history = stored & {*chain.points[:1]}\n",
-        tests=("-m", "pytest", "-q", "-x", "tests/checkpoints/test_retention.py"),
+        tests=_RETENTION,
     ),
     Mutation(
         name="bytes are not compared with their checksums",
@@ -133,10 +175,53 @@ MUTATIONS = (
         after="    return max(whole)\n",
     ),
     Mutation(
+        name="behind a damaged checkpoint the run begins anew",
+        path="checkpoints/history.py",
+        before="    point, whole = point_of(parent), whole_checkpoints(store)\n",
+        after="    return None\n",
+    ),
+    Mutation(
         name="a node trains on for ever without an owner",
         path="orchestrator/agent/lease.py",
         before="        return monotonic_now - self._changed_at > self._lease_seconds\n",
         after="        return False\n",
+    ),
+    Mutation(
+        name="a store that is silent renews the lease",
+        path="orchestrator/agent/lease.py",
+        before="""        except StoreError:
+            pass
+""",
+        after="""        except StoreError:
+            self._changed_at = monotonic_now
+""",
+        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/agent/test_guards.py"),
+    ),
+    Mutation(
+        name="an agent that stands still is never missed",
+        path="orchestrator/ledger/heartbeat.py",
+        before="        return now - self._heard_at > self._silent_s\n",
+        after="        return False\n",
+    ),
+    Mutation(
+        name="nodes that only SkyPilot cannot see are replaced",
+        path="orchestrator/cloud/skypilot/strategy.py",
+        before="            if await self._is_only_unseen(num_alive):\n",
+        after="            if False:\n",
+    ),
+    Mutation(
+        name="a run that is cut off from its store has failed",
+        path="orchestrator/agent/outcomes.py",
+        before="EndReason.PREEMPTED if is_cut_off else EndReason.TRAINING_FAILED\n",
+        after="EndReason.TRAINING_FAILED\n",
+        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/agent/test_outcomes.py"),
+    ),
+    Mutation(
+        name="the days that a controller was away are billed",
+        path="orchestrator/cloud/skypilot/conductor.py",
+        before="        return left_at if left_at < self._clock.now() else None\n",
+        after="        return None\n",
+        tests=_CONDUCTOR,
     ),
     Mutation(
         name="facts that follow a lost reply are dropped",
@@ -164,7 +249,7 @@ MUTATIONS = (
         path="orchestrator/cloud/skypilot/conductor.py",
         before="        if self._launching is None or self._launching[0] is not decision:\n",
         after="        if True:\n",
-        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/skypilot/test_conductor.py"),
+        tests=_CONDUCTOR,
     ),
     Mutation(
         name="a replayed step is compared with nothing",
@@ -187,9 +272,9 @@ def main() -> int:
                 shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, copy / name)
-        sound = {tests: _run(copy, tests) for tests in dict.fromkeys(one.tests for one in chosen)}
-        for tests, status in sound.items():
-            assert status == 0, f"{' '.join(tests)} exits {status} without any bug"
+        for tests in dict.fromkeys(one.tests for one in chosen):
+            status, printed = _run(copy, tests)
+            assert status == 0, f"{' '.join(tests)} exits {status} without any bug:\n{printed}"
         num_missed = sum(not _is_caught(copy, one) for one in chosen)
     print(f"{len(chosen) - num_missed} of {len(chosen)} bugs caught")
     return num_missed > 0
@@ -201,20 +286,29 @@ def _is_caught(copy: Path, mutation: Mutation) -> bool:
     assert text.count(mutation.before) == 1, f"{mutation.path} has changed: {mutation.name}"
     path.write_text(text.replace(mutation.before, mutation.after))
     began = time.perf_counter()
-    status = _run(copy, mutation.tests)
+    status, printed = _run(copy, mutation.tests)
     path.write_text(text)
     seconds = time.perf_counter() - began
-    told = "caught" if status == _CAUGHT else f"MISSED (exit status {status})"
+    broken = _DOES_NOT_RUN.search(printed)
+    is_caught = status == _CAUGHT and broken is None
+    told = "caught" if is_caught else f"MISSED ({broken[0] if broken else f'exit status {status}'})"
     print(f"{told:8} {seconds:5.0f} s  {mutation.name}: {' '.join(mutation.tests[1:])}", flush=True)
-    return status == _CAUGHT
+    return is_caught
 
 
-def _run(copy: Path, tests: Sequence[str]) -> int:
+def _run(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Run tests in the copy; return their exit status and what they printed."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, *tests], cwd=copy, env=environment, capture_output=True, check=False
+        [sys.executable, *tests],
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
-    return done.returncode
+    return done.returncode, done.stdout
 
 
 if __name__ == "__main__":

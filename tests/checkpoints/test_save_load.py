@@ -332,3 +332,25 @@ def test_a_step_whose_commit_failed_halfway_is_committed_by_the_next_try(memory_
     head, _ = read_head(memory_store)
     assert (head.step, head.attempt) == (5, attempt)
     assert verify(memory_store, read_manifest(memory_store, head.manifest)) == []
+
+
+@pytest.mark.parametrize("num_bytes", [None, 0, 7], ids=["lost", "empty", "cut"])
+def test_what_a_store_acknowledged_but_does_not_hold_whole_is_not_committed(
+    memory_store, monkeypatch, num_bytes
+):
+    attempt = claim(memory_store)
+    save_step(memory_store, attempt, 1, {"w": torch.zeros(4)})
+    put = memory_store.put
+
+    def forget(key, data):
+        whole = data if isinstance(data, (bytes, bytearray, memoryview)) else b"".join(data)
+        if num_bytes is not None:
+            put(key, bytes(whole)[:num_bytes])
+
+    with monkeypatch.context() as lossy:
+        lossy.setattr(memory_store, "put", forget)
+        with pytest.raises(SaveFailed, match="bytes instead of"):
+            save_step(memory_store, attempt, 2, {"w": torch.ones(4)})
+    assert read_head(memory_store)[0].step == 1
+    save_step(memory_store, attempt, 3, {"w": torch.ones(4)})
+    assert read_head(memory_store)[0].step == 3

@@ -24,9 +24,9 @@ _LONGEST = 400
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=500, help="how many")
+    parser.add_argument("--seeds", type=_at_least_one, default=500, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, help="one seed, with its history")
     options = parser.parse_args()
     if options.seed is not None:
@@ -38,6 +38,13 @@ def main() -> int:
     _sum_up(outcomes, time.perf_counter() - began)
     _record(outcomes)
     return any(outcome.violations for outcome in outcomes)
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 def _tell(outcome: Outcome) -> int:
@@ -71,6 +78,17 @@ def _sum_up(outcomes: list[Outcome], seconds: float) -> None:
         f"{sum(one.num_commits for one in outcomes):,} commits, "
         f"{sum(one.num_replayed for one in outcomes):,} steps trained again and equal"
     )
+    usd, off = (sum((getattr(o, n) for o in outcomes), Decimal(0)) for n in ("usd", "usd_off"))
+    print(
+        f"${usd:,.0f} of nodes; the ledger's times differ by ${off:,.2f} in sum, and by at most "
+        f"{max(one.seconds_off for one in outcomes):.0f} s for a node that could be seen to go"
+    )
+    print(f"{sum(one.num_unheard for one in outcomes):8,} healthy nodes torn down unheard")
+    strict = sum((outcome.strict for outcome in outcomes), Counter())
+    for what in sorted(strict):
+        if f"{what}, looks" in strict:
+            looks = strict[f"{what}, looks"]
+            print(f"{strict[what]:8,} of {looks:,} looks at {what} with the tightest bound")
     bad = sorted(outcome.seed for outcome in outcomes if outcome.violations)
     print(f"{len(bad):8,} seeds with a violation{f': {bad}' if bad else ''}")
 

@@ -80,7 +80,8 @@ class Node:
 
     def stop_agent(self) -> None:
         """As SIGSTOP: its ranks go on."""
-        self.agent_stopped_at = self.process.loop.seconds
+        if self.agent_stopped_at is None:
+            self.agent_stopped_at = self.process.loop.seconds
         self.process.frozen_until = math.inf
 
     def kill_ranks(self) -> None:
@@ -131,7 +132,7 @@ class Cloud:
         rng, plan, loop = self.rng, self.plan, self.loop
         await asyncio.sleep(rng.uniform(20, 90))
         if not self.has_room(offer, loop.seconds):
-            plan.count("no room")
+            plan.count("no room", launch)
             raise NoRoom
         node = Node(
             launch=launch,
@@ -146,10 +147,11 @@ class Cloud:
         self.nodes.append(node)
         job.came_up(node)
         await asyncio.sleep(rng.uniform(20, 90))
-        if plan.happens("lost while set up"):
+        if plan.happens("lost while set up", launch):
             self.take(node)
             raise LostWhileSetUp
-        if plan.happens("set-up failed"):
+        if plan.happens("set-up failed", launch):
+            node.was_disturbed = True
             raise SetUpFailed
         if not node.is_up:
             raise LostWhileSetUp
@@ -175,7 +177,7 @@ class Cloud:
             if not node.is_up or plan.is_calm(loop.seconds):
                 return
             node.was_disturbed = True
-            match plan.choose_fate(rng):
+            match plan.choose_fate(rng, node.launch):
                 case "taken with notice":
                     node.notice_at = loop.seconds + rng.choice((5.0, 30.0, 120.0))
                     await asyncio.sleep(node.notice_at - loop.seconds)
@@ -200,6 +202,7 @@ class Cloud:
         if not node.is_up:
             return
         node.billed_until = self.loop.seconds
+        node.was_disturbed = True
         if lives_on_s:
             self.loop.call_later(lives_on_s, node.kill)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,12 +24,14 @@ ROWS = {
     "object cut": "F3",
     "object deleted": "F3",
     "lost though acknowledged": "F3",
+    "cut though acknowledged": "F3",
     "lost request": "F5",
     "lost reply": "F6",
     "tried again by the client": "F6",
     "slow store": "F6",
     "refused": "F7",
-    "conflict (409 or 412)": "F8",
+    "conflict, by a race": "F8",
+    "conflict, for no reason": "F8",
     "taken, but lives on": "F8",
     "lost before it moves HEAD, lives on": "F8",
     "clock skew": "F10",
@@ -54,8 +56,11 @@ ROWS = {
 }
 _LATENCY_S, _SLOW_S = (0.005, 0.3), (1.0, 60.0)
 _STALL_S = (10.0, 1800.0)
+# The minute after which a request is given up, and what lies between it and the next try.
+_TRIED_AGAIN_WITHIN_S = 130.0
 _TRIED_AGAIN = "tried again by the client"
-_REQUEST_FAULTS = ("lost request", "lost reply", _TRIED_AGAIN)
+_NO_REASON = "conflict, for no reason"
+_REQUEST_FAULTS = ("lost request", "lost reply", _TRIED_AGAIN, _NO_REASON)
 _FATES = (
     "taken without notice",
     "taken with notice",
@@ -127,22 +132,25 @@ class Plan:
         self.policy = rng.choice(("uniform_progress", "uniform_progress", "auto"))
         self._loss_rate = rng.choice((0.0, 0.0, 0.1))
         self._stall_rate = rng.choice((0.0, 0.0, 0.2))
+        self._hindrances: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.tell: Callable[[str], None] = lambda what: None
         self.when_stalled: Callable[[Process, float], None] = lambda process, seconds: None
         self._surge_at = rng.choice((None, None, rng.uniform(0, self.calm_from)))
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, about: str = "") -> None:
         self.injected[what] += 1
+        self.tell(f"FAULT {what} {about}".rstrip())
 
-    def happens(self, what: str) -> bool:
+    def happens(self, what: str, about: str) -> bool:
         """Draw whether something happens, and count it."""
         found = self._rng.random() < self._rates[what]
         if found:
-            self.count(what)
+            self.count(what, about)
         return found
 
-    def choose_fate(self, rng: random.Random) -> str:
+    def choose_fate(self, rng: random.Random, about: str) -> str:
         fate = rng.choice(self._fates)
-        self.count(fate)
+        self.count(fate, about)
         return fate
 
     def is_calm(self, seconds: float) -> bool:
@@ -154,6 +162,16 @@ class Plan:
         if skew:
             self.count("clock skew")
         return timedelta(seconds=skew)
+
+    def hindered_s(self, who: str, start: float, end: float) -> float:
+        """Return how late may have come what that process, or its ranks, did in that time."""
+        told = (*self._hindrances[who], *self._hindrances[f"{who}/ranks"])
+        return sum(seconds for at, seconds in told if start <= at <= end)
+
+    def unreadable_s(self, start: float, end: float) -> float:
+        """Return for how long SkyPilot cannot read its jobs' status in that time."""
+        spells = self.status_unreadable
+        return sum(max(0.0, min(end, until) - max(start, since)) for since, until in spells)
 
     @property
     def most_skew(self) -> timedelta:
@@ -171,17 +189,22 @@ class Plan:
             return Weather(latency_s=self._rng.uniform(*_LATENCY_S))
         if key == HEAD_KEY and operation != "get" and self._rng.random() < self._stall_rate:
             # The worst moment: it has read HEAD, and writes when another has the run.
-            self.count("lost before it moves HEAD, lives on")
+            self.count("lost before it moves HEAD, lives on", process.name)
             stall_s = self._rng.uniform(*_STALL_S)
             self.when_stalled(process, stall_s)
+            self._hinder(process, stall_s)
             return Weather(latency_s=1.0, stall_s=stall_s)
         slow = self._spell_over(process, is_slow=True)
         fault = self._fault(process, operation, key)
         for what in ("slow store" if slow else None, fault):
             if what is not None:
-                self.count(what)
+                self.count(what, f"{process.name} {operation} {key}")
+                self._hinder(process, _TRIED_AGAIN_WITHIN_S)
         latency_s = self._rng.uniform(*(_SLOW_S if slow else _LATENCY_S))
         return Weather(latency_s=latency_s, fault=fault)
+
+    def _hinder(self, process: Process, seconds: float) -> None:
+        self._hindrances[process.name].append((process.loop.seconds, seconds))
 
     def _fault(self, process: Process, operation: str, key: str) -> str | None:
         rng, spell = self._rng, self._spell_over(process, is_slow=False)
@@ -192,9 +215,10 @@ class Plan:
             fault = rng.choice(_REQUEST_FAULTS)
         elif rng.random() < self._kill_rate:
             fault = rng.choice(("killed before", "killed after"))
-        elif operation == "put" and key.startswith(CHECKPOINTS):
-            fault = "lost though acknowledged" if rng.random() < self._loss_rate else None
-        return None if fault == _TRIED_AGAIN and operation not in CHANGES else fault
+        elif operation == "put" and key.startswith(CHECKPOINTS) and rng.random() < self._loss_rate:
+            fault = rng.choice(("lost though acknowledged", "cut though acknowledged"))
+        is_possible = {_TRIED_AGAIN: operation in CHANGES, _NO_REASON: operation == "replace"}
+        return fault if is_possible.get(fault, True) else None
 
     def _spell_over(self, process: Process, *, is_slow: bool) -> Spell | None:
         seconds = process.loop.seconds

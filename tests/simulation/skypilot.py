@@ -47,10 +47,14 @@ class ManagedJob:
         self.status = Status.STARTING
         self.node: Node | None = None
         self.ups: list[tuple[float, Node]] = []
+        self.skew = cloud.plan.skew(cloud.rng)
+        """Of the machine that its controllers run on, one after the other."""
         self.controller: Process | None = None
         self.dead_since: float | None = None
+        self._absences: list[tuple[float, float]] = []
         self.provisioning: asyncio.Task | None = None
-        self.recoveries_of_healthy = 0
+        self.torn_down_unseen: list[tuple[Node, float, float]] = []
+        """Nodes that nothing had happened to; between which instants nobody saw them."""
 
     @property
     def loop(self):
@@ -58,10 +62,9 @@ class ManagedJob:
 
     def start(self, *, is_resumed: bool = False) -> None:
         """Start its controller, in a process of its own."""
-        plan = self.cloud.plan
-        self.controller = Process(
-            self.loop, f"controller-{self.number}", skew=plan.skew(self.cloud.rng)
-        )
+        self.controller = Process(self.loop, f"controller-{self.number}", skew=self.skew)
+        if self.dead_since is not None:
+            self._absences.append((self.dead_since, self.loop.seconds))
         self.dead_since = None
         self.controller.spawn(self._control(is_resumed=is_resumed))
 
@@ -76,6 +79,15 @@ class ManagedJob:
                 return
             self.cloud.plan.count("controller killed")
             self.loop.call_later(_RESTART_GAP_S, lambda: self.start(is_resumed=True))
+
+    def away_s(self, start: float, end: float) -> float:
+        """Return for how long there was no controller in that time."""
+        now_away = [] if self.dead_since is None else [(self.dead_since, end)]
+        spells = [*self._absences, *now_away]
+        return sum(max(0.0, min(end, until) - max(start, since)) for since, until in spells)
+
+    def num_absences(self, start: float, end: float) -> int:
+        return sum(start <= until <= end for _, until in self._absences)
 
     def came_up(self, node: Node) -> None:
         self.node = node
@@ -122,11 +134,12 @@ class ManagedJob:
     async def _look(self, executor) -> None:
         node = self.node
         if node is not None and node.is_up and self._is_unreadable():
+            began_at = self.loop.seconds
             if await self._bear_it():
                 return
             await self._recover(executor)
             if self.node is not node and node.exit_code is None and not node.was_disturbed:
-                self.recoveries_of_healthy += 1
+                self.torn_down_unseen.append((node, began_at, self.loop.seconds))
         elif node is None or not node.is_up:
             await self._recover(executor)
         elif node.exit_code == AgentExit.DONE:
@@ -220,7 +233,7 @@ def standing_in(jobs: dict[int, ManagedJob], cloud: Cloud):
 
     def up_since(name, since):
         fresh = [at for at, _ in by_name(name).ups if instant(at).timestamp() >= int(since)]
-        return instant(int(min(fresh))) if fresh else None
+        return instant(int(min(fresh))) + by_name(name).skew if fresh else None
 
     def zone_of(name):
         node = by_name(name).node

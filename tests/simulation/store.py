@@ -81,6 +81,11 @@ class SimulatedStore:
                 raise StoreRefused(f"{key}: 403 ExpiredToken", "Renew the credentials.")
             case "lost though acknowledged":
                 return None
+            case "cut though acknowledged":
+                (data,) = arguments
+                arguments = (data[: len(data) // 2],)
+            case "conflict, for no reason":
+                raise VersionMismatch(f"{key}: 412", "Read it again.")
             case "killed before":
                 process.kill()
                 raise GreenletExit

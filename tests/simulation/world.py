@@ -9,7 +9,7 @@ import logging
 import random
 import secrets
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from unittest.mock import patch
 
@@ -60,6 +60,15 @@ class Outcome:
     """Of nodes that the ledger does not know."""
     num_orphans: int = 0
     """Nodes that were up an hour after the end."""
+    num_unheard: int = 0
+    """Healthy nodes that were torn down while neither SkyPilot nor we could hear them."""
+    usd: Decimal = Decimal(0)
+    """What the cloud bills for all nodes, without what it waives."""
+    usd_off: Decimal = Decimal(0)
+    """By how much the ledger's times differ, in dollars, node by node."""
+    seconds_off: float = 0.0
+    """The most for a node whose controller nothing kept from seeing it go."""
+    strict: Counter[str] = field(default_factory=Counter)
 
 
 def simulate(seed: int) -> Outcome:
@@ -95,6 +104,7 @@ class _World:
         self.processes: list[Process] = []
         self.history: list[str] = []
         self.violations: list[str] = []
+        self.plan.tell = self.say
         self.invariants = Invariants(self)
 
     def store_of(self, process: Process) -> SimulatedStore:
@@ -104,7 +114,7 @@ class _World:
             process,
             self.plan.weather,
             self._note_change,
-            lambda: self.plan.count("conflict (409 or 412)"),
+            lambda: self.plan.count("conflict, by a race", process.name),
         )
 
     def run(self) -> Outcome:

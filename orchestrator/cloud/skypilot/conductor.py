@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -60,6 +60,9 @@ from orchestrator.prices import price_table
 from orchestrator.spec import RunSpec
 
 _BEAT_EVERY = timedelta(seconds=60)
+# In which SkyPilot's controller sees that a node is gone: it looks twice a minute, and bears a
+# minute without an answer.
+_NOTICED_WITHIN = timedelta(minutes=5)
 
 PriceSource = Callable[[RunSpec], Sequence[Offer] | None]
 """Returns today's offers for a spec, None where only those quoted at launch are known."""
@@ -100,6 +103,20 @@ class Loss:
     exit_codes: tuple[int, ...] = ()
     """Those of the job on the nodes, where they could be read."""
     detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watched:
+    """A launch that was up at each of our looks in a time."""
+
+    launch: str
+    since: datetime
+    until: datetime
+
+    @property
+    def is_long(self) -> bool:
+        """Say whether SkyPilot would have noticed a loss, had it been restarted with us."""
+        return self.until - self.since >= _NOTICED_WITHIN
 
 
 def owner_of(job: str) -> str:
@@ -152,6 +169,7 @@ class Conductor:
         self._last_told: str | None = None
         self._launched_at = launched_at
         self._has_claimed: bool | None = None
+        self._watched: _Watched | None = None
 
     def notify(self, addresses: str | None, log: logging.Logger) -> Notifier | None:
         """Begin to tell the news of the run, beside whatever else is asked of this."""
@@ -175,6 +193,7 @@ class Conductor:
         if not self._is_ours(state):
             raise Superseded("another managed job carries the run out")
         measured, now = self._measure(state), self._clock.now()
+        self._note_seen(state, now)
         return self._decider.ask(state, measured, now, self._offers(state.spec))
 
     def beat(self) -> None:
@@ -330,6 +349,16 @@ class Conductor:
         offers = self._prices(spec) or ()
         return offers if any(spec.limits.market.allows(one.market) for one in offers) else None
 
+    def _note_seen(self, state: RunState, now: datetime) -> None:
+        """Remember since when SkyPilot has not told us that the nodes which are up have gone."""
+        launch = state.current_launch
+        if launch is None:
+            self._watched = None
+        elif self._watched is None or self._watched.launch != launch.launch:
+            self._watched = _Watched(launch=launch.launch, since=now, until=now)
+        else:
+            self._watched = replace(self._watched, until=now)
+
     def _gone_at(self, launch: LaunchView) -> datetime | None:
         """Return when nodes that nobody saw go must have left; None where that is yet to come.
 
@@ -337,6 +366,9 @@ class Conductor:
         """
         began_at = launch.attempt_started_at or launch.ready_at or launch.started_at
         left_at = (last_beat_at(self._store, launch.attempt) or began_at) + SILENT_NODE_STOPS_AFTER
+        seen = self._watched
+        if seen is not None and seen.launch == launch.launch and seen.is_long:
+            left_at = max(left_at, seen.until)
         return left_at if left_at < self._clock.now() else None
 
     def _is_ours(self, state: RunState) -> bool:

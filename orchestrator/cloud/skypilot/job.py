@@ -82,13 +82,16 @@ class Job:
 async def patiently(act: Callable[[], T]) -> T:
     """Return what `act` returns in a thread, trying again while the store is silent or refuses."""
     began_at = time.monotonic()
+    refused_since: float | None = None
     while True:
         try:
             return await asyncio.to_thread(act)
         except (StoreUnreachable, StoreRefused) as error:
-            is_refusal = isinstance(error, StoreRefused)
-            patience_s = _REFUSAL_PATIENCE_S if is_refusal else _STORE_PATIENCE_S
-            if time.monotonic() - began_at >= patience_s:
+            now = time.monotonic()
+            # From the first refusal: the silence before it says nothing of the keys.
+            refused_since = (refused_since or now) if isinstance(error, StoreRefused) else None
+            is_refused = refused_since is not None and now - refused_since >= _REFUSAL_PATIENCE_S
+            if is_refused or now - began_at >= _STORE_PATIENCE_S:
                 raise
             log.warning("the store fails, trying again: %s", error)
         await asyncio.sleep(_STORE_RETRY_S)

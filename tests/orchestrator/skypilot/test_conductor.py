@@ -287,6 +287,18 @@ def test_a_controller_that_was_away_for_days_bills_no_days(store, clock):
     assert isinstance(restarted.decide(), Launch)  # and not a stop for want of budget
 
 
+def test_nodes_that_were_watched_are_billed_as_long_as_they_were_seen(store, clock):
+    """Their agent was silent throughout: what it could have been up by itself says nothing."""
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    for _ in range(60):
+        conductor.decide()
+        clock.sleep(timedelta(minutes=1))
+    conductor.gone(Loss())
+    launched = last_launch(conductor)
+    assert timedelta(minutes=58) < launched.ended_at - launched.ready_at < timedelta(minutes=61)
+
+
 def test_a_catalog_without_what_may_be_taken_leaves_the_offers_of_the_launch(store, clock, record):
     on_demand = make_offer("us-east-1", usd="30", market=EAST.market.ON_DEMAND)
     amended = {"limits": {"budget_usd": "100", "market": "spot"}}

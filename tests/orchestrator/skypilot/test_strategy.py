@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from checkpoints.errors import StoreRefused
+from checkpoints.errors import StoreRefused, StoreUnreachable
 from checkpoints.store import open_store
 from orchestrator.attempts import EndReason
 from orchestrator.clock import SystemClock
@@ -24,6 +24,7 @@ from orchestrator.ledger.facts import (
     RunAmended,
     RunLaunched,
     StopRequested,
+    TerminatedBy,
 )
 from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.journal import Journal
@@ -40,7 +41,7 @@ with warnings.catch_warnings():
     from sky.utils import dag_utils
 
     from orchestrator.cloud.skypilot import attendant, clusters, strategy
-    from orchestrator.cloud.skypilot.job import Job
+    from orchestrator.cloud.skypilot.job import Job, patiently
 
 RUNNING, SUCCEEDED = state.ManagedJobStatus.RUNNING, state.ManagedJobStatus.SUCCEEDED
 NO_ROOM = exceptions.ResourcesUnavailableError(
@@ -264,6 +265,34 @@ def test_nodes_that_are_silent_or_gone_are_replaced(
     asyncio.run(executor.recover())
     assert skypilot.terminated > 0
     assert launches(executor) == [("us-east-1", EndReason.NODE_LOST), ("us-west-2", None)]
+
+
+def test_nodes_of_which_the_cloud_knows_are_billed_until_we_end_them(
+    training, skypilot, monkeypatch
+):
+    executor, _ = training
+    monkeypatch.setattr(strategy, "count_instances", lambda name: 1)
+    asyncio.run(executor._terminate())
+    monkeypatch.setattr(strategy, "count_instances", lambda name: 0)
+    asyncio.run(executor.recover())
+    ended = conductor_of(executor).state().launches[0]
+    assert (ended.reason, ended.terminated_by) == (EndReason.NODE_LOST, TerminatedBy.US)
+
+
+def test_a_refusal_after_a_long_silence_is_borne(monkeypatch):
+    seconds = iter([0.0, 100.0, 200.0, 1000.0, 1100.0])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("orchestrator.cloud.skypilot.job.time", clock)
+    monkeypatch.setattr("orchestrator.cloud.skypilot.job._STORE_RETRY_S", 0.0)
+    silent, refused = StoreUnreachable("no answer", "wait"), StoreRefused("denied", "ask")
+    said = iter([silent, silent, refused, refused, None])
+
+    def act():
+        if (error := next(said)) is not None:
+            raise error
+        return "an answer"
+
+    assert asyncio.run(patiently(act)) == "an answer"
 
 
 def test_a_store_that_goes_on_refusing_ends_the_job(store, skypilot, monkeypatch):
