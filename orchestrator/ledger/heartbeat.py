@@ -56,7 +56,7 @@ class HeartbeatReader:
 
     def read(self) -> list[Heartbeat]:
         """Return every heartbeat that is there now; one that does not parse proves nothing."""
-        listed = {(entry.key, entry.modified_at) for entry in self._store.list(HEARTBEATS)}
+        listed = [(entry.key, entry.modified_at) for entry in self._store.list(HEARTBEATS)]
         self._read = {
             one: self._read[one] if one in self._read else _get(self._store, one[0])
             for one in listed
