@@ -30,6 +30,10 @@ SAMPLE_S = 5.0
 KEEP_LAST = 3
 # Supervisor and agent hold the run's facts, to fold them: so much per object of events/ is no leak.
 FACT_BYTES = 64 << 10
+# Agents upload every two seconds, if there is something; claims and ends come on top.
+OBJECTS_PER_S, OBJECTS_PER_ATTEMPT = 0.5, 4
+# From a node's end to the fact that says so.
+SEEN_WITHIN_S = 3.0
 # Supervisor, agent, torchrun, two ranks, uploader, W&B with its service, a command line, and the
 # children of a moment.
 MOST_PROCESSES = 12
@@ -128,9 +132,10 @@ def _checks(
             sum(1 for _ in (site.store / "checkpoints").iterdir()),
             KEEP_LAST,
         ),
-        *_grown(site, status),
+        *_grown(site, status, samples[-1].at_s),
         _replay(status),
         *_bill(cost),
+        _lived(site, cost),
     ]
 
 
@@ -159,14 +164,15 @@ def _growth(samples: Sequence[Sample]) -> list[Check]:
     return checks
 
 
-def _grown(site: Site, status: dict[str, object]) -> Iterator[Check]:
-    """Tell what grows by design, as long as the run goes on."""
+def _grown(site: Site, status: dict[str, object], seconds: float) -> Iterator[Check]:
+    """Tell what grows by design, as long as the run goes on, and whether by more than that."""
     attempts = status["attempts"]
     assert isinstance(attempts, list)
+    most = round(OBJECTS_PER_S * seconds + OBJECTS_PER_ATTEMPT * len(attempts))
     for folder in ("events", "steps", "logs"):
         num_objects = sum(path.is_file() for path in (site.store / folder).rglob("*"))
         what = f"objects in {folder}/, of {len(attempts)} attempts and {status['step']} steps"
-        yield Check(what=what, found=str(num_objects), bound="none yet", holds=True)
+        yield _at_most(what, num_objects, most)
 
 
 def _replay(status: dict[str, object]) -> Check:
@@ -192,6 +198,22 @@ def _bill(cost: dict[str, object]) -> list[Check]:
         left = Decimal(str(total)) - sum(Decimal(str(value)) for value in of.values())
         checks.append(Check(what=f"{what}, of {total}", found=str(left), bound="0", holds=not left))
     return checks
+
+
+def _lived(site: Site, cost: dict[str, object]) -> Check:
+    """Compare the time that is billed with what the nodes' disks say of their lives."""
+    attempts, vain = cost["attempts"], cost["vain_launches"]
+    assert isinstance(attempts, list)
+    assert isinstance(vain, list)
+    billed_s = sum(3600 * float(one["usd"]) / float(one["usd_per_hour"]) for one in attempts + vain)
+    lives_s = [site.lived_s(node) for node in site.nodes()]
+    off_s = abs(billed_s - sum(lives_s))
+    return Check(
+        what=f"seconds that the bill is off, of {sum(lives_s):.1f} that {len(lives_s)} nodes lived",
+        found=f"{off_s:.2f}",
+        bound=f"at most {SEEN_WITHIN_S:g}",
+        holds=off_s <= SEEN_WITHIN_S,
+    )
 
 
 def _at_most(what: str, found: int, bound: int) -> Check:

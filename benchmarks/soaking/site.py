@@ -94,6 +94,10 @@ class Site:
         """Yield the folder of every node that there was."""
         return (self.folder / "home" / "runs").glob("*/nodes/*")
 
+    def lived_s(self, node: Path) -> float:
+        """Return how long a node that is gone lived: from its configuration to its disk's end."""
+        return node.stat().st_mtime - (node / "agent.json").stat().st_mtime
+
     def give_notice(self, node: str, seconds: float) -> None:
         """Say what a cloud's metadata service says before it takes a node back."""
         deadline_at = datetime.now(timezone.utc) + timedelta(seconds=seconds)

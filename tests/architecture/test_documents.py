@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from orchestrator.cli import cli
 from tests.fault_record import FAULT_RECORD, record_fault
+from tests.simulation.plan import ROWS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -55,6 +56,11 @@ def test_each_row_of_the_reliability_table_names_a_test_that_is_there():
     assert len(commands) > 20
     for path, name in commands:
         assert f"def {name}(" in (ROOT / path).read_text(), name
+    rows = page.partition("<!-- table: begin -->")[2].partition("<!-- table: end -->")[0]
+    simulated = re.findall(r"^\| (F\d+) \| (.+) \(simulated\) .* \| `(.+)` \|$", rows, re.MULTILINE)
+    assert {command for _, _, command in simulated} == {"python -m tests.simulation --seeds 500"}
+    assert {(what, fault) for fault, what, _ in simulated} == set(ROWS.items())
+    assert len(commands) + len(simulated) == rows.count("\n| F")
 
 
 def test_rows_of_one_fault_are_added_up_and_a_fault_that_never_fired_is_no_row(

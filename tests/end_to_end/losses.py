@@ -8,11 +8,15 @@ from decimal import Decimal
 from pathlib import Path
 
 from checkpoints.store import open_store
+from orchestrator.cloud.local.supervisor import SUPERVISOR_DIED
 from orchestrator.ledger.facts import FinalState
 from orchestrator.ledger.fold import CommitView, RunState, fold
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.record import read_record
 from tests.end_to_end.conftest import Workplace
+
+# From a node's end to the fact that says so, on a busy machine.
+_SEEN_WITHIN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +43,10 @@ def losses(place: Workplace, store: str, run: str = "small") -> Losses:
     """Look at a run that is over, in a store that is named by its URL or its path."""
     store_url = store if "://" in store else Path(store).as_uri()
     left = place.leftovers(seconds=30)
+    state = _state(f"{store_url}/{run}")
     return Losses(
-        committed_steps_lost=_steps_lost(_state(f"{store_url}/{run}")),
-        usd_unaccounted=_usd_unaccounted(place, run),
+        committed_steps_lost=_steps_lost(state),
+        usd_unaccounted=_usd_unaccounted(place, run) + _usd_off(place, state),
         orphans=len(left),
     )
 
@@ -83,3 +88,22 @@ def _usd_unaccounted(place: Workplace, run: str) -> Decimal:
         billed = sum(Decimal(one["usd"]) for one in cost[launches])
         open_launches += abs(Decimal(parts[part]) - billed)
     return open_parts + open_launches
+
+
+def _usd_off(place: Workplace, state: RunState) -> Decimal:
+    """Return by how much the bill differs from what the nodes' own disks say of their lives.
+
+    A node's configuration is written as it starts; its folder changes last when its disk is
+    deleted. Where its supervisor died, the disk outlives the node: its processes end it.
+    """
+    usd = Decimal(0)
+    for launch in state.launches:
+        folder = next(place.home.glob(f"runs/*/nodes/{launch.launch}"), None)
+        if folder is None or launch.ready_at is None or launch.detail == SUPERVISOR_DIED:
+            continue
+        assert launch.ended_at is not None
+        lived_s = folder.stat().st_mtime - (folder / "agent.json").stat().st_mtime
+        billed_s = (launch.ended_at - launch.ready_at).total_seconds()
+        off_s = max(0.0, abs(billed_s - lived_s) - _SEEN_WITHIN_S) * state.record.spec.time_scale
+        usd += launch.offer.usd_per_hour * Decimal(off_s) / 3600
+    return usd

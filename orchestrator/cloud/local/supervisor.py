@@ -75,6 +75,7 @@ _UPLOAD_S = 2.0
 _POLL_S = 0.1
 # How long a node may take to save when the run is to stop; then it is destroyed.
 _STOP_GRACE = timedelta(seconds=60)
+SUPERVISOR_DIED = "its supervisor died"
 
 
 class Supervisor:
@@ -179,7 +180,7 @@ class Supervisor:
                     launch=launch.launch,
                     reason=EndReason.NODE_LOST,
                     terminated_by=TerminatedBy.US,
-                    detail="its supervisor died",
+                    detail=SUPERVISOR_DIED,
                     gone_at=min(self._clock.now(), heard_at + timedelta(seconds=_LEASE_S)),
                 )
             )
