@@ -120,6 +120,11 @@ def test_budget_stops_the_run_with_a_checkpoint_and_more_budget_goes_on(workplac
     assert status["last_commit_step"] == status["step"] > 0
     again = workplace.run("launch", spec, "--yes")
     assert again.returncode == 4
+    num_stopped = sum("budget_usd" in one.stderr for one in (done, again))
+    assert num_stopped == 2
+    found = losses(workplace, str(workplace.folder / "store"))
+    assert found == NOTHING
+    record_fault("F23", "a budget is used up by training", injected=num_stopped, **found.row())
     more = ("--set", "limits.budget_usd=100", "--detach")
     assert workplace.run("resume", "small", "--yes", *more).returncode == 0
     workplace.wait_for(lambda: _step(workplace) > status["step"])
