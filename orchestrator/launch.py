@@ -14,6 +14,7 @@ from checkpoints.layout import CHECKPOINTS
 from checkpoints.probe import check_conditional_writes
 from checkpoints.store import ObjectStore, is_bucket
 from orchestrator import __version__
+from orchestrator.audit import this_command
 from orchestrator.clock import Clock
 from orchestrator.cloud.local.launcher import is_supervised, start_supervisor
 from orchestrator.errors import SpecError
@@ -159,7 +160,8 @@ def _go_on_clouds(store: ObjectStore, state: RunState, clock: Clock, tell: Telle
 
 def _note_launch(store: ObjectStore, clock: Clock) -> None:
     clear_requests(store)
-    Journal(store, "cli", clock).note(RunLaunched(host=socket.gethostname()))
+    launched = RunLaunched(host=socket.gethostname(), command=this_command())
+    Journal(store, "cli", clock).note(launched)
 
 
 def _require_reachable(store_url: str) -> None:
@@ -221,7 +223,10 @@ def _amendment(before: RunSpec, after: RunSpec, by: AmendedBy) -> RunAmended | N
     if not changed:
         return None
     return RunAmended(
-        host=socket.gethostname(), by=by, sections={key: document[key] for key in changed}
+        host=socket.gethostname(),
+        by=by,
+        sections={key: document[key] for key in changed},
+        command=this_command(),
     )
 
 

@@ -20,6 +20,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A dead address should not take long to be told.
 _CONNECT_S = 10.0
 _MOST_SAID = 200
+_LEAST_KEY = 8
 
 
 def resolve_url(url: str) -> str:
@@ -81,7 +82,18 @@ def what_it_said(error: BaseException) -> str:
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
     words = " ".join(str(message or error or type(error).__name__).split())
-    return redact(words)[:_MOST_SAID].rstrip(".")
+    # Some servers repeat the key that they refuse, and it need not look like one.
+    key = _key_sent(error)
+    return redact(words.replace(key, "[hidden]") if key else words)[:_MOST_SAID].rstrip(".")
+
+
+def _key_sent(error: BaseException) -> str | None:
+    """Return the key of the request that was answered so; shorter ones are words, as `none` is."""
+    request = getattr(getattr(error, "response", None), "request", None)
+    if request is None:
+        return None
+    _, _, key = request.headers.get("authorization", "").partition("Bearer ")
+    return key if len(key) >= _LEAST_KEY else None
 
 
 @contextmanager

@@ -104,9 +104,9 @@ class LimitsSpec(_Section):
 class WandbSpec(_Section):
     """Where in Weights & Biases the run shows."""
 
-    project: str = Field(min_length=1, max_length=128)
-    """W&B project."""
-    entity: str | None = None
+    project: str = Field(max_length=128, pattern=r"^[^/\\#?%:\x00-\x1f\x7f]+$")
+    """W&B project; W&B takes none of / \\ # ? % : in its name."""
+    entity: str | None = Field(default=None, pattern="^[A-Za-z0-9._-]{1,128}$")
     """W&B team or user; None is the key's default."""
 
 

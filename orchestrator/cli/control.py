@@ -15,6 +15,7 @@ from checkpoints.errors import StoreError
 from checkpoints.layout import RUN_KEY
 from checkpoints.store import ObjectStore
 from orchestrator.attempts import EndReason, StopReason
+from orchestrator.audit import this_command
 from orchestrator.cli.common import confirm, examples, say, show_usd, store_option, yes_option
 from orchestrator.cli.completion import complete_run
 from orchestrator.cli.retention import abort_uploads
@@ -103,7 +104,8 @@ def _request_stop(folder: ObjectStore, clock: SystemClock, launched_at: datetime
     host = socket.gethostname()
     stop = Request(kind=RequestKind.STOP, at=clock.now(), by=host, launched_at=launched_at)
     ask(folder, stop)
-    Journal(folder, "cli", clock).note(StopRequested(host=host, launched_at=launched_at))
+    requested = StopRequested(host=host, launched_at=launched_at, command=this_command())
+    Journal(folder, "cli", clock).note(requested)
 
 
 def _is_abandoned(view: RunView) -> bool:

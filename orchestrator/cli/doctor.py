@@ -38,6 +38,7 @@ _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"
 @json_option
 @click.option("--offline", is_flag=True, help="Ask no cloud, and no API server of SkyPilot.")
 @click.option("--iam", is_flag=True, help="Print the least that the spec's buckets have to allow.")
+@click.option("--this-run", is_flag=True, help="With --iam: no folder but the run's, for nodes.")
 @click.option("--fix", is_flag=True, help="Make SkyPilot's API server on this machine load us.")
 @click.option("--notify", is_flag=True, help="Send a test message to each address, and no more.")
 @yes_option
@@ -50,6 +51,7 @@ def doctor(
     as_json: bool,
     offline: bool,
     iam: bool,
+    this_run: bool,
     fix: bool,
     notify: bool,
     yes: bool,
@@ -75,7 +77,7 @@ def doctor(
     if iam:
         if loaded is None:
             raise UsageError("A policy is for a spec's buckets.", "orchestrate doctor SPEC --iam")
-        _print_policy(loaded)
+        _print_policy(loaded, this_run=this_run)
         return
     findings = []
     for finding in examine(loaded, offline=offline):
@@ -151,8 +153,9 @@ def _row(finding: Finding) -> dict[str, str | None]:
     }
 
 
-def _print_policy(spec: RunSpec) -> None:
-    urls = store_urls(spec)
+def _print_policy(spec: RunSpec, *, this_run: bool) -> None:
+    """Print what people need, who list a store's runs, or what nodes of this run do."""
+    urls = [f"{url}/{spec.name}" if this_run else url for url in store_urls(spec)]
     policy, grants = s3_policy(urls), other_grants(urls)
     if policy is None and not grants:
         raise UsageError(f"{', '.join(urls)} needs no policy.", "It is no bucket of a cloud.")

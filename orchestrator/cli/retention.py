@@ -23,6 +23,7 @@ from checkpoints.retention import (
 from checkpoints.retention import pin as pin_checkpoint
 from checkpoints.retention import unpin as unpin_checkpoint
 from checkpoints.store import ObjectStore
+from orchestrator.audit import this_command
 from orchestrator.cli.common import (
     confirm,
     examples,
@@ -187,7 +188,7 @@ def _delete(
     places: Places, shown: list[StoredCheckpoint], rules: CheckpointOptions, alive_from: int
 ) -> list[StoredCheckpoint]:
     """Delete what was shown and may still go, for the answer may have taken hours."""
-    journal = Journal(places.records, "cli", SystemClock())
+    journal, command = Journal(places.records, "cli", SystemClock()), this_command()
     wanted = {checkpoint.point for checkpoint in shown}
     gone = []
     for checkpoint in _doomed(places, rules, alive_from):
@@ -197,7 +198,7 @@ def _delete(
             say(f"{checkpoint.prefix} is not gone: it was pinned, or a store refused.")
             continue
         # Said at once: from here on it is not billed. Killed before, the next agent says it.
-        journal.note(CheckpointDeleted(checkpoint=checkpoint.prefix))
+        journal.note(CheckpointDeleted(checkpoint=checkpoint.prefix, command=command))
         gone.append(checkpoint)
     return gone
 

@@ -25,8 +25,8 @@ from orchestrator.offers import Market, Offer
 from train.spool import UtcDatetime
 
 # 2 has the question of a decision, 3 has sampled prices and bills that were read, 4 evaluations and
-# what serves the model.
-SCHEMA_VERSION = 4
+# what serves the model, 5 who gave a command.
+SCHEMA_VERSION = 5
 
 
 Instant = UtcDatetime
@@ -86,11 +86,23 @@ class FinalState(str, Enum):
     FAILED = "FAILED"
 
 
+class Command(_Fact):
+    """Who changed the run by which command; for people, nothing is decided by it."""
+
+    user: str
+    argv: tuple[str, ...]
+    """Without what looks like a secret."""
+    version: str
+    """This program's, and in a checkout the commit."""
+
+
 class RunLaunched(_Fact):
     """A user launched the run, or launched it again; retry budgets start anew."""
 
     fact: Literal["run_launched"] = "run_launched"
     host: str
+    command: Command | None = None
+    """None in runs of earlier versions."""
 
 
 class AmendedBy(str, Enum):
@@ -107,6 +119,7 @@ class RunAmended(_Fact):
     host: str
     by: AmendedBy
     sections: dict[str, Any]
+    command: Command | None = None
 
 
 class Asked(_Fact):
@@ -251,6 +264,8 @@ class CheckpointDeleted(_Fact):
 
     fact: Literal["checkpoint_deleted"] = "checkpoint_deleted"
     checkpoint: str
+    command: Command | None = None
+    """None where a node collected it, by the rules of the spec."""
 
 
 class AttemptEnded(_Fact):
@@ -270,6 +285,7 @@ class StopRequested(_Fact):
     host: str
     launched_at: Instant
     """Which launch of the run is to stop; a later one goes on, whatever the clocks say."""
+    command: Command | None = None
 
 
 class BillRead(_Fact):

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import psutil
 import pytest
 import yaml
 
-from tests.end_to_end.conftest import EXAMPLES
+from tests.end_to_end.conftest import EXAMPLES, ORCHESTRATE
 from tests.message_service import receiving
+from tests.orchestrator.evaluation.stub import is_rating, preference, rating, serving
 from tests.orchestrator.skypilot.test_service import beside_skypilot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -195,6 +200,72 @@ def test_no_secret_is_in_anything_that_a_run_writes_prints_or_starts(place):
     assert found_below(place.folder) == {
         str(place.folder / f"planted-{number}"): set(CANARIES) for number in range(len(forms))
     }
+
+
+def test_no_secret_is_in_what_is_served_judged_or_chatted(place):
+    """Each key opens a door that nothing else opens; one judge says the key that it refuses."""
+    told: dict[str, str] = {}
+    spec = place.write_spec(train={"num_steps": 2, "global_batch": 4, "precision": "fp32"})
+    assert place.run("launch", spec, "--yes").returncode == 0
+    questions = place.folder / "questions.jsonl"
+    asked = {"question_id": 1, "category": "math", "turns": ["What is 2 + 2?"]}
+    questions.write_text(json.dumps(asked))
+
+    def judged(body):
+        return rating() if is_rating(body) else preference("tie")
+
+    def refuse(body):
+        said = f"Incorrect API key provided: {SECRETS['ORCHESTRATE_JUDGE_API_KEY']}."
+        return 401, {"error": {"message": said}}
+
+    with ExitStack() as stack:
+        arguments = stack.enter_context(watching_arguments())
+        says = {"MODEL": lambda body: "4", "BASELINE": lambda body: "5", "JUDGE": judged}
+        stubs = {name: stack.enter_context(serving(say)) for name, say in says.items()}
+        for name, stub in stubs.items():
+            stub.key = SECRETS[f"ORCHESTRATE_{name}_API_KEY"]
+        refusing = stack.enter_context(serving(refuse))
+        for name, judge in (("eval", stubs["JUDGE"]), ("eval refused", refusing)):
+            done = place.run(
+                *("eval", f"mine={stubs['MODEL'].url}#stub", "--questions", questions, "--yes"),
+                *("--baseline", f"base={stubs['BASELINE'].url}#stub", "--judge"),
+                *(f"{judge.url}#stub", "--output", place.folder / name),
+                *("--page", place.folder / f"{name}.html"),
+            )
+            told[name] = f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+        assert all(stub.asked for stub in stubs.values())
+
+        server = stack.enter_context(place.start("serve", "--local", "small", "--port", "0"))
+        stack.callback(server.kill)
+        url = server.stdout.readline().split()[0]
+        with pytest.raises(HTTPError) as refused:
+            urlopen(f"{url}/chat/completions", data=b"{}", timeout=60)
+        assert refused.value.code == 401
+        told["refusal"] = refused.value.read().decode()
+        refused.value.close()
+        chatted = subprocess.run(
+            [ORCHESTRATE, "chat", url, "--max-tokens", "3"],
+            input="Hello?",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=place.environment,
+            cwd=place.folder,
+            check=False,
+        )
+        told["chat"] = chatted.stdout + chatted.stderr
+        assert chatted.returncode == 0, told["chat"]
+        server.send_signal(signal.SIGINT)
+        told["serve"] = "".join(server.communicate(timeout=60))
+        assert server.returncode == 0, told["serve"]
+    place.wait_until_quiet()
+    assert told["eval"].startswith("exit 0"), told["eval"]
+    assert "refuses the key" in told["eval refused"]
+    leaks = {name: found_in(text.encode()) for name, text in told.items()}
+    assert not {name: leak for name, leak in leaks.items() if leak}
+    assert not [line for line in arguments if found_in(line.encode())]
+    assert found_below(place.folder) == {}
+    assert (place.folder / "eval.html").exists()
 
 
 def test_the_task_of_a_launch_has_its_secrets_as_secrets_alone(tmp_path, monkeypatch):

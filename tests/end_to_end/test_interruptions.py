@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.store import open_store
+from orchestrator.ledger.journal import LedgerReader
+from orchestrator.program import program_version
 from tests.end_to_end.conftest import EXAMPLES, Workplace
 from tests.end_to_end.losses import NOTHING, losses
 from tests.fault_record import record_fault
@@ -103,6 +107,14 @@ def test_stopped_run_keeps_its_last_step_and_resumes_from_there(workplace):
     attempts = workplace.document("status", "small")["attempts"]
     assert attempts[1]["resumed_step"] == status["last_commit_step"]
     workplace.wait_until_quiet()
+    read = LedgerReader(open_store((workplace.folder / "store" / "small").as_uri())).read()
+    given = [one.body.command for one in read if getattr(one.body, "command", None) is not None]
+    assert [command.argv[:2] for command in given] == [
+        ("orchestrate", word) for word in ("launch", "stop", "resume")
+    ]
+    assert {(command.user, command.version) for command in given} == {
+        (getpass.getuser(), program_version())
+    }
 
 
 def test_budget_stops_the_run_with_a_checkpoint_and_more_budget_goes_on(workplace):
@@ -120,6 +132,11 @@ def test_budget_stops_the_run_with_a_checkpoint_and_more_budget_goes_on(workplac
     assert status["last_commit_step"] == status["step"] > 0
     again = workplace.run("launch", spec, "--yes")
     assert again.returncode == 4
+    num_stopped = sum("budget_usd" in one.stderr for one in (done, again))
+    assert num_stopped == 2
+    found = losses(workplace, str(workplace.folder / "store"))
+    assert found == NOTHING
+    record_fault("F23", "a budget is used up by training", injected=num_stopped, **found.row())
     more = ("--set", "limits.budget_usd=100", "--detach")
     assert workplace.run("resume", "small", "--yes", *more).returncode == 0
     workplace.wait_for(lambda: _step(workplace) > status["step"])

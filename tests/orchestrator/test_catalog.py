@@ -9,6 +9,7 @@ import pytest
 from orchestrator.catalog import read_catalog
 from orchestrator.offers import Market, MarketPreference, list_offers
 from tests.end_to_end.conftest import EXAMPLES
+from tests.fault_record import record_fault
 
 GPU = "\"{'Gpus': [{'Name': 'A100-80GB', 'Count': 8.0}]}\""
 HEADS = {
@@ -172,3 +173,19 @@ def test_plan_ranks_four_clouds_and_says_how_long_and_how_much(orchestrate, cata
     assert forecast["usd"]["p50"] <= forecast["usd"]["p90"] <= document["worst_case_usd"] + 14.04
     assert 0 <= forecast["chance_unfinished"] <= forecast["chance_late"] <= 1
     assert forecast["assumptions"]
+
+
+@pytest.mark.parametrize("price", ["", "n/a", "0.0", "-3", "nan"])
+def test_nodes_of_an_unknown_price_are_neither_planned_nor_launched(orchestrate, catalog, price):
+    row = f"Standard_B9,B9,8.0,128.0,{price},{price},eastus"
+    (catalog / "azure" / "vms.csv").write_text(f"{HEADS['azure']}\n{row}\n")
+    changes = ["--set", "nodes.accelerators=B9:8", "--set", "infra=[azure]"]
+    refused = []
+    for command in (("plan",), ("launch", "--yes")):
+        code, out, err = orchestrate(
+            command[0], EXAMPLES / "vicuna-13b.yaml", *changes, *command[1:]
+        )
+        assert (code, out, len(err.splitlines())) == (2, "", 2), err
+        assert "No offer for nodes.accelerators 'B9:8'" in err
+        refused.append(err)
+    record_fault("F23", "a price that is unknown", injected=len(refused))

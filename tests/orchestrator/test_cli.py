@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from checkpoints.layout import event_key
 from checkpoints.store import open_store
 from orchestrator import cli as cli_module
 from orchestrator.attempts import EndReason
@@ -28,6 +31,7 @@ from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import Measured
 from orchestrator.ledger.record import create_record
 from orchestrator.runs import remember_run
+from tests.fault_record import record_fault
 from tests.loose_s3 import BUCKET
 from tests.orchestrator.histories import (
     Ledger,
@@ -423,3 +427,54 @@ def test_logs_of_an_attempt_s_nodes_are_told_apart(orchestrate, finished):
     code, _, err = orchestrate("logs", "demo", "--attempt", "2", "--node", "1")
     assert code == 2
     assert "no log of attempt 2, node 1" in err
+
+
+@pytest.fixture
+def in_zone(monkeypatch):
+    """Return what sets this process's time zone."""
+
+    def become(zone):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield become
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "change"),
+    [
+        ("America/New_York", datetime(2026, 11, 1, 6, tzinfo=timezone.utc)),
+        ("Europe/Berlin", datetime(2026, 3, 29, 1, tzinfo=timezone.utc)),
+        ("Australia/Lord_Howe", datetime(2026, 4, 4, 15, tzinfo=timezone.utc)),
+    ],
+)
+def test_an_hour_that_is_twice_or_never_there_changes_no_duration(
+    orchestrate, tmp_path, in_zone, zone, change
+):
+    url, since = (tmp_path / "store").as_uri(), (change - at(25)).total_seconds()
+    folder = open_store(f"{url}/demo")
+    create_record(folder, make_record(store=url).model_copy(update={"created_at": at(since)}))
+    ledger = Ledger()
+    ledger.launched(since)
+    ledger.launch("one", since + 1, until=since + 20, attempt=1)
+    ledger.commit(since + 12, attempt=1, step=4)
+    ledger.launch("two", since + 21, until=since + 50, attempt=2, step=4)
+    ledger.ended(since + 50)
+    for entry in ledger.entries:
+        key = event_key(entry.writer, entry.number)
+        folder.create(key, entry.model_dump_json().encode())
+    told = []
+    for place in ("UTC", zone):
+        in_zone(place)
+        for command in ("status", "cost"):
+            code, out, err = orchestrate(command, "demo", "--store", url, "--json")
+            assert code == 0, err
+            told.append({**json.loads(out), "as_of": None})  # each looks at its own instant
+    assert told[2:] == told[:2]
+    seconds = told[1]["seconds"].values()
+    assert sum(seconds) == told[1]["wall_seconds"] == 50
+    assert min(seconds) >= 0
+    offsets = {at(since + second).astimezone().utcoffset() for second in (0, 50)}
+    record_fault("F10", "the local clock is put back or forward", injected=len(offsets) - 1)

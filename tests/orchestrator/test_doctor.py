@@ -114,6 +114,15 @@ def test_the_policy_names_no_more_than_the_run_s_folder(orchestrate):
     assert "Condition" not in listing  # a listing of everything names no prefix
 
 
+def test_the_policy_of_nodes_names_one_run(orchestrate):
+    changes = ("--set", "checkpoints.stores={}", "--set", "name=mine")
+    code, out, _ = orchestrate("doctor", CLOUD, "--iam", "--this-run", *changes)
+    assert code == 0
+    objects, listing, _ = json.loads(out)["Statement"]
+    assert objects["Resource"] == "arn:aws:s3:::my-bucket/runs/mine/*"
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/mine/*"]}}
+
+
 def test_a_policy_needs_a_bucket(orchestrate, tmp_path):
     for arguments in (["doctor", "--iam"], ["doctor", write_spec(tmp_path), "--iam"]):
         code, out, err = orchestrate(*arguments)

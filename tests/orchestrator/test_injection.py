@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import subprocess
@@ -42,18 +43,21 @@ ESCAPES = "\x1b]0;title\x07\x1b[2J\x1b]52;c;aWQ=\x07\x9b31m\r"
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_file_of_a_run_has_a_name_that_leaves_its_folder(tmp_path, name):
-    with pytest.raises(ValidationError):
+    refused = []
+    with pytest.raises(ValidationError) as caught:
         InputFile(name=name, sha256="0" * 64, size=0)
+    refused.append(caught)
     # As a record would hold it that was written by others.
     forged = InputFile.model_construct(name=name, sha256="0" * 64, size=0)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError) as caught:
         fetch_inputs(
             (InputFile.model_validate_json(forged.model_dump_json()),),
             open_store(tmp_path.as_uri()),
             tmp_path / "node",
         )
+    refused.append(caught)
     assert list(tmp_path.iterdir()) == []
-    record_fault("F25", "names of files that leave their folder", injected=1)
+    record_fault("F25", "names of files that leave their folder", injected=len(refused))
 
 
 @pytest.mark.parametrize(
@@ -75,13 +79,60 @@ def test_no_file_of_a_run_has_a_name_that_leaves_its_folder(tmp_path, name):
     ],
 )
 def test_a_run_has_a_name_that_is_safe_everywhere(name, orchestrate):
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError) as caught:
         make_spec(name=name)
+    refused = [caught.value]
     for command in ("status", "cost", "logs"):
         if not name.startswith("-") and "\0" not in name:
             code, _, err = orchestrate(command, name)
             assert (code, len(err.splitlines())) == (2, 2)
+            refused.append(err)
+    record_fault("F25", "names of runs that are more than a name", injected=len(refused))
     assert "." not in RUN_NAME.replace("[a-z0-9-]", "")
+
+
+@pytest.mark.parametrize("word", ["a/../b", "a\nb", "a?x=1", "a#b", "a\x1b[31m", "", "x" * 200])
+def test_a_name_in_w_and_b_is_no_address_and_no_text_of_its_own(word):
+    refused = []
+    for names in ({"project": word}, {"project": "p", "entity": word}):
+        with pytest.raises(ValidationError) as caught:
+            make_spec(tracking={"wandb": names})
+        refused.append(caught)
+    kept = make_spec(tracking={"wandb": {"project": "Große Läufe 2", "entity": "my-team_1.x"}})
+    assert kept.tracking.wandb.project == "Große Läufe 2"
+    record_fault("F25", "names of W&B projects and teams", injected=len(refused))
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join(['*' + before] * 9)}]\n"
+    for before, after in itertools.pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: !!python/object/apply:os.system ['touch pwned']\n",
+        "name: !!python/name:os.system\n",
+        "name: a\nname: b\n",
+        "name: &x [*x]\n",
+        BOMB,
+        "<<: {name: a}\nextra: 1\n",
+        "name: a\n---\nname: b\n",
+    ],
+    ids=["call", "object", "twice", "endless", "bomb", "merge", "two documents"],
+)
+def test_no_yaml_does_anything(tmp_path, orchestrate, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "run.yaml"
+    spec.write_text(text)
+    refused = []
+    for command in (("plan", spec), ("launch", spec, "--yes")):
+        code, out, err = orchestrate(*command)
+        assert (code, out, len(err.splitlines())) == (2, "", 2)
+        refused.append(err)
+    assert list(tmp_path.iterdir()) == [spec]
+    record_fault("F25", "YAML that calls, repeats or explodes", injected=len(refused))
 
 
 @pytest.mark.parametrize(
@@ -184,13 +235,16 @@ def in_terminal(*arguments: object) -> bytes:
 def test_a_log_does_nothing_to_a_terminal_and_a_file_gets_it_as_it_is(tmp_path, orchestrate):
     write_run(tmp_path, "one")
     store = open_store(f"{tmp_path.as_uri()}/one")
-    store.create(log_key(1, "00000000.log"), f"step 1 {ESCAPES}\n".encode())
+    line = f"step 1 {ESCAPES}\n"
+    store.create(log_key(1, "00000000.log"), line.encode())
     seen = in_terminal("logs", "one", "--store", tmp_path)
     assert b"step 1" in seen
     for escape in (b"\x1b", b"\x07", b"\xc2\x9b"):
         assert escape not in seen
     _, out, _ = orchestrate("logs", "one", "--store", tmp_path)
     assert ESCAPES in out
+    hostile = sum(line.count(one) for one in "\x1b\x07\x9b\r")
+    record_fault("F25", "lines of logs that command a terminal", injected=hostile)
 
 
 def test_an_error_is_two_lines_that_do_nothing_to_a_terminal(tmp_path, orchestrate):

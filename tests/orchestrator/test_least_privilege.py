@@ -62,8 +62,8 @@ def as_user(server, monkeypatch):
     return become
 
 
-def live(url: str) -> None:
-    """Do once all that a run asks of its folder."""
+def live(url: str, *, as_node: bool = False) -> None:
+    """Do once all that a run asks of its folder, and people of the store besides."""
     store = open_store(url)
     check_conditional_writes(store)
     attempt = claim(store)
@@ -88,7 +88,8 @@ def live(url: str) -> None:
     store.put("inputs/large", iter([PART, b"end"]))
     store.abort_uploads(CHECKPOINTS, lambda key: True)
     store.put("run.json", b"{}")
-    assert [one.run for one in list_runs(STORE)]
+    if not as_node:
+        assert [one.run for one in list_runs(STORE)]
     store.delete([entry.key for entry in store.list("")])
     assert store.list("") == []
 
@@ -110,6 +111,25 @@ def test_a_run_needs_each_action_of_its_policy_and_nothing_else(as_user, missing
         return
     with pytest.raises(StoreRefused):
         live(url)
+
+
+def test_a_node_needs_no_folder_but_its_run_s(as_user, server):
+    server.owner.put_object(Bucket=BUCKET, Key="own/another/run.json", Body=b"{}")
+    as_user(s3_policy([f"{STORE}/mine"]))
+    live(f"{STORE}/mine", as_node=True)
+    another = open_store(f"{STORE}/another")
+    for act in (
+        lambda: another.get("run.json"),
+        lambda: another.put("run.json", b"mine"),
+        lambda: another.list(""),
+        lambda: another.delete(["run.json"]),
+        lambda: list_runs(STORE),
+    ):
+        with pytest.raises(StoreRefused):
+            act()
+    found = server.owner.get_object(Bucket=BUCKET, Key="own/another/run.json")["Body"].read()
+    assert found == b"{}"
+    server.owner.delete_object(Bucket=BUCKET, Key="own/another/run.json")
 
 
 def test_nothing_outside_of_the_stores_folder_is_allowed(as_user, server):

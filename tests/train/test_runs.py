@@ -403,6 +403,36 @@ def test_without_time_for_a_save_a_notice_stops_without_one(new_run):
     assert (outcome.outcome, outcome.step) == (OutcomeKind.SAVED, 2)
 
 
+def test_notices_repeated_and_of_any_length_cost_one_save_at_most_also_where_nothing_comes(new_run):
+    """Each attempt trains beyond the last commit and is told at once; the last notices are false.
+
+    Nothing else saves: without a notice the attempt would lose all of its steps.
+    """
+    num_notices, resumed_at, lost = 0, [], 0
+    for left_s in (120, 30, 5, 0):
+        new_run.start(num_steps=1000, interval="1000 steps")
+        before = read_head(new_run.store)[0].step if read_head(new_run.store) else 0
+        new_run.wait_until(lambda: len(new_run.records("step")) >= 2)
+        for more_s in (0, 0, 60):  # the same again, and a later one, as clouds do
+            deadline_at = now() + timedelta(seconds=left_s + more_s)
+            write_notice(new_run.notice_file, Notice(deadline_at=deadline_at))
+            num_notices += 1
+        assert new_run.wait() == [0, 0], new_run.log.read_text()
+        after = read_head(new_run.store)
+        saved = [record.step for record in new_run.records("commit")]
+        assert len(saved) <= 1
+        assert [one.outcome for one in new_run.outcomes()] == [OutcomeKind.SAVED] * 2
+        resumed_at.append(after[0].step if after else 0)
+        lost += max(0, before - resumed_at[-1])
+        if left_s >= 30:
+            assert saved == [max(new_run.step_values())]
+        new_run.notice_file.unlink()
+    assert lost == 0
+    assert resumed_at[1] > resumed_at[0] > 0
+    what = "notices of 120, 30, 5 and 0 s, each told three times, and nobody came"
+    record_fault("F16", what, injected=num_notices, committed_steps_lost=lost)
+
+
 def test_a_risk_costs_one_save_and_training_goes_on(new_run, straight_run):
     write_risk(risk_path(new_run.notice_file), Risk(noted_at=now()))
     new_run.start()

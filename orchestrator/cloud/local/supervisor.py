@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from checkpoints.errors import StoreRefused, StoreUnreachable
@@ -59,22 +59,22 @@ _REMOTE_TICK = timedelta(seconds=2)
 # The last steps of an attempt, for the script and for the median; not all of a week.
 _RECENT_RECORDS = 50
 # A store that refuses for this long (a full disk, credentials that ended) is not coming back.
-_STORE_PATIENCE = timedelta(minutes=10)
+_STORE_PATIENCE_S = 600.0
 # Well below the agents' lease, and few enough PUTs to be cheap on S3.
-_BEAT_EVERY = timedelta(seconds=2)
+_BEAT_EVERY_S = 2.0
 # A save of a small model lasts a tenth of a second: the script must look this often to be in time.
 _CHECKPOINT_LOOK = timedelta(seconds=0.005)
 _LOOKS_PER_TICK = 100
 _LEASE_S = 20.0
 # Agents speak every two seconds. One that is merely cut off from the store has left by then.
 _SILENT_AGENT_S = 45.0
-_CLAIMS_WITHIN = timedelta(minutes=5)
+_CLAIMS_WITHIN_S = 300.0
 # The script waits for steps to be reported; otherwise a few objects per minute are enough.
 _SCRIPT_UPLOAD_S = 0.5
 _UPLOAD_S = 2.0
 _POLL_S = 0.1
 # How long a node may take to save when the run is to stop; then it is destroyed.
-_STOP_GRACE = timedelta(seconds=60)
+_STOP_GRACE_S = 60.0
 SUPERVISOR_DIED = "its supervisor died"
 
 
@@ -98,24 +98,27 @@ class Supervisor:
         self._market = market_time(record)
         self._source = _preemption_source(record)
         self._node: LocalNode | None = None
-        self._taking_back: tuple[Preemption, datetime] | None = None
-        self._stopping_since: datetime | None = None
-        self._beat_at: datetime | None = None
+        # Monotonic: the machine's clock may be set while we wait.
+        self._taking_back: tuple[Preemption, float] | None = None
+        self._launched_s = 0.0
+        self._stopping_since_s: float | None = None
+        self._beat_s: float | None = None
         self._is_draining = False
         self._is_usurped = False
 
     def run(self) -> FinalState | None:
         """Supervise until the run is over; None when another owner has taken the run over."""
         destroy_leftovers(self._nodes)
-        failing_since: datetime | None = None
+        failing_since_s: float | None = None
         while not self._is_usurped:
             try:
                 ended = self._tick()
-                failing_since = None
+                failing_since_s = None
             except (StoreUnreachable, StoreRefused) as error:
                 # The node trains on; facts that could not be written wait in the journal.
-                failing_since = failing_since or self._clock.now()
-                if self._clock.now() - failing_since > _STORE_PATIENCE:
+                now_s = time.monotonic()
+                failing_since_s = now_s if failing_since_s is None else failing_since_s
+                if now_s - failing_since_s > _STORE_PATIENCE_S:
                     raise
                 _log.warning("the store fails, trying again: %s", error)
                 ended = None
@@ -140,15 +143,15 @@ class Supervisor:
         return self._states.read()
 
     def _beat(self) -> None:
-        now = self._clock.now()
-        if self._beat_at is not None and now - self._beat_at < _BEAT_EVERY:
+        now_s = time.monotonic()
+        if self._beat_s is not None and now_s - self._beat_s < _BEAT_EVERY_S:
             return
-        self._beat_at = now
+        self._beat_s = now_s
         beat(
             self._store,
             Heartbeat(
                 writer=self._journal.writer,
-                at=now,
+                at=self._clock.now(),
                 host=socket.gethostname(),
                 pid=os.getpid(),
             ),
@@ -188,7 +191,7 @@ class Supervisor:
 
     def _act(self, decision: Decision) -> FinalState | None:
         if not isinstance(decision, Stop):
-            self._stopping_since = None
+            self._stopping_since_s = None
         match decision:
             case Keep():
                 return None
@@ -220,6 +223,7 @@ class Supervisor:
             self._end_launch(launch, EndReason.NO_CAPACITY, TerminatedBy.CLOUD, None)
             return
         self._node = start_node(self._nodes, self._agent_config(launch, quoted))
+        self._launched_s = time.monotonic()
         self._taking_back = None
         self._journal.note(LaunchReady(launch=launch))
         _log.info("launched %s: %s", launch, decision.why)
@@ -254,13 +258,16 @@ class Supervisor:
 
     def _stop(self, decision: Stop) -> FinalState | None:
         """Have a running node save and leave first; then end the run."""
-        now = self._clock.now()
         if self._node is not None:
-            if self._stopping_since is None:
-                self._stopping_since = now
+            now_s = time.monotonic()
+            if self._stopping_since_s is None:
+                self._stopping_since_s = now_s
                 self._journal.note(self._decider.made(decision))
-                ask(self._store, Request(kind=RequestKind.STOP, at=now, by=self._journal.writer))
-            if now - self._stopping_since > _STOP_GRACE:
+                asked = Request(
+                    kind=RequestKind.STOP, at=self._clock.now(), by=self._journal.writer
+                )
+                ask(self._store, asked)
+            if now_s - self._stopping_since_s > _STOP_GRACE_S:
                 self._destroy(EndReason.STOPPED, TerminatedBy.US, "it did not stop in time")
             return None
         self._journal.record(self._decider.made(decision))
@@ -286,7 +293,7 @@ class Supervisor:
             preemption = self._source.due(launch, now, state, self._last_step(launch))
             if preemption is not None:
                 self._take_back(preemption, launch)
-        elif self._clock.now() >= self._taking_back[1]:
+        elif time.monotonic() >= self._taking_back[1]:
             self._destroy(EndReason.PREEMPTED, TerminatedBy.CLOUD, self._taking_back[0].detail)
 
     def _silence(self, launch: LaunchView) -> str | None:
@@ -297,8 +304,8 @@ class Supervisor:
         if launch.attempt is not None:
             is_silent = self._listener.is_silent(launch.attempt, time.monotonic())
             return silent_detail(_SILENT_AGENT_S) if is_silent else None
-        is_late = self._clock.now() - launch.started_at > _CLAIMS_WITHIN
-        return f"its agent said nothing within {_CLAIMS_WITHIN}" if is_late else None
+        is_late = time.monotonic() - self._launched_s > _CLAIMS_WITHIN_S
+        return f"its agent said nothing within {_CLAIMS_WITHIN_S:g} s" if is_late else None
 
     def _last_step(self, launch: LaunchView) -> int | None:
         """Return the last step that the launch's attempt has reported, None before its first."""
@@ -322,7 +329,7 @@ class Supervisor:
             return
         deadline_at = self._clock.now() + timedelta(seconds=preemption.notice_seconds)
         self._node.give_notice(Notice(deadline_at=deadline_at))
-        self._taking_back = (preemption, deadline_at)
+        self._taking_back = (preemption, time.monotonic() + preemption.notice_seconds)
 
     def _is_saving(self, launch: LaunchView) -> bool:
         """Look for a checkpoint in the making, with the node frozen so that the answer stays true.

@@ -2,26 +2,79 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
+from enum import Enum
 
 _LONGEST = 300
+# Codes and words of clouds and of SkyPilot 0.14.1 (cloud_vm_ray_backend.py), as they come in texts.
+_QUOTA = re.compile(
+    r"QUOTA_?EXCEEDED|Quota '[^']*' exceeded|QuotaFailure|Found no quota|VcpuLimitExceeded"
+    r"|MaxSpotInstanceCountExceeded|InstanceLimitExceeded|exceeding approved \S* ?cores quota",
+    re.IGNORECASE,
+)
+# Not "not found or access is unauthorized", which Google says of single zones.
+_ACCESS = re.compile(
+    r"invalid cloud credentials|invalid cloud config|AuthFailure|InvalidClientTokenId"
+    r"|UnrecognizedClient|ExpiredToken|RequestExpired|UnauthorizedOperation|PERMISSION_DENIED"
+    r"|Policy update access denied|AuthorizationFailed|ClientAuthenticationError"
+    r"|ReadOnlyDisabledSubscription"
+)
+
+
+class Refusal(str, Enum):
+    """What kept a cloud from giving nodes."""
+
+    NO_ROOM = "no room"
+    NO_QUOTA = "over the account's quota"
+    """For us the place has no room; more is given on demand, or when other nodes are gone."""
+    NO_ACCESS = "the account is refused"
+    OTHER = "something else"
+
+
+def why_refused(error: BaseException | None) -> Refusal:
+    """Tell apart what time mends and what it does not, by the clouds' own words.
+
+    A launch asks one place; of several reasons a lack of room counts most. SkyPilot, too, waits
+    only where there is one among them (StrategyExecutor._launch).
+    """
+    from sky import exceptions
+
+    if not isinstance(error, exceptions.ResourcesUnavailableError):
+        return Refusal.OTHER
+    lacking = exceptions.ResourcesUnavailableError
+    reasons = [str(one) for one in error.failover_history if isinstance(one, lacking)]
+    if not reasons:
+        is_ours = isinstance(next(iter(error.failover_history), None), _identity_errors())
+        return Refusal.NO_ACCESS if is_ours else Refusal.OTHER
+    if all(_ACCESS.search(reason) for reason in reasons):
+        return Refusal.NO_ACCESS
+    is_quota = all(_QUOTA.search(reason) or _ACCESS.search(reason) for reason in reasons)
+    return Refusal.NO_QUOTA if is_quota else Refusal.NO_ROOM
 
 
 def describe(error: BaseException) -> str:
-    """Return the reason of a failed launch in one line, in the clouds' own words."""
+    """Return the reason of a failed launch in one line, in the clouds' own words.
+
+    What is not the usual lack of room comes first.
+    """
     reasons = [str(one) for one in getattr(error, "failover_history", None) or [error]]
     line = " ".join(" ".join(dict.fromkeys(reasons)).split())
+    refusal = why_refused(error)
+    if refusal in (Refusal.NO_QUOTA, Refusal.NO_ACCESS):
+        line = f"{refusal.value}: {line}"
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def is_capacity(error: BaseException | None) -> bool:
-    """Say whether clouds were asked and refused; anything else would fail elsewhere as well.
+    """Say whether another time or place may do; anything else would fail again."""
+    return why_refused(error) in (Refusal.NO_ROOM, Refusal.NO_QUOTA)
 
-    See the handling of failover_history in StrategyExecutor._launch.
-    """
+
+def _identity_errors() -> tuple[type[Exception], ...]:
     from sky import exceptions
 
-    return isinstance(error, exceptions.ResourcesUnavailableError) and bool(error.failover_history)
+    return (exceptions.CloudUserIdentityError, exceptions.InvalidCloudCredentials)
 
 
 def count_instances(cluster_name: str) -> int:

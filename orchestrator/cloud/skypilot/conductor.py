@@ -59,7 +59,7 @@ from orchestrator.policy.answers import Decision, Drain, Launch, Stop, Wait
 from orchestrator.prices import price_table
 from orchestrator.spec import RunSpec
 
-_BEAT_EVERY = timedelta(seconds=60)
+_BEAT_EVERY_S = 60.0
 # In which SkyPilot's controller sees that a node is gone: it looks twice a minute, and bears a
 # minute without an answer.
 _NOTICED_WITHIN = timedelta(minutes=5)
@@ -163,7 +163,9 @@ class Conductor:
         self._listener = Listener(store, SILENT_AGENT_S)
         self._measurements: tuple[int, MeasurementReader] | None = None
         self._measured: Sequence[Measured] = ()
-        self._beat_at: datetime | None = None
+        # Monotonic: this machine's clock may be set meanwhile.
+        self._beat_s: float | None = None
+        self._mute_since: tuple[str, float] | None = None
         self._launching: tuple[Launch, LaunchStarted] | None = None
         self._last_noted: str | None = None
         self._last_told: str | None = None
@@ -198,14 +200,15 @@ class Conductor:
 
     def beat(self) -> None:
         """Show the agents that their controller lives."""
-        now = self._clock.now()
-        if self._beat_at is not None and now - self._beat_at < _BEAT_EVERY:
+        now = time.monotonic()
+        if self._beat_s is not None and now - self._beat_s < _BEAT_EVERY_S:
             return
+        at = self._clock.now()
         beat(
             self._store,
-            Heartbeat(writer=self.owner, at=now, host=socket.gethostname(), pid=os.getpid()),
+            Heartbeat(writer=self.owner, at=at, host=socket.gethostname(), pid=os.getpid()),
         )
-        self._beat_at = now
+        self._beat_s = now
 
     def sample_price(self) -> None:
         """Write down once an hour what the nodes cost that were up at the last decision."""
@@ -268,13 +271,16 @@ class Conductor:
         launch = None if self._seen is None else self._seen.current_launch
         if launch is None or launch.ready_at is None:
             return None
-        if launch.attempt is None:
-            # What is being set up says nothing.
-            is_late = self._clock.now() - launch.ready_at > timedelta(seconds=MUTE_AGENT_S)
-            detail = f"its agent said nothing within {MUTE_AGENT_S:g} s"
-            return Loss(has_failed=True, detail=detail) if is_late else None
-        is_silent = self._listener.is_silent(launch.attempt, time.monotonic())
-        return Loss(detail=silent_detail(SILENT_AGENT_S)) if is_silent else None
+        now = time.monotonic()
+        if launch.attempt is not None:
+            is_silent = self._listener.is_silent(launch.attempt, now)
+            return Loss(detail=silent_detail(SILENT_AGENT_S)) if is_silent else None
+        if self._mute_since is None or self._mute_since[0] != launch.launch:
+            self._mute_since = (launch.launch, now)
+        # What is being set up says nothing.
+        is_late = now - self._mute_since[1] > MUTE_AGENT_S
+        detail = f"its agent said nothing within {MUTE_AGENT_S:g} s"
+        return Loss(has_failed=True, detail=detail) if is_late else None
 
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
         """Write down when a launch's nodes came up, and in which zone; once."""

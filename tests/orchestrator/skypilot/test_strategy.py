@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import warnings
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +17,16 @@ from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.conductor import Conductor
 from orchestrator.cloud.skypilot.environment import EXTRAS
 from orchestrator.cloud.skypilot.task import build_task
+from orchestrator.cost import bill
 from orchestrator.inputs import InputFile
 from orchestrator.ledger.facts import (
     AmendedBy,
     AttemptStarted,
     FinalState,
+    LaunchEnded,
+    LaunchReady,
+    LaunchStarted,
+    QuotedOffer,
     RunAmended,
     RunLaunched,
     StopRequested,
@@ -30,6 +36,7 @@ from orchestrator.ledger.heartbeat import Heartbeat, beat
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import create_record
 from orchestrator.notify.addresses import NOTIFY
+from tests.fault_record import record_fault
 from tests.message_service import SECRET, receiving
 from tests.orchestrator.histories import make_offer, make_record
 
@@ -48,6 +55,40 @@ NO_ROOM = exceptions.ResourcesUnavailableError(
     "refused", failover_history=[exceptions.ResourcesUnavailableError("no room in us-east-1")]
 )
 NO_ACCESS = exceptions.ResourcesUnavailableError("nothing is enabled")
+
+
+# What SkyPilot and clouds say, as SkyPilot puts it into its error.
+IN_ONE_PLACE = (
+    "Failed to acquire resources in all zones in us-east-1 for {{AWS(p4de)}}.\nReason: {}"
+)
+OVER_QUOTA = [
+    "MaxSpotInstanceCountExceeded: Max spot instance count exceeded",
+    "VcpuLimitExceeded: You have requested more vCPU capacity than your current limit",
+    "QUOTA_EXCEEDED: Quota 'GPUS_ALL_REGIONS' exceeded. Limit: 1.0 globally.",
+    "(QuotaExceeded) Operation could not be completed as it results in exceeding approved Total "
+    "Regional Cores quota",
+    "Found no quota for p4de.24xlarge spot instances in region us-east-1 in AWS.",
+]
+NO_ACCOUNT = [
+    "An error occurred (UnauthorizedOperation) when calling the RunInstances operation",
+    "An error occurred (AuthFailure) when calling RunInstances: not able to validate the provided",
+    "An error occurred (InvalidClientTokenId): the security token included in the request",
+    "Failed to provision on cloud AWS due to invalid cloud credentials: expired",
+    "IAM_PERMISSION_DENIED: Required 'compute.instances.create' permission",
+    "(AuthorizationFailed) The client does not have authorization to perform action",
+]
+ROOM_ELSEWHERE = [
+    "InsufficientInstanceCapacity: We currently do not have sufficient p4de capacity",
+    "ZONE_RESOURCE_POOL_EXHAUSTED: The zone does not have enough resources available",
+    "(SkuNotAvailable) The requested VM size is currently not available",
+    "Location us-east1-d is not found or access is unauthorized.",
+]
+
+
+def refused(*reasons):
+    """Return the error of a launch that failed for these reasons, one place each."""
+    said = [exceptions.ResourcesUnavailableError(IN_ONE_PLACE.format(one)) for one in reasons]
+    return exceptions.ResourcesUnavailableError("no resources", failover_history=said)
 
 
 @pytest.fixture
@@ -138,6 +179,91 @@ def test_what_would_fail_anywhere_is_no_lack_of_room(store, skypilot, error):
 def test_only_a_refusal_by_a_cloud_is_capacity():
     assert clusters.is_capacity(NO_ROOM)
     assert not any(clusters.is_capacity(error) for error in (NO_ACCESS, ValueError("x"), None))
+
+
+@pytest.mark.parametrize("reason", OVER_QUOTA)
+def test_an_account_s_quota_is_no_room_here_and_is_named(store, skypilot, reason):
+    executor = Strategy(store, [refused(reason), 1.0], skypilot)
+    assert asyncio.run(executor.launch()) == 1.0
+    assert launches(executor) == [("us-east-1", EndReason.NO_CAPACITY), ("us-west-2", None)]
+    vain = conductor_of(executor).state().launches[0]
+    assert vain.detail.startswith("over the account's quota: ")
+    record_fault("F24", "a quota is used up", injected=told(executor, "over the account's quota"))
+
+
+@pytest.mark.parametrize("reason", [*NO_ACCOUNT, exceptions.CloudUserIdentityError("no key")])
+def test_an_account_that_is_refused_ends_the_job_soon_and_is_named(store, skypilot, reason):
+    error = refused(reason)
+    if isinstance(reason, Exception):
+        error.failover_history = [reason]
+    executor = Strategy(store, [error] * 3, skypilot)
+    with pytest.raises(exceptions.ManagedJobReachedMaxRetriesError, match="3 launches in a row"):
+        asyncio.run(executor.launch())
+    assert [one for _, one in launches(executor)] == [EndReason.SETUP_FAILED] * 3
+    num_told = told(executor, "the account is refused")
+    assert num_told == 3
+    record_fault("F24", "a cloud refuses the account", injected=num_told)
+
+
+@pytest.mark.parametrize("reason", ROOM_ELSEWHERE)
+def test_missing_room_is_asked_for_elsewhere_also_beside_a_quota(store, skypilot, reason):
+    for error in (refused(reason), refused(OVER_QUOTA[0], reason), refused(NO_ACCOUNT[0], reason)):
+        assert clusters.why_refused(error) is clusters.Refusal.NO_ROOM
+    executor = Strategy(store, [refused(reason), 1.0], skypilot)
+    assert asyncio.run(executor.launch()) == 1.0
+    ends = [one for _, one in launches(executor)]
+    assert ends == [EndReason.NO_CAPACITY, None]
+    record_fault("F24", "no room in one place", injected=ends.count(EndReason.NO_CAPACITY))
+
+
+def told(executor: Strategy, words: str) -> int:
+    """Return how many launches ended for a reason that begins so."""
+    seen = conductor_of(executor).state().launches
+    return sum((one.detail or "").startswith(words) for one in seen)
+
+
+def test_a_budget_that_is_reached_calls_a_launch_off_and_ends_the_run(store, skypilot):
+    """It is lowered below what earlier nodes took: those that are brought up cost nothing yet."""
+    began = SystemClock().now() - timedelta(hours=2)
+    quoted = QuotedOffer.quote(make_offer("us-east-1", usd="8"))
+    earlier = [
+        (0, LaunchStarted(launch="first", offer=quoted, num_nodes=1)),
+        (1, LaunchReady(launch="first")),
+        (
+            3601,
+            LaunchEnded(
+                launch="first", reason=EndReason.PREEMPTED, terminated_by=TerminatedBy.CLOUD
+            ),
+        ),
+    ]
+    for second, fact in earlier:
+        then = SimpleNamespace(now=lambda second=second: began + timedelta(seconds=second))
+        Journal(store, "earlier", then).note(fact)
+    executor = Strategy(store, ["for ever"], skypilot)
+
+    async def use_it_up():
+        running = asyncio.create_task(executor.launch())
+        while len(launches(executor)) < 2:
+            await asyncio.sleep(0.01)
+        sections = {"limits": {"budget_usd": "5"}}
+        amended = RunAmended(host="laptop", by=AmendedBy.RESUME, sections=sections)
+        Journal(store, "cli", SystemClock()).note(amended)
+        await running
+
+    with pytest.raises(exceptions.ManagedJobReachedMaxRetriesError, match="takes the rest of"):
+        asyncio.run(use_it_up())
+    assert [reason for _, reason in launches(executor)] == [EndReason.PREEMPTED, EndReason.STOPPED]
+    assert skypilot.terminated > 0
+    called_off = [one for one in conductor_of(executor).state().launches if one.ready_at is None]
+    parts = bill(conductor_of(executor).state(), SystemClock().now())
+    of_nodes = parts.compute + parts.failed_launches
+    assert of_nodes == 8  # nothing of those that were called off
+    record_fault(
+        "F23",
+        "a budget is reached while nodes are brought up",
+        injected=len(called_off),
+        usd_unaccounted=abs(of_nodes - 8),
+    )
 
 
 def test_a_stop_calls_a_launch_off(store, skypilot):
