@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from checkpoints.addresses import check_proxies, split_address
 from orchestrator.errors import MissingDependency, UsageError
 from orchestrator.redact import redact
 
@@ -23,13 +24,18 @@ _MOST_SAID = 200
 
 
 def resolve_url(url: str) -> str:
-    """Return the API's address, with the /v1 that people leave out; raise UsageError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """Return the API's address, with the /v1 that people leave out.
+
+    Raises:
+        UsageError: it has a password in it, or another scheme.
+        AddressInvalid: it is none.
+    """
+    if not url.lower().startswith(("http://", "https://")):
         raise UsageError(
             f"{url!r} is no server's address.",
             "Write http://HOST:PORT. To serve a run or a folder: orchestrate serve --local MODEL",
         )
+    parts = split_address(url)
     if parts.username or parts.password:
         raise UsageError(
             f"The address of {parts.hostname} has a password in it.",
@@ -54,6 +60,7 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
 
     Raises:
         MissingDependency: it is not installed.
+        AddressInvalid: the environment names a proxy that cannot be one.
     """
     try:
         import openai  # an extra, and 0.5 s
@@ -65,6 +72,8 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
     timeout = openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
     # A proxy cannot reach the loopback that is meant.
     trusts_proxies = not is_loopback(url)
+    if trusts_proxies:
+        check_proxies()
     with _own_settings(url):
         return openai.OpenAI(
             base_url=url,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from checkpoints.addresses import check_proxies, split_address
 from checkpoints.errors import ObjectMissing
 from checkpoints.store import CLOUD_SCHEMES, open_store
 from orchestrator.errors import InputError, MissingDependency
@@ -88,6 +89,8 @@ def _download_url(url: str, target: Path) -> None:
     # 50 ms, for data on the web only.
     import httpx
 
+    split_address(url, "data.train")
+    check_proxies()
     try:
         with (
             _replacing(target) as scratch,
@@ -97,7 +100,8 @@ def _download_url(url: str, target: Path) -> None:
             response.raise_for_status()
             for block in response.iter_bytes():
                 output.write(block)
-    except httpx.HTTPError as error:
+    # A server may send us on to what is no address.
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         what = redact(f"data.train {url} cannot be fetched: {error}")
         raise InputError(what, "Check the URL and the network.") from error
 

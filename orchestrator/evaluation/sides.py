@@ -12,8 +12,8 @@ from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from checkpoints.addresses import split_address
 from checkpoints.store import ObjectStore
 from orchestrator.errors import UsageError
 from orchestrator.evaluation.answers import Answering, answer, read_answers
@@ -186,7 +186,7 @@ def _fingerprint(folder: Path) -> str:
 
 def _at_address(where: str, name: str | None, role: Role, timeout_s: float | None) -> Found:
     url, _, model = where.partition("#")
-    if "@" in urlsplit(url).netloc:
+    if "@" in split_address(url).netloc:
         raise UsageError(
             "An address with a password in it would be kept with the results.",
             f"Put the key into {role.key_variable}.",
