@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from checkpoints.addresses import check_proxies, split_address
+from checkpoints.errors import AddressInvalid
 from orchestrator.errors import MissingDependency, UsageError
 from orchestrator.redact import redact
 
@@ -27,15 +28,15 @@ def resolve_url(url: str) -> str:
     """Return the API's address, with the /v1 that people leave out.
 
     Raises:
-        UsageError: it has a password in it, or another scheme.
-        AddressInvalid: it is none.
+        UsageError: it is none, or has a password in it.
     """
-    if not url.lower().startswith(("http://", "https://")):
+    try:
+        parts = split_address(url)
+    except AddressInvalid as error:
         raise UsageError(
-            f"{url!r} is no server's address.",
+            error.what,
             "Write http://HOST:PORT. To serve a run or a folder: orchestrate serve --local MODEL",
-        )
-    parts = split_address(url)
+        ) from error
     if parts.username or parts.password:
         raise UsageError(
             f"The address of {parts.hostname} has a password in it.",

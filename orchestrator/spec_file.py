@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from checkpoints.regular_files import read_regular
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec, resolve_store, suggest
 
@@ -93,16 +94,14 @@ def apply_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8") if size <= MAX_SPEC_BYTES else ""
+        text = read_regular(path, MAX_SPEC_BYTES).decode()
     except OSError as error:
         raise SpecError(
-            f"Cannot read the spec {path}: {error.strerror}.", "Check the path."
+            f"Cannot read the spec {path}: {error.strerror}.",
+            "Give a file of a few dozen lines, as examples/quickstart.yaml.",
         ) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"The spec {path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    if size > MAX_SPEC_BYTES:
-        raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
     try:
         document = yaml.load(text, Loader=_SpecLoader)
     except _NOT_YAML as error:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from checkpoints.delta_record import DELTA_NAME, read_record
+from checkpoints.errors import RecordInvalid
+from orchestrator.card.provenance import data_used
+from orchestrator.errors import InputError
+from tests.orchestrator.histories import make_record
+
 SPEC = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+CLOUDS = SPEC.with_name("vicuna-7b.yaml")
 ADDRESSES = ("http://[::1", "http://[zz]/v1", "http://a:x/v1", "http://..")
 
 
@@ -75,3 +84,65 @@ def test_augmenting_names_an_endpoint_that_is_none(refused, tmp_path, url):
 def test_an_endpoint_of_the_store_that_is_none_is_named(refused, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://[::1")
     assert "AWS_ENDPOINT_URL" in refused("status", "x", "--store", "s3://a/b")
+
+
+@pytest.fixture(params=["pipe", "device"])
+def endless(request, tmp_path) -> Path:
+    """A path whose file has no end, or no beginning."""
+    path = tmp_path / "endless.json"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize("command", ["plan", "launch", "doctor", "simulate"])
+def test_a_spec_that_has_no_end_is_not_read(refused, endless, command):
+    assert "not a regular file" in refused(command, endless)
+
+
+def test_a_spec_of_the_kernel_s_is_read_to_the_bound(refused, monkeypatch):
+    monkeypatch.setattr("orchestrator.spec_file.MAX_SPEC_BYTES", 10)
+    assert "more than 10 bytes" in refused("plan", "/proc/self/maps")
+
+
+@pytest.mark.parametrize("command", ["plan", "simulate"])
+def test_a_trace_that_has_no_end_is_not_read(refused, endless, command):
+    options = () if command == "plan" else ("--work", "1h", "--deadline", "3h")
+    said = refused(command, CLOUDS, "--traces", endless.parent, *options)
+    assert "not a regular file" in said
+
+
+@pytest.mark.parametrize("option", ["--questions", "--reviews"])
+def test_questions_that_have_no_end_are_not_read(refused, endless, option):
+    asked = () if option == "--reviews" else ("http://127.0.0.1:1/v1#m",)
+    assert "not a regular file" in refused("eval", *asked, option, endless, "--yes")
+
+
+def test_answers_that_have_no_end_are_not_read(refused, endless):
+    answers = endless.rename(endless.with_suffix(".jsonl"))
+    assert "not a regular file" in refused("eval", answers, "--yes")
+
+
+@pytest.mark.parametrize("command", ["show", "prepare"])
+def test_conversations_that_have_no_end_are_not_read(refused, tmp_path, endless, command):
+    output = () if command == "show" else (tmp_path / "out.jsonl",)
+    assert "not a regular file" in refused("data", command, endless, *output)
+
+
+def test_addresses_for_messages_that_have_no_end_are_not_read(refused, tmp_path, endless):
+    (tmp_path / "home").mkdir()
+    endless.rename(tmp_path / "home" / "notify")
+    assert "not a regular file" in refused("doctor", "--notify")
+
+
+def test_what_says_how_data_was_cleaned_is_not_read_without_end(tmp_path, endless):
+    with pytest.raises(InputError, match="not a regular file"):
+        data_used(tmp_path, make_record(), endless)
+
+
+def test_a_delta_s_record_is_not_read_without_end(endless):
+    shutil.move(endless, endless.with_name(DELTA_NAME))
+    with pytest.raises(RecordInvalid, match="not a regular file"):
+        read_record(endless.parent)
