@@ -42,6 +42,7 @@ from orchestrator.ledger.journal import Journal
 from orchestrator.places import open_places
 from train.config import CheckpointOptions
 
+_MOST_STEPS = 10**12
 _POINT = attrgetter("point")
 
 
@@ -52,13 +53,13 @@ _POINT = attrgetter("point")
 @click.argument("run", shell_complete=complete_run)
 @click.option(
     "--keep-last",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_STEPS),
     metavar="N",
     help="Newest checkpoints to keep, instead of what the spec says.",
 )
 @click.option(
     "--keep-every",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, _MOST_STEPS),
     metavar="N",
     help="Also keep every checkpoint whose step is a multiple of this; 0 for none.",
 )

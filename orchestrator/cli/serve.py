@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.common import examples, say, store_option
+from orchestrator.cli.common import MOST_SECONDS, examples, say, store_option
 from orchestrator.cli.completion import complete_model
 from orchestrator.cli.serve_clouds import serve_on_clouds
-from orchestrator.cli.serve_options import CloudOptions, cloud_options, refuse_given
+from orchestrator.cli.serve_options import MOST_REPLICAS, CloudOptions, cloud_options, refuse_given
 from orchestrator.errors import UsageError
 from orchestrator.home import home, make_folder
 from orchestrator.serving.engines import Engine, choose_engine, num_gpus
@@ -32,6 +32,7 @@ from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_ins
 _PORT = 8000
 # As many as share a worker's cache of 16,384 tokens with 1,024 each.
 _CONCURRENT_PER_WORKER, _QUEUED_PER_CONCURRENT = 16, 4
+_MOST_REQUESTS = 100_000
 _TICK_S = 0.5
 _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 
@@ -51,19 +52,19 @@ _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 )
 @click.option(
     "--replicas",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_REPLICAS),
     default=1,
     show_default=True,
     help="Workers of each model; on clouds nodes, each with all models.",
 )
 @click.option(
     "--max-concurrent",
-    type=click.IntRange(1),
+    type=click.IntRange(1, _MOST_REQUESTS),
     help=f"Requests answered at once.  [default: {_CONCURRENT_PER_WORKER} for each worker]",
 )
 @click.option(
     "--max-queued",
-    type=click.IntRange(0),
+    type=click.IntRange(0, _MOST_REQUESTS),
     help="Requests that wait; more are answered 429.  "
     f"[default: {_QUEUED_PER_CONCURRENT} for each answered at once]",
 )
@@ -77,7 +78,7 @@ _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 @click.option(
     "--drain",
     "drain_s",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_SECONDS),
     default=30,
     show_default=True,
     metavar="SECONDS",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.common import Amount
+
 if TYPE_CHECKING:
     from orchestrator.simulate.published import Told
     from orchestrator.simulate.terms import Terms
@@ -17,7 +19,7 @@ SYNTHETIC = "synthetic"
 # The cheapest ones: on six zones a job of `auto` takes 0.1 s.
 _MOST_MADE_UP_ZONES = 6
 _HOURS_OF_STARTS = 14 * 24
-_PRICE = click.FloatRange(min=0, max=1e6, min_open=True)
+_PRICE = Amount(1e6, is_above=True)
 
 traces_option = click.option(
     "--traces",

@@ -146,3 +146,43 @@ def test_a_delta_s_record_is_not_read_without_end(endless):
     shutil.move(endless, endless.with_name(DELTA_NAME))
     with pytest.raises(RecordInvalid, match="not a regular file"):
         read_record(endless.parent)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        (("simulate", SPEC, "--starts"), ("1000000000000", "0")),
+        (("simulate", SPEC, "--nodes"), ("99999999999999", "0")),
+        (("simulate", SPEC, "--spot-price"), ("nan", "inf", "1e308")),
+        (("eval", "m", "--timeout"), ("nan", "inf", "1e308")),
+        (("eval", "m", "--budget-usd"), ("nan", "inf", "1e308")),
+        (("eval", "m", "--max-tokens"), (10**30,)),
+        (("eval", "m", "--first"), (10**30,)),
+        (("serve", "m", "--drain"), (10**30,)),
+        (("serve", "m", "--replicas"), (10**30,)),
+        (("serve", "m", "--max-replicas"), (10**30,)),
+        (("serve", "m", "--max-queued"), (10**30,)),
+        (("serve", "m", "--max-concurrent"), (10**30,)),
+        (("serve", "m", "--requests-per-replica"), ("nan", "inf")),
+        (("chat", "http://127.0.0.1:1", "--temperature"), ("nan", "inf")),
+        (("chat", "http://127.0.0.1:1", "--max-tokens"), (10**30,)),
+        (("data", "prepare", "in", "out", "--workers"), (10**30,)),
+        (("data", "prepare", "in", "out", "--share"), ("nan", "2")),
+        (("data", "prepare", "in", "out", "--budget-usd"), ("nan", "inf")),
+        (("data", "prepare", "in", "out", "--usd-per-million-tokens"), ("nan", "inf")),
+        (("checkpoints", "prune", "x", "--keep-last"), (10**30,)),
+        (("checkpoints", "prune", "x", "--keep-every"), (10**30,)),
+    ],
+)
+def test_a_number_that_nobody_means_is_refused_by_its_option(refused, option, values):
+    for value in values:
+        assert str(option[-1]) in refused(*option, value)
+
+
+@pytest.mark.parametrize("number", ["9" * 6000, "0x" + "f" * 6000, "1:" * 3000 + "1"])
+def test_a_number_of_thousands_of_digits_is_refused_in_our_words(refused, tmp_path, number):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{SPEC.read_text()}\nx: {number}\n")
+    for said in (refused("plan", path), refused("plan", SPEC, "--set", f"train.seed={number}")):
+        assert "more than 100 digits" in said
+        assert "sys." not in said
