@@ -6,7 +6,6 @@ import ipaddress
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import click
 
 from orchestrator.cli.common import MOST_SECONDS, examples, say, store_option
 from orchestrator.cli.completion import complete_model
+from orchestrator.cli.listening import look_up
 from orchestrator.cli.serve_clouds import serve_on_clouds
 from orchestrator.cli.serve_options import MOST_REPLICAS, CloudOptions, cloud_options, refuse_given
 from orchestrator.errors import UsageError
@@ -151,17 +151,14 @@ def serve(
 
 def _address(host: str, port: int) -> Address:
     """Return where to listen; what others can reach needs a key."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
-    except OSError as error:
-        raise UsageError(f"{host!r} is no address of this machine.", "Change --host.") from error
+    _, found = look_up(host, port)
     key = os.environ.get(KEY_VARIABLE) or None
     if key is None and not ipaddress.ip_address(found).is_loopback:
         raise UsageError(
             f"Others can reach {host}, and no key is set.",
             f"export {KEY_VARIABLE}=$(openssl rand -hex 24)",
         )
-    return Address(host=str(found), port=port or free_port(), api_key=key)
+    return Address(host=found, port=port or free_port(), api_key=key)
 
 
 def _run(group: Group, patience: timedelta, *, has_page: bool) -> None:

@@ -186,3 +186,30 @@ def test_a_number_of_thousands_of_digits_is_refused_in_our_words(refused, tmp_pa
     for said in (refused("plan", path), refused("plan", SPEC, "--set", f"train.seed={number}")):
         assert "more than 100 digits" in said
         assert "sys." not in said
+
+
+@pytest.mark.parametrize("command", [("dashboard",), ("serve", "--local", "m")])
+@pytest.mark.parametrize("host", ["..", "a" * 300, "\xe9" * 100, "999.1.1.1"])
+def test_a_host_to_listen_at_that_is_none_is_named(refused, command, host):
+    assert "no address of this machine" in refused(*command, "--host", host, "--port", 0)
+
+
+@pytest.mark.parametrize("option", ["--status", "--down"])
+def test_what_no_service_can_be_called_is_refused_before_skypilot_is_asked(refused, option):
+    assert "service's name" in refused("serve", option, "../..")
+
+
+@pytest.mark.parametrize("output", ["/dev/null", "/dev/null/x"])
+def test_an_evaluation_that_could_not_be_kept_asks_nobody(refused, output):
+    asked = ("eval", "http://127.0.0.1:1/v1#m", "--output", output, "--first", 1, "--yes")
+    assert "Cannot make /dev/null" in refused(*asked)
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "missing/x"])
+def test_prepared_data_that_could_not_be_written_is_one_error(refused, tmp_path, name):
+    source = SPEC.with_name("conversations.json")
+    assert str(tmp_path) in refused("data", "prepare", source, tmp_path / name)
+
+
+def test_an_argument_that_is_no_text_is_named(refused):
+    assert r"\udcff" in refused("data", "show", "o\udcff")
