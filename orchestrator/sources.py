@@ -19,6 +19,8 @@ from orchestrator.spec import RunSpec
 
 _BLOCK_BYTES = 64 << 20
 _TIMEOUT_S = 60
+# In letters, of up to four bytes: file systems take 255 of them, and `_replacing` adds some.
+_LONGEST_NAME = 60
 # What a model folder in the Hugging Face layout has that training reads.
 _MODEL_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 
@@ -65,7 +67,8 @@ def _cached(source: str) -> Path:
     folder = home() / "sources" / hashlib.sha256(source.encode()).hexdigest()[:16]
     make_folder(folder)
     # Programs are told of it in their arguments, which all users of the machine can read.
-    return folder / (source.partition("?")[0].rpartition("/")[2] or "data")
+    name = source.partition("?")[0].rpartition("/")[2] or "data"
+    return folder / name[-_LONGEST_NAME:]
 
 
 def _download_object(place: str, key: str, target: Path) -> None:

@@ -34,7 +34,7 @@ _COMMANDS = {
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (
         "orchestrator.cli.checkpoints",
-        "List, verify, prune, pin, export and restore checkpoints.",
+        "List, verify, prune, pin and export checkpoints; apply a delta.",
     ),
     "completion": ("orchestrator.cli.completion", "Print what makes a shell complete commands."),
 }

@@ -55,7 +55,12 @@ def _template_option(**more: Any) -> Callable[[Callable[..., None]], Callable[..
     return click.option("--template", type=kind, help="As data.template of a spec.", **more)
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "orchestrate data prepare sharegpt.json clean.jsonl --language en",
+        "orchestrate data show clean.jsonl",
+    )
+)
 def data() -> None:
     """Prepare conversations for training."""
 

@@ -101,7 +101,10 @@ def prune(
         say(f"Deleted {_total(doomed)}; aborted {len(aborted)} unfinished uploads.")
 
 
-@click.command(short_help="Keep a checkpoint until it is unpinned.")
+@click.command(
+    short_help="Keep a checkpoint until it is unpinned.",
+    epilog=examples("orchestrate checkpoints pin vicuna-7b 1200"),
+)
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
@@ -116,7 +119,10 @@ def pin(run: str, step: int, store: str | None) -> None:
     say(f"Pinned step {step} of {run}. Undo it: orchestrate checkpoints unpin {run} {step}")
 
 
-@click.command(short_help="Let a checkpoint be pruned again.")
+@click.command(
+    short_help="Let a checkpoint be pruned again.",
+    epilog=examples("orchestrate checkpoints unpin vicuna-7b 1200"),
+)
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option

@@ -7,6 +7,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -423,3 +424,35 @@ def test_logs_of_an_attempt_s_nodes_are_told_apart(orchestrate, finished):
     code, _, err = orchestrate("logs", "demo", "--attempt", "2", "--node", "1")
     assert code == 2
     assert "no log of attempt 2, node 1" in err
+
+
+def every_command(command, path):
+    """Yield every command and group with the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                yield from every_command(inner, f"{path} {name}")
+
+
+EVERY_COMMAND = dict(every_command(cli_module.cli, "orchestrate"))
+
+
+@pytest.mark.parametrize("path", EVERY_COMMAND)
+def test_every_help_ends_with_an_example_of_the_command(orchestrate, path):
+    code, out, _ = orchestrate(*path.split()[1:], "--help")
+    last = out.rstrip().split("\n\n")[-2 if path == "orchestrate" else -1]
+    assert code == 0
+    assert "Options:" not in last
+    assert re.search(rf"^  .*{path}( |$)", last, re.MULTILINE)
+
+
+def test_help_names_only_what_checkpoints_can_do(orchestrate):
+    _, out, _ = orchestrate("--help")
+    (summary,) = re.findall(r"^  checkpoints  (.*(?:\n {4,}.*)*)", out, re.MULTILINE)
+    verbs = re.findall(r"[a-z]+", summary.lower().partition(" checkpoints")[0])
+    names = {path.split()[-1] for path in EVERY_COMMAND if path.startswith("orchestrate check")}
+    assert set(verbs) - {"and"} <= names
+    assert len(verbs) > 4
