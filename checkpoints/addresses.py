@@ -53,6 +53,18 @@ def check_proxies() -> None:
             raise _invalid(host, "NO_PROXY", "it is no host in ASCII")
 
 
+def check_key(key: str, called: str) -> None:
+    """Look at a key that is to be sent in a header.
+
+    Raises:
+        AddressInvalid: no header can hold it. It is not shown.
+    """
+    if not (key.isascii() and key.isprintable()):
+        raise AddressInvalid(
+            f"{called} has characters that no header can hold.", "Set it anew, on one line."
+        )
+
+
 def _split(url: str, called: str, schemes: tuple[str, ...]) -> SplitResult:
     if len(url) > _MOST_CHARACTERS:
         raise _invalid(url, called, f"it has {len(url):,} characters")

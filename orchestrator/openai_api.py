@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from checkpoints.addresses import check_proxies, split_address
+from checkpoints.addresses import check_key, check_proxies, split_address
 from checkpoints.errors import AddressInvalid
 from orchestrator.errors import MissingDependency, UsageError
 from orchestrator.redact import redact
@@ -61,7 +61,8 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
 
     Raises:
         MissingDependency: it is not installed.
-        AddressInvalid: the environment names a proxy that cannot be one.
+        AddressInvalid: the key or a proxy in the environment cannot be one.
+        UsageError: the environment names certificates that cannot be read.
     """
     try:
         import openai  # an extra, and 0.5 s
@@ -75,6 +76,14 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
     trusts_proxies = not is_loopback(url)
     if trusts_proxies:
         check_proxies()
+    check_key(key or "", "The API key")
+    try:
+        http_client = openai.DefaultHttpxClient(timeout=timeout, trust_env=trusts_proxies)
+    except OSError as error:  # of ssl, too
+        raise UsageError(
+            f"The certificates of this machine cannot be read: {error.strerror or error}.",
+            "Correct or unset SSL_CERT_FILE and SSL_CERT_DIR.",
+        ) from error
     with _own_settings(url):
         return openai.OpenAI(
             base_url=url,
@@ -82,7 +91,7 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
             api_key=key or "none",
             max_retries=retries,
             timeout=timeout,
-            http_client=openai.DefaultHttpxClient(timeout=timeout, trust_env=trusts_proxies),
+            http_client=http_client,
         )
 
 

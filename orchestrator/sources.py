@@ -11,6 +11,7 @@ from pathlib import Path
 
 from checkpoints.addresses import check_proxies, split_address
 from checkpoints.errors import ObjectMissing
+from checkpoints.regular_files import open_regular
 from checkpoints.store import CLOUD_SCHEMES, open_store
 from orchestrator.errors import InputError, MissingDependency
 from orchestrator.home import home, make_folder
@@ -60,6 +61,12 @@ def _existing_file(path: Path) -> Path:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise InputError(f"data.train {path} {what}.", "Check the path in the spec.")
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise InputError(
+            f"data.train {path} cannot be read: {error.strerror}.", "Check the path in the spec."
+        ) from error
     return path
 
 
@@ -103,8 +110,8 @@ def _download_url(url: str, target: Path) -> None:
             response.raise_for_status()
             for block in response.iter_bytes():
                 output.write(block)
-    # A server may send us on to what is no address.
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+    # A server may send us on to what is no address; certificates and the disk may be unusable.
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
         what = redact(f"data.train {url} cannot be fetched: {error}")
         raise InputError(what, "Check the URL and the network.") from error
 

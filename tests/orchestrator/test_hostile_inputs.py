@@ -213,3 +213,49 @@ def test_prepared_data_that_could_not_be_written_is_one_error(refused, tmp_path,
 
 def test_an_argument_that_is_no_text_is_named(refused):
     assert r"\udcff" in refused("data", "show", "o\udcff")
+
+
+@pytest.mark.parametrize("key", ["\xe9", "a\nb"])
+def test_a_key_that_no_header_can_hold_is_said_without_it(refused, tmp_path, monkeypatch, key):
+    for name in ("OPENAI_API_KEY", "ORCHESTRATE_MODEL_API_KEY"):
+        monkeypatch.setenv(name, f"secret{key}")
+    endpoint = ("--augment", "paraphrase", "--endpoint", "http://127.0.0.1:1", "--model", "m")
+    source = SPEC.with_name("conversations.json")
+    for said in (
+        refused("eval", "http://127.0.0.1:1", "--yes"),
+        refused("data", "prepare", source, tmp_path / "out", *endpoint),
+    ):
+        assert "no header can hold" in said
+        assert "secret" not in said
+
+
+@pytest.mark.usefixtures("question")
+def test_certificates_that_cannot_be_read_are_said(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(SPEC))
+    endpoint = ("--augment", "paraphrase", "--endpoint", "http://127.0.0.1:1", "--model", "m")
+    source = SPEC.with_name("conversations.json")
+    assert "certificates" in refused("chat", "https://192.0.2.1/v1", "--model", "m")
+    assert "certificates" in refused("data", "prepare", source, tmp_path / "out", *endpoint)
+    data = ("--set", "data.train=https://192.0.2.1/d.json")
+    assert "cannot be fetched" in refused("plan", SPEC, *data)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("plan", SPEC, "--set", "data.train={}"), ("data", "show", "{}"), ("data", "prepare", "{}")],
+)
+def test_data_that_does_not_say_how_long_it_is_is_not_read(refused, tmp_path, command):
+    output = (tmp_path / "out",) if "prepare" in command else ()
+    given = [str(word).format("/proc/self/pagemap") for word in command]
+    assert "how long" in refused(*given, *output)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\xe9" * 300])
+def test_an_address_of_data_may_end_in_a_name_that_no_file_can_have(refused, name):
+    data = f"data.train=http://127.0.0.1:1/{name}"
+    assert "cannot be fetched" in refused("plan", SPEC, "--set", data)
+
+
+def test_a_what_if_has_so_many_values_that_it_ends(refused):
+    values = ",".join(f"{hours}h" for hours in range(3, 3000))
+    assert "at most 24 values" in refused("simulate", SPEC, "--what-if", f"deadline={values}")

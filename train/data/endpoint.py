@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from checkpoints.addresses import check_proxies, split_address
+from checkpoints.addresses import check_key, check_proxies, split_address
 from checkpoints.errors import AddressInvalid
 from train.errors import EndpointFailed, EndpointRefused
 
@@ -62,11 +62,18 @@ class Endpoint:
         try:
             split_address(url, "The endpoint")
             check_proxies()
+            check_key(key or "", "OPENAI_API_KEY")
         except AddressInvalid as error:
             raise EndpointRefused(error.what, error.next_step) from error
-        self._client = httpx.Client(
-            base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_SECONDS
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_SECONDS
+            )
+        except OSError as error:  # of ssl, too
+            raise EndpointRefused(
+                f"The certificates of this machine cannot be read: {error.strerror or error}.",
+                "Correct or unset SSL_CERT_FILE and SSL_CERT_DIR.",
+            ) from error
         self._lock = threading.Lock()
         self._answers, self._tokens, length = _read_cache(cache)
         self._file = cache.open("ab")
