@@ -196,7 +196,12 @@ def _profile_files() -> list[Path]:
         "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
         "AWS_CONFIG_FILE": "~/.aws/config",
     }
-    return [Path(os.environ.get(name) or usual).expanduser() for name, usual in places.items()]
+    try:
+        return [Path(os.environ.get(name) or usual).expanduser() for name, usual in places.items()]
+    except RuntimeError as error:
+        raise StoreRefused(
+            f"{' or '.join(places)} is below a home folder of nobody", "Correct it."
+        ) from error
 
 
 def _read_settings() -> dict[str, Any]:

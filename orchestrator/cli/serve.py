@@ -24,7 +24,7 @@ from orchestrator.errors import UsageError
 from orchestrator.home import home, make_folder
 from orchestrator.serving.engines import Engine, choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
-from orchestrator.serving.models import ServedModel, find_models
+from orchestrator.serving.models import ServedModel, find_folder, find_models
 from orchestrator.serving.page import Page, check_page_installed, open_page
 from orchestrator.serving.processes import free_port, last_line
 from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_installed
@@ -130,7 +130,7 @@ def serve(
     chosen = choose_engine(None if engine == "auto" else Engine(engine), num_gpus=num_gpus())
     at_once = max_concurrent or _CONCURRENT_PER_WORKER * len(models) * replicas
     queued = _QUEUED_PER_CONCURRENT * at_once if max_queued is None else max_queued
-    runs = [text for text in models if not Path(text.rpartition("=")[2]).expanduser().is_dir()]
+    runs = [text for text in models if find_folder(text.rpartition("=")[2]) is None]
     if runs:
         say(f"Exporting {', '.join(runs)}, if that has not been done.")
     served = find_models(models, store)

@@ -194,6 +194,20 @@ def test_a_host_to_listen_at_that_is_none_is_named(refused, command, host):
     assert "no address of this machine" in refused(*command, "--host", host, "--port", 0)
 
 
+@pytest.mark.parametrize("command", [("serve", "--local"), ("eval", "--yes")])
+@pytest.mark.parametrize(
+    "model", ["~nobody-here/x", "~nobody-here", "x" * 5000, "y=a/" + "x" * 5000]
+)
+def test_a_model_whose_path_nobody_can_have_is_refused(refused, command, model):
+    assert refused(*command, model)
+
+
+def test_a_profile_below_the_home_of_nobody_is_named(refused, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "~nobody-here/config")
+    assert "AWS_CONFIG_FILE" in refused("status", "x", "--store", "s3://a/b")
+
+
 @pytest.mark.parametrize("option", ["--status", "--down"])
 def test_what_no_service_can_be_called_is_refused_before_skypilot_is_asked(refused, option):
     assert "service's name" in refused("serve", option, "../..")
