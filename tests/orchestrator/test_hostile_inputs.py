@@ -198,8 +198,10 @@ def test_a_host_to_listen_at_that_is_none_is_named(refused, command, host):
 @pytest.mark.parametrize(
     "model", ["~nobody-here/x", "~nobody-here", "x" * 5000, "y=a/" + "x" * 5000]
 )
-def test_a_model_whose_path_nobody_can_have_is_refused(refused, command, model):
-    assert refused(*command, model)
+def test_a_model_whose_path_nobody_can_have_is_refused(orchestrate, command, model):
+    code, out, err = orchestrate(*command, model)
+    assert (code, out) == (2, "")
+    assert model.rpartition("=")[2] in err.splitlines()[-2]
 
 
 def test_a_profile_below_the_home_of_nobody_is_named(refused, monkeypatch):
