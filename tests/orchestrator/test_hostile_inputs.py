@@ -275,3 +275,25 @@ def test_an_address_of_data_may_end_in_a_name_that_no_file_can_have(refused, nam
 def test_a_what_if_has_so_many_values_that_it_ends(refused):
     values = ",".join(f"{hours}h" for hours in range(3, 3000))
     assert "at most 24 values" in refused("simulate", SPEC, "--what-if", f"deadline={values}")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_that_has_no_end_is_not_read(refused, tmp_path, name):
+    model = shutil.copytree(SPEC.with_name("tiny-llama"), tmp_path / "model")
+    for other in ("tokenizer.json", "tokenizer_config.json"):
+        (model / other).write_text("{}")
+    (model / name).unlink()
+    os.mkfifo(model / name)
+    source = SPEC.with_name("conversations.json")
+    assert "not a regular file" in refused("data", "show", source, "--tokenizer", model)
+
+
+@pytest.mark.parametrize("text", [None, "[" * 100_000])
+def test_a_model_s_configuration_that_is_none_is_one_error(refused, tmp_path, text):
+    model = shutil.copytree(SPEC.with_name("tiny-llama"), tmp_path / "model")
+    (model / "config.json").unlink()
+    if text is None:
+        os.mkfifo(model / "config.json")
+    else:
+        (model / "config.json").write_text(text)
+    assert "config.json" in refused("plan", SPEC, "--set", f"model.base={model}")
