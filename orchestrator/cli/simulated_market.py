@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import Amount
-
 if TYPE_CHECKING:
     from orchestrator.simulate.published import Told
     from orchestrator.simulate.terms import Terms
@@ -19,7 +17,7 @@ SYNTHETIC = "synthetic"
 # The cheapest ones: on six zones a job of `auto` takes 0.1 s.
 _MOST_MADE_UP_ZONES = 6
 _HOURS_OF_STARTS = 14 * 24
-_PRICE = Amount(1e6, is_above=True)
+_PRICE = click.FloatRange(min=0, max=1e6, min_open=True)
 
 traces_option = click.option(
     "--traces",

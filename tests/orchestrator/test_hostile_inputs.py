@@ -153,7 +153,7 @@ def test_a_delta_s_record_is_not_read_without_end(endless):
     [
         (("simulate", SPEC, "--starts"), ("1000000000000", "0")),
         (("simulate", SPEC, "--nodes"), ("99999999999999", "0")),
-        (("simulate", SPEC, "--spot-price"), ("nan", "inf", "1e308")),
+        (("simulate", SPEC, "--spot-price"), ("inf", "1e308")),
         (("eval", "m", "--timeout"), ("nan", "inf", "1e308")),
         (("eval", "m", "--budget-usd"), ("nan", "inf", "1e308")),
         (("eval", "m", "--max-tokens"), (10**30,)),
