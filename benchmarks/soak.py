@@ -28,6 +28,8 @@ MEAN_LIFE_S = 20.0
 NOTICE_S = 5.0
 SAMPLE_S = 5.0
 KEEP_LAST = 3
+# The last one from before the batches that a roll-back reaches, and the one after it.
+KEPT_FOR_ROLL_BACKS = 2
 # Supervisor and agent hold the run's facts, to fold them: so much per object of events/ is no leak.
 FACT_BYTES = 64 << 10
 # Agents upload every two seconds, if there is something; claims and ends come on top.
@@ -130,7 +132,7 @@ def _checks(
         _at_most(
             "checkpoints in the store",
             sum(1 for _ in (site.store / "checkpoints").iterdir()),
-            KEEP_LAST,
+            KEEP_LAST + KEPT_FOR_ROLL_BACKS,
         ),
         *_grown(site, status, samples[-1].at_s),
         _replay(status),

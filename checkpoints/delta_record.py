@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from checkpoints.errors import RecordInvalid
 from checkpoints.manifest import Shape
+from checkpoints.regular_files import read_regular
 from checkpoints.tensor_files import TensorSpec
 
 DELTA_NAME = "delta.json"
+_MOST_BYTES = 64 << 20
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -63,11 +65,12 @@ def read_record(delta: Path) -> DeltaRecord:
     """Return the record of a delta's folder; raise RecordInvalid."""
     path = delta / DELTA_NAME
     try:
-        return DeltaRecord.model_validate_json(path.read_bytes())
+        return DeltaRecord.model_validate_json(read_regular(path, _MOST_BYTES))
     except FileNotFoundError:
         raise RecordInvalid(f"{delta} holds no {DELTA_NAME}.", "Give a delta's folder.") from None
-    except ValidationError as error:
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise RecordInvalid(
-            f"{path} cannot be used: {error.errors()[0]['msg']}.",
+            f"{path} cannot be used: {why}.",
             "Download the delta again, or upgrade.",
         ) from error

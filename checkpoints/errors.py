@@ -10,6 +10,7 @@ CheckpointError
 │   ├── ObjectMissing      no object under this key
 │   ├── ObjectExists       `create` found an object
 │   └── VersionMismatch    `replace` found another version, or none
+├── AddressInvalid         no server's address, or that of a proxy
 ├── RecordInvalid          a record does not parse, is too new, or does not fit
 ├── Damaged                bytes differ from their checksum or size
 ├── Fenced                 a later attempt owns the run
@@ -64,6 +65,10 @@ class ObjectExists(StoreError):
 
 class VersionMismatch(StoreError):
     """The object is absent or is not the version that was read."""
+
+
+class AddressInvalid(CheckpointError):
+    """What was given as a server's address, or is set as one, cannot be one."""
 
 
 class RecordInvalid(CheckpointError):

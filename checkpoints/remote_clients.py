@@ -11,8 +11,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
+from checkpoints.addresses import split_address
 from checkpoints.errors import StoreRefused
 
 if TYPE_CHECKING:
@@ -75,30 +77,49 @@ _memory_lock = threading.Lock()
 
 
 def open_client(scheme: str, bucket: str) -> Client:
-    """Return the client for a scheme that `store.open_store` knows."""
-    match scheme:
-        case "s3":
-            return _open_s3(bucket)
-        case "s3-local":
-            return _open_local_s3(bucket)
-        case "gs":
-            base_url = os.environ.get("GOOGLE_BASE_URL")
-            return GCSStore(bucket, client_options=_options(base_url), retry_config=_RETRY)
-        case "az":
-            return _open_azure(bucket)
-        case _:
-            with _memory_lock:
-                return _memory_stores.setdefault(bucket, MemoryStore())
+    """Return the client for a scheme that `store.open_store` knows.
+
+    Raises:
+        AddressInvalid: the endpoint that is set for it is no address.
+        StoreRefused: other settings of it cannot be used.
+    """
+    if scheme == "memory":
+        with _memory_lock:
+            return _memory_stores.setdefault(bucket, MemoryStore())
+    _check_settings()
+    open_one: dict[str, Callable[[str], Client]]
+    open_one = {"s3": _open_s3, "s3-local": _open_local_s3, "gs": _open_gcs, "az": _open_azure}
+    try:
+        return open_one[scheme](bucket)
+    except BaseError as error:
+        raise StoreRefused(
+            f"{scheme}://{bucket} cannot be opened: {str(error).splitlines()[0]}",
+            HINTS[scheme].credentials,
+        ) from error
+
+
+def _check_settings() -> None:
+    """Name a setting that would be no header: obstore reads all of these, and panics at it."""
+    for name, value in os.environ.items():
+        if name.startswith(("AWS_", "AZURE_")) and not value.isprintable():
+            raise StoreRefused(
+                f"{name} has a line's end or an unprintable character", "Set it anew."
+            )
 
 
 def _open_s3(bucket: str) -> S3Store:
     """Find endpoint, region and credentials as AWS' tools do: in the environment, in a profile."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    endpoint = next(filter(None, map(os.environ.get, names)), None)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not (endpoint and region) and _has_profile():
         profile = _read_settings()
         endpoint = endpoint or profile.get("endpoint_url")
         region = region or profile.get("region")
+    for name in ("AWS_ENDPOINT", *names):
+        # obstore reads them as well; an empty one, too, where it is given none.
+        if os.environ.get(name) or (name in os.environ and not endpoint):
+            split_address(os.environ[name], name)
     provide = _profile_credentials() if _needs_profile() else None
     return _s3_store(bucket, endpoint, region or _DEFAULT_REGION, provide)
 
@@ -135,10 +156,15 @@ def _s3_store(
         # Hashing the body halved the upload rate. The server checks this of each part instead.
         unsigned_payload=True,
         checksum_algorithm="CRC64NVME",
-        client_options=_options(endpoint),
+        client_options=_options(endpoint, "AWS_ENDPOINT_URL"),
         retry_config=_RETRY,
         **options,
     )
+
+
+def _open_gcs(bucket: str) -> GCSStore:
+    options = _options(os.environ.get("GOOGLE_BASE_URL"), "GOOGLE_BASE_URL")
+    return GCSStore(bucket, client_options=options, retry_config=_RETRY)
 
 
 def _open_azure(container: str) -> AzureStore:
@@ -147,11 +173,12 @@ def _open_azure(container: str) -> AzureStore:
             f"az://{container} names no storage account", "Set AZURE_STORAGE_ACCOUNT_NAME."
         )
     endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT") or os.environ.get("AZURE_ENDPOINT")
-    return AzureStore(container, client_options=_options(endpoint), retry_config=_RETRY)
+    options = _options(endpoint, "AZURE_STORAGE_ENDPOINT")
+    return AzureStore(container, client_options=options, retry_config=_RETRY)
 
 
-def _options(endpoint: str | None) -> ClientConfig:
-    is_plain = endpoint is not None and endpoint.startswith("http://")
+def _options(endpoint: str | None, called: str) -> ClientConfig:
+    is_plain = endpoint is not None and split_address(endpoint, called).scheme == "http"
     return {**_CLIENT, "allow_http": is_plain}
 
 
@@ -169,7 +196,12 @@ def _profile_files() -> list[Path]:
         "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
         "AWS_CONFIG_FILE": "~/.aws/config",
     }
-    return [Path(os.environ.get(name) or usual).expanduser() for name, usual in places.items()]
+    try:
+        return [Path(os.environ.get(name) or usual).expanduser() for name, usual in places.items()]
+    except RuntimeError as error:
+        raise StoreRefused(
+            f"{' or '.join(places)} is below a home folder of nobody", "Correct it."
+        ) from error
 
 
 def _read_settings() -> dict[str, Any]:

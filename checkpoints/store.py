@@ -26,6 +26,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 # Clouds by the scheme of their URLs.
 CLOUD_SCHEMES = ("s3", "gs", "az")
 _BUCKET_SCHEMES = (*CLOUD_SCHEMES, "s3-local")
+# What a bucket or container may be called at some cloud, or was once.
+_BUCKET = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,220}[A-Za-z0-9_])?")
 # Characters that some store escapes or forbids; the same keys must work in all of them.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\{}^%`\[\]"<>~#|*?]')
 
@@ -96,23 +98,30 @@ class ObjectStore(Protocol):
 
 
 def open_store(url: str) -> ObjectStore:
-    """Return the store at file:///abs/path, memory://name, or s3, gs or az ://bucket/prefix."""
+    """Return the store at file:///abs/path, memory://name, or s3, gs or az ://bucket/prefix.
+
+    Raises:
+        UnsupportedStore: the URL names none.
+        AddressInvalid: the environment names an endpoint of it that is no address.
+        StoreRefused: its settings in the environment cannot be used.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+    path = unquote(parts.path)
+    if parts.scheme == "file" and not parts.netloc and path.startswith("/") and "\0" not in path:
         from checkpoints.folder_store import FolderStore
 
-        return FolderStore(unquote(parts.path))
-    if parts.scheme in (*_BUCKET_SCHEMES, "memory") and parts.netloc:
+        return FolderStore(path)
+    is_remote = parts.scheme in (*_BUCKET_SCHEMES, "memory")
+    if is_remote and _BUCKET.fullmatch(parts.netloc) and _is_prefix(path.strip("/")):
         # Both import this module. obstore's native library adds 9 ms, and a folder needs none.
         from checkpoints.object_store import RemoteStore
         from checkpoints.remote_clients import open_client
 
-        prefix = unquote(parts.path).strip("/")
         client = open_client(parts.scheme, parts.netloc)
-        return RemoteStore(client, scheme=parts.scheme, bucket=parts.netloc, prefix=prefix)
+        return RemoteStore(client, scheme=parts.scheme, bucket=parts.netloc, prefix=path.strip("/"))
     raise UnsupportedStore(
         f"{url!r} names no store that is supported",
         "Use file:///absolute/path, s3://bucket/prefix, gs://bucket/prefix or "
@@ -168,6 +177,12 @@ def changed(key: str) -> VersionMismatch:
 def truncated(key: str, num_missing: int) -> Damaged:
     """Return the error for an object that ends before a range does."""
     return Damaged(f"{key} is {num_missing} bytes too short", "Resume from another checkpoint.")
+
+
+def _is_prefix(path: str) -> bool:
+    """Say whether keys can be below it: it may have characters that keys may not."""
+    parts = path.split("/") if path else []
+    return path.isprintable() and not any(part in ("", ".", "..") for part in parts)
 
 
 def _check_characters(key: str) -> str:

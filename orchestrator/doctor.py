@@ -13,6 +13,7 @@ import yaml
 from checkpoints.errors import CheckpointError
 from checkpoints.layout import CHECKPOINTS
 from checkpoints.probe import check_conditional_writes
+from checkpoints.regular_files import read_regular
 from orchestrator import __version__
 from orchestrator.agent.tracking import has_key
 from orchestrator.doctor_clouds import examine_clouds
@@ -27,6 +28,7 @@ from orchestrator.spec import RunSpec
 
 # Where SkyPilot's settings of this machine are.
 _SKY_CONFIG = "SKYPILOT_GLOBAL_CONFIG"
+_MOST_CONFIG_BYTES = 1 << 20
 
 
 def examine(spec: RunSpec | None, *, offline: bool = False) -> Iterator[Finding]:
@@ -129,10 +131,10 @@ def _sky_config(spec: RunSpec) -> Iterator[Finding]:
     """
     path = Path(os.environ.get(_SKY_CONFIG) or "~/.sky/config.yaml").expanduser()
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(read_regular(path, _MOST_CONFIG_BYTES).decode())
     except FileNotFoundError:
         config = None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = str(error).splitlines()[0]
         yield Finding(check="skypilot", verdict=Verdict.FAILED, what=f"{path}: {line}")
         return

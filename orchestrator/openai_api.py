@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from checkpoints.addresses import check_key, check_proxies, split_address
+from checkpoints.errors import AddressInvalid
 from orchestrator.errors import MissingDependency, UsageError
 from orchestrator.redact import redact
 
@@ -24,13 +26,18 @@ _LEAST_KEY = 8
 
 
 def resolve_url(url: str) -> str:
-    """Return the API's address, with the /v1 that people leave out; raise UsageError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """Return the API's address, with the /v1 that people leave out.
+
+    Raises:
+        UsageError: it is none, or has a password in it.
+    """
+    try:
+        parts = split_address(url)
+    except AddressInvalid as error:
         raise UsageError(
-            f"{url!r} is no server's address.",
+            error.what,
             "Write http://HOST:PORT. To serve a run or a folder: orchestrate serve --local MODEL",
-        )
+        ) from error
     if parts.username or parts.password:
         raise UsageError(
             f"The address of {parts.hostname} has a password in it.",
@@ -55,6 +62,8 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
 
     Raises:
         MissingDependency: it is not installed.
+        AddressInvalid: the key or a proxy in the environment cannot be one.
+        UsageError: the environment names certificates that cannot be read.
     """
     try:
         import openai  # an extra, and 0.5 s
@@ -66,6 +75,16 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
     timeout = openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
     # A proxy cannot reach the loopback that is meant.
     trusts_proxies = not is_loopback(url)
+    if trusts_proxies:
+        check_proxies()
+    check_key(key or "", "The API key")
+    try:
+        http_client = openai.DefaultHttpxClient(timeout=timeout, trust_env=trusts_proxies)
+    except OSError as error:  # of ssl, too
+        raise UsageError(
+            f"The certificates of this machine cannot be read: {error.strerror or error}.",
+            "Correct or unset SSL_CERT_FILE and SSL_CERT_DIR.",
+        ) from error
     with _own_settings(url):
         return openai.OpenAI(
             base_url=url,
@@ -73,7 +92,7 @@ def open_client(url: str, key: str | None, *, timeout_s: float, retries: int) ->
             api_key=key or "none",
             max_retries=retries,
             timeout=timeout,
-            http_client=openai.DefaultHttpxClient(timeout=timeout, trust_env=trusts_proxies),
+            http_client=http_client,
         )
 
 

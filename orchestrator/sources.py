@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from checkpoints.addresses import check_proxies, split_address
 from checkpoints.errors import ObjectMissing
+from checkpoints.regular_files import open_regular
 from checkpoints.store import CLOUD_SCHEMES, open_store
 from orchestrator.errors import InputError, MissingDependency
 from orchestrator.home import home, make_folder
@@ -18,6 +20,8 @@ from orchestrator.spec import RunSpec
 
 _BLOCK_BYTES = 64 << 20
 _TIMEOUT_S = 60
+# In letters, of up to four bytes: file systems take 255 of them, and `_replacing` adds some.
+_LONGEST_NAME = 60
 # What a model folder in the Hugging Face layout has that training reads.
 _MODEL_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 
@@ -57,6 +61,12 @@ def _existing_file(path: Path) -> Path:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise InputError(f"data.train {path} {what}.", "Check the path in the spec.")
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise InputError(
+            f"data.train {path} cannot be read: {error.strerror}.", "Check the path in the spec."
+        ) from error
     return path
 
 
@@ -64,7 +74,8 @@ def _cached(source: str) -> Path:
     folder = home() / "sources" / hashlib.sha256(source.encode()).hexdigest()[:16]
     make_folder(folder)
     # Programs are told of it in their arguments, which all users of the machine can read.
-    return folder / (source.partition("?")[0].rpartition("/")[2] or "data")
+    name = source.partition("?")[0].rpartition("/")[2] or "data"
+    return folder / name[-_LONGEST_NAME:]
 
 
 def _download_object(place: str, key: str, target: Path) -> None:
@@ -88,6 +99,8 @@ def _download_url(url: str, target: Path) -> None:
     # 50 ms, for data on the web only.
     import httpx
 
+    split_address(url, "data.train")
+    check_proxies()
     try:
         with (
             _replacing(target) as scratch,
@@ -97,7 +110,8 @@ def _download_url(url: str, target: Path) -> None:
             response.raise_for_status()
             for block in response.iter_bytes():
                 output.write(block)
-    except httpx.HTTPError as error:
+    # A server may send us on to what is no address; certificates and the disk may be unusable.
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
         what = redact(f"data.train {url} cannot be fetched: {error}")
         raise InputError(what, "Check the URL and the network.") from error
 

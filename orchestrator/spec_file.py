@@ -9,12 +9,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from checkpoints.regular_files import read_regular
 from orchestrator.errors import SpecError
 from orchestrator.spec import RunSpec, resolve_store, suggest
 
 MAX_SPEC_BYTES = 1_000_000
 # With aliases a file of 400 bytes can stand for billions of values.
 _MAX_VALUES = 100_000
+# Python refuses to write numbers of 4,300 digits, which YAML can give as hexadecimal ones.
+_MOST_DIGITS = 100
 # What PyYAML's constructors raise for values that do not fit their tag, as `!!bool maybe`.
 _NOT_YAML = (
     *(yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError),
@@ -47,6 +50,11 @@ class _SpecLoader(yaml.SafeLoader):
             self._sizes[id(node)] = size
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > _MOST_DIGITS:
+            raise yaml.YAMLError(f"a number has more than {_MOST_DIGITS} digits")
+        return int(super().construct_yaml_int(node))
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:bool":
@@ -56,6 +64,9 @@ class _SpecLoader(yaml.SafeLoader):
         if twice:
             raise yaml.YAMLError(f"the key {min(twice)} is given twice")
         return super().construct_mapping(node, deep)
+
+
+_SpecLoader.add_constructor("tag:yaml.org,2002:int", _SpecLoader.construct_yaml_int)
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
@@ -93,21 +104,20 @@ def apply_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8") if size <= MAX_SPEC_BYTES else ""
+        text = read_regular(path, MAX_SPEC_BYTES).decode()
     except OSError as error:
         raise SpecError(
-            f"Cannot read the spec {path}: {error.strerror}.", "Check the path."
+            f"Cannot read the spec {path}: {error.strerror}.",
+            "Give a file of a few dozen lines, as examples/quickstart.yaml.",
         ) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"The spec {path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    if size > MAX_SPEC_BYTES:
-        raise SpecError(f"The spec {path} has {size} bytes.", "A spec has a few dozen lines.")
     try:
         document = yaml.load(text, Loader=_SpecLoader)
     except _NOT_YAML as error:
-        detail = " ".join(str(error).split())[:200]
-        raise SpecError(f"The spec {path} is not YAML: {detail}", "Correct it there.") from error
+        raise SpecError(
+            f"The spec {path} is not YAML: {_said(error)}", "Correct it there."
+        ) from error
     if not isinstance(document, dict):
         raise SpecError(
             f"The spec {path} holds no mapping of keys.", "See examples/quickstart.yaml."
@@ -122,7 +132,9 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_SpecLoader)
     except _NOT_YAML as error:
-        raise SpecError(f"--set {override!r}: the value is not YAML.", "Quote it.") from error
+        raise SpecError(
+            f"--set {override!r:.80}: the value is not YAML: {_said(error)}", "Quote it."
+        ) from error
     *parents, last = key.split(".")
     section = document
     for parent in parents:
@@ -133,6 +145,10 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
             raise SpecError(f"--set {override!r}: {parent} has no keys.", "Check the key's path.")
         section = inner
     section[last] = value
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _explain(path: Path | str, error: ValidationError) -> tuple[str, str]:

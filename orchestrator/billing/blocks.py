@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from checkpoints.regular_files import open_regular
 from checkpoints.store import open_store
 from orchestrator.errors import InputError
 
@@ -52,7 +53,7 @@ def name_of(source: str) -> str:
 
 def _opened(source: str) -> io.BufferedReader:
     if "://" not in source:
-        return Path(source).open("rb")
+        return open_regular(Path(source))
     place, _, key = source.rpartition("/")
     store = open_store(place)
     size = next((entry.size for entry in store.list(key) if entry.key == key), None)

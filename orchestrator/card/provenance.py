@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from checkpoints.layout import input_key
+from checkpoints.regular_files import read_regular
 from checkpoints.store import ObjectStore
 from orchestrator.errors import InputError, unreadable
 from orchestrator.inputs import InputFile
@@ -18,6 +19,8 @@ from orchestrator.ledger.record import RunRecord
 # As train.data.dataset writes them.
 _TRAIN_NAME, _EVAL_NAME = "train.safetensors", "eval.safetensors"
 _REPORT_VERSION = 1
+# It names every conversation that was changed.
+_MOST_BYTES = 256 << 20
 
 
 class CleaningReport(BaseModel):
@@ -94,7 +97,7 @@ def _samples(folder: ObjectStore, file: InputFile | None) -> Samples | None:
 
 def _read_report(path: Path) -> CleaningReport:
     try:
-        text = path.read_bytes()
+        text = read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror}.", "Give the OUT.report.json of the data."

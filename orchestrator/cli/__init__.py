@@ -34,7 +34,7 @@ _COMMANDS = {
     "doctor": ("orchestrator.cli.doctor", "Check what a launch needs, before it."),
     "checkpoints": (
         "orchestrator.cli.checkpoints",
-        "List, verify, prune, pin, export and restore checkpoints.",
+        "List, verify, prune, pin and export checkpoints; apply a delta.",
     ),
     "completion": ("orchestrator.cli.completion", "Print what makes a shell complete commands."),
 }
@@ -119,6 +119,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every foreseen error is two lines on stderr and its exit code."""
     try:
+        _refuse_bytes(sys.argv[1:])
         # Without standalone mode click returns what a command gave to Context.exit.
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:
@@ -136,6 +137,15 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  # the outer edge: translated, or re-raised
         sys.exit(_exit_code(error))
+
+
+def _refuse_bytes(arguments: list[str]) -> None:
+    """Raise click.UsageError for an argument that is no text: no record and no page can hold it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"The argument {argument!r:.80} is no UTF-8 text.") from error
 
 
 def _exit_code(error: Exception) -> int:

@@ -13,7 +13,7 @@ import click
 from orchestrator.chat.address import find_key, is_exposed
 from orchestrator.chat.conversation import Conversation, Leave
 from orchestrator.chat.server import Answer, End, Sampling, Server
-from orchestrator.cli.common import examples, plain, say
+from orchestrator.cli.common import MOST_TOKENS, Amount, examples, plain, say
 from orchestrator.errors import OrchestratorError, ServerUnusable, UsageError
 from orchestrator.openai_api import resolve_url
 
@@ -31,10 +31,10 @@ _PASTE_S = 0.02
 @click.argument("url")
 @click.option("--model", metavar="NAME", help="Model to ask, if the server has several.")
 @click.option("--system", metavar="TEXT", help="System prompt; without it the model's own.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), metavar="X", help="0 always takes the likeliest."
+    "--max-tokens", type=click.IntRange(1, MOST_TOKENS), metavar="N", help="Longest answer."
 )
+@click.option("--temperature", type=Amount(100), metavar="X", help="0 always takes the likeliest.")
 @click.pass_context
 def chat(
     context: click.Context,

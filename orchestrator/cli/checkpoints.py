@@ -31,9 +31,14 @@ from orchestrator.exporting import WEIGHTS, find_manifest, num_weight_bytes, ope
 from orchestrator.runs import find_run
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "orchestrate checkpoints list vicuna-7b",
+        "orchestrate checkpoints export vicuna-7b --output vicuna-7b",
+    )
+)
 def checkpoints() -> None:
-    """List, verify, prune, pin and export the checkpoints of a run."""
+    """List, verify, prune, pin and export the checkpoints of a run, or apply a delta."""
 
 
 checkpoints.add_command(prune)
@@ -43,7 +48,11 @@ checkpoints.add_command(export)
 checkpoints.add_command(apply_delta)
 
 
-@checkpoints.command("list", short_help="List the committed checkpoints of a run.")
+@checkpoints.command(
+    "list",
+    short_help="List the committed checkpoints of a run.",
+    epilog=examples("orchestrate checkpoints list vicuna-7b"),
+)
 @click.argument("run", shell_complete=complete_run)
 @store_option
 @json_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,27 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LATE_CONTROL = re.compile(r"[\x7f-\x9f]")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Amount(click.FloatRange):
+    """A number up to a bound. To a plain FloatRange NaN is within every bound."""
+
+    def __init__(self, most: float, *, least: float = 0, is_above: bool = False) -> None:
+        """Take numbers from `least` on, or those above it."""
+        super().__init__(least, most, min_open=is_above)
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; raise click.BadParameter."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
+
+
+# Above them nobody means it, and what counts with it may overflow or never end.
+MOST_USD, MOST_SECONDS, MOST_TOKENS = 1e9, 86_400, 10_000_000
 
 
 def examples(*lines: str) -> str:

@@ -15,6 +15,7 @@ import click
 
 from orchestrator.cli.common import examples, say, store_option, write_page
 from orchestrator.cli.completion import complete_run
+from orchestrator.cli.listening import look_up
 from orchestrator.cli.reports import look
 from orchestrator.clock import SystemClock
 from orchestrator.errors import MissingDependency, UnknownRun, UsageError
@@ -131,8 +132,8 @@ def _serve(
 
 def _listen(host: str, port: int) -> socket.socket:
     """Listen before the address is told: whoever opens it at once waits, and is served."""
+    family, _ = look_up(host, port)
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(

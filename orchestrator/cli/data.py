@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import examples, json_option, plain, print_json, say
+from orchestrator.cli.common import (
+    MOST_TOKENS,
+    MOST_USD,
+    Amount,
+    examples,
+    json_option,
+    plain,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from orchestrator.cleaning import CleaningReport
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 
 # Conversations that are shown to people who name none.
 _SHOWN = 3
+_MOST_WORKERS = 256
 
 # Option of the command -> option of `train.data.clean`, where a value is passed on as it is.
 _PASSED_ON = {
@@ -45,7 +55,12 @@ def _template_option(**more: Any) -> Callable[[Callable[..., None]], Callable[..
     return click.option("--template", type=kind, help="As data.template of a spec.", **more)
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "orchestrate data prepare sharegpt.json clean.jsonl --language en",
+        "orchestrate data show clean.jsonl",
+    )
+)
 def data() -> None:
     """Prepare conversations for training."""
 
@@ -56,7 +71,9 @@ def data() -> None:
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Default: all cores.")
+@click.option(
+    "--workers", type=click.IntRange(1, _MOST_WORKERS), metavar="N", help="Default: all cores."
+)
 @click.option(
     "--block-phrase",
     multiple=True,
@@ -67,7 +84,7 @@ def data() -> None:
 @click.option("--language", metavar="CODE", help="Keep this language only, as in: en.")
 @click.option(
     "--max-length",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_TOKENS),
     metavar="N",
     help="Split conversations that are longer than N tokens; needs --tokenizer.",
 )
@@ -82,16 +99,16 @@ def data() -> None:
 @click.option("--model", metavar="NAME", help="The endpoint's model.")
 @click.option(
     "--share",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Amount(1, is_above=True),
     metavar="X",
     help="Share of conversations that are augmented (0.1).",
 )
 @click.option("--pivot-language", metavar="NAME", help="Of back-translation (German).")
 @click.option(
-    "--budget-usd", type=click.FloatRange(0, min_open=True), metavar="X", help="Ask for no more."
+    "--budget-usd", type=Amount(MOST_USD, is_above=True), metavar="X", help="Ask for no more."
 )
 @click.option(
-    "--usd-per-million-tokens", type=click.FloatRange(0), metavar="Y", help="What a budget needs."
+    "--usd-per-million-tokens", type=Amount(MOST_USD), metavar="Y", help="What a budget needs."
 )
 @click.option("--force", is_flag=True, help="Replace another OUT.")
 @json_option

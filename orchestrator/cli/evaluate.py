@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.common import (
+    MOST_SECONDS,
+    MOST_TOKENS,
+    MOST_USD,
+    Amount,
     check_page,
     examples,
     json_option,
@@ -53,10 +57,12 @@ if TYPE_CHECKING:
     help="Ask these, JSON lines as FastChat has them; default: 80 that come along.",
 )
 @click.option("--category", "categories", multiple=True, metavar="NAME", help="Only these.")
-@click.option("--first", type=click.IntRange(min=1), metavar="N", help="Only N per category.")
+@click.option(
+    "--first", type=click.IntRange(1, 1_000_000), metavar="N", help="Only N per category."
+)
 @click.option(
     "--max-tokens",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_TOKENS),
     default=1024,
     show_default=True,
     metavar="N",
@@ -72,20 +78,20 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(MOST_SECONDS, is_above=True),
     metavar="SECONDS",
     help="How long a reply may take; default: 120, an hour of a model served here.",
 )
 @click.option(
     "--usd-per-million-tokens",
     "price",
-    type=(click.FloatRange(0), click.FloatRange(0)),
+    type=(Amount(MOST_USD), Amount(MOST_USD)),
     metavar="IN OUT",
     help="The judge's prices of what it reads and writes.",
 )
 @click.option(
     "--budget-usd",
-    type=click.FloatRange(0, min_open=True),
+    type=Amount(MOST_USD, is_above=True),
     metavar="X",
     help="Judge for no more than this; needs the prices.",
 )

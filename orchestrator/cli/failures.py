@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from checkpoints.errors import (
+    AddressInvalid,
     CheckpointError,
     Damaged,
     RecordInvalid,
@@ -18,6 +19,7 @@ from orchestrator.errors import (
     OrchestratorError,
     RecordUnreadable,
     StoreError,
+    UsageError,
 )
 
 
@@ -36,6 +38,8 @@ def _kind(error: CheckpointError) -> type[OrchestratorError]:
         return CloudRefused
     if isinstance(error, StoreFailure):
         return StoreError
+    if isinstance(error, AddressInvalid):
+        return UsageError
     if isinstance(error, (RecordInvalid, Damaged)):
         return RecordUnreadable
     return OrchestratorError

@@ -43,6 +43,7 @@ from orchestrator.ledger.journal import Journal
 from orchestrator.places import open_places
 from train.config import CheckpointOptions
 
+_MOST_STEPS = 10**12
 _POINT = attrgetter("point")
 
 
@@ -53,13 +54,13 @@ _POINT = attrgetter("point")
 @click.argument("run", shell_complete=complete_run)
 @click.option(
     "--keep-last",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_STEPS),
     metavar="N",
     help="Newest checkpoints to keep, instead of what the spec says.",
 )
 @click.option(
     "--keep-every",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, _MOST_STEPS),
     metavar="N",
     help="Also keep every checkpoint whose step is a multiple of this; 0 for none.",
 )
@@ -101,7 +102,10 @@ def prune(
         say(f"Deleted {_total(doomed)}; aborted {len(aborted)} unfinished uploads.")
 
 
-@click.command(short_help="Keep a checkpoint until it is unpinned.")
+@click.command(
+    short_help="Keep a checkpoint until it is unpinned.",
+    epilog=examples("orchestrate checkpoints pin vicuna-7b 1200"),
+)
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option
@@ -116,7 +120,10 @@ def pin(run: str, step: int, store: str | None) -> None:
     say(f"Pinned step {step} of {run}. Undo it: orchestrate checkpoints unpin {run} {step}")
 
 
-@click.command(short_help="Let a checkpoint be pruned again.")
+@click.command(
+    short_help="Let a checkpoint be pruned again.",
+    epilog=examples("orchestrate checkpoints unpin vicuna-7b 1200"),
+)
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", type=click.IntRange(min=0))
 @store_option

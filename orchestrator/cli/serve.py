@@ -6,7 +6,6 @@ import ipaddress
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,15 +15,16 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.common import examples, say, store_option
+from orchestrator.cli.common import MOST_SECONDS, examples, say, store_option
 from orchestrator.cli.completion import complete_model
+from orchestrator.cli.listening import look_up
 from orchestrator.cli.serve_clouds import serve_on_clouds
-from orchestrator.cli.serve_options import CloudOptions, cloud_options, refuse_given
+from orchestrator.cli.serve_options import MOST_REPLICAS, CloudOptions, cloud_options, refuse_given
 from orchestrator.errors import UsageError
 from orchestrator.home import home, make_folder
 from orchestrator.serving.engines import Engine, choose_engine, num_gpus
 from orchestrator.serving.group import Group, starter
-from orchestrator.serving.models import ServedModel, find_models
+from orchestrator.serving.models import ServedModel, find_folder, find_models
 from orchestrator.serving.page import Page, check_page_installed, open_page
 from orchestrator.serving.processes import free_port, last_line
 from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_installed
@@ -32,6 +32,7 @@ from orchestrator.serving.router import KEY_VARIABLE, Address, Limits, check_ins
 _PORT = 8000
 # As many as share a worker's cache of 16,384 tokens with 1,024 each.
 _CONCURRENT_PER_WORKER, _QUEUED_PER_CONCURRENT = 16, 4
+_MOST_REQUESTS = 100_000
 _TICK_S = 0.5
 _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 
@@ -51,19 +52,19 @@ _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 )
 @click.option(
     "--replicas",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_REPLICAS),
     default=1,
     show_default=True,
     help="Workers of each model; on clouds nodes, each with all models.",
 )
 @click.option(
     "--max-concurrent",
-    type=click.IntRange(1),
+    type=click.IntRange(1, _MOST_REQUESTS),
     help=f"Requests answered at once.  [default: {_CONCURRENT_PER_WORKER} for each worker]",
 )
 @click.option(
     "--max-queued",
-    type=click.IntRange(0),
+    type=click.IntRange(0, _MOST_REQUESTS),
     help="Requests that wait; more are answered 429.  "
     f"[default: {_QUEUED_PER_CONCURRENT} for each answered at once]",
 )
@@ -77,7 +78,7 @@ _LOCAL_ONLY = ("host", "port", "engine", "drain_s", "has_page")
 @click.option(
     "--drain",
     "drain_s",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_SECONDS),
     default=30,
     show_default=True,
     metavar="SECONDS",
@@ -129,7 +130,7 @@ def serve(
     chosen = choose_engine(None if engine == "auto" else Engine(engine), num_gpus=num_gpus())
     at_once = max_concurrent or _CONCURRENT_PER_WORKER * len(models) * replicas
     queued = _QUEUED_PER_CONCURRENT * at_once if max_queued is None else max_queued
-    runs = [text for text in models if not Path(text.rpartition("=")[2]).expanduser().is_dir()]
+    runs = [text for text in models if find_folder(text.rpartition("=")[2]) is None]
     if runs:
         say(f"Exporting {', '.join(runs)}, if that has not been done.")
     served = find_models(models, store)
@@ -150,17 +151,14 @@ def serve(
 
 def _address(host: str, port: int) -> Address:
     """Return where to listen; what others can reach needs a key."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
-    except OSError as error:
-        raise UsageError(f"{host!r} is no address of this machine.", "Change --host.") from error
+    _, found = look_up(host, port)
     key = os.environ.get(KEY_VARIABLE) or None
     if key is None and not ipaddress.ip_address(found).is_loopback:
         raise UsageError(
             f"Others can reach {host}, and no key is set.",
             f"export {KEY_VARIABLE}=$(openssl rand -hex 24)",
         )
-    return Address(host=str(found), port=port or free_port(), api_key=key)
+    return Address(host=found, port=port or free_port(), api_key=key)
 
 
 def _run(group: Group, patience: timedelta, *, has_page: bool) -> None:

@@ -34,6 +34,12 @@ def serve_on_clouds(texts: Sequence[str], options: CloudOptions) -> None:
     """Do what the command line says, other than to serve on this machine."""
     if options.status and options.down:
         raise click.UsageError("--status or --down, not both.")
+    if options.status or options.down:
+        for text in texts:
+            if _NAME.fullmatch(text) is None:  # SkyPilot may take a minute to say so
+                raise UsageError(
+                    f"{text!r:.80} cannot be a service's name.", "See: orchestrate serve --status"
+                )
     if options.status:
         _show(texts, as_json=options.as_json)
     elif options.as_json:

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
+from orchestrator.cli.common import Amount
 from orchestrator.offers import MarketPreference
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+MOST_REPLICAS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +60,15 @@ def cloud_options(command: Command) -> Command:
         ),
         click.option(
             "--requests-per-replica",
-            type=click.FloatRange(0, min_open=True),
+            type=Amount(1e6, is_above=True),
             metavar="PER_SECOND",
             help="On clouds: above it there is another replica, up to --max-replicas.",
         ),
-        click.option("--max-replicas", type=click.IntRange(1), help="On clouds: most replicas."),
+        click.option(
+            "--max-replicas",
+            type=click.IntRange(1, MOST_REPLICAS),
+            help="On clouds: most replicas.",
+        ),
         click.option("--infra", metavar="CLOUD,...", help="On clouds: which; default all enabled."),
         click.option("--accelerators", metavar="KIND:COUNT", help="On clouds: GPUs of a replica."),
         click.option("--name", help="On clouds: the service's name; default the first model's."),

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 POLICY_NAMES = tuple(name.value for name in PolicyName)
 _BAR_WIDTH = 12
+# As nodes.count of a spec; and of starts what a machine with some cores does in an hour.
+_MOST_NODES, _MOST_STARTS = 1024, 10_000
 
 
 @click.command(
@@ -75,7 +77,7 @@ _BAR_WIDTH = 12
 )
 @click.option(
     "--starts",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_STARTS),
     default=50,
     show_default=True,
     metavar="N",
@@ -98,7 +100,9 @@ _BAR_WIDTH = 12
 @click.option(
     "--state", metavar="SIZE", help="What moves between regions. Default: what plan assumes."
 )
-@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Default: nodes.count.")
+@click.option(
+    "--nodes", type=click.IntRange(1, _MOST_NODES), metavar="N", help="Default: nodes.count."
+)
 @click.option(
     "--lost-work",
     metavar="TIME",
@@ -178,9 +182,13 @@ def simulate(
     if plot is not None:
         check_page(plot)
     if varied:
-        answers = ask(question, choices, policies or ("auto",), starts, texts["seed"])
+        answers = ask(
+            question, choices, tuple(dict.fromkeys(policies)) or ("auto",), starts, texts["seed"]
+        )
     else:
-        answers = _compare(question, policies or POLICY_NAMES, starts, texts["seed"])
+        answers = _compare(
+            question, tuple(dict.fromkeys(policies)) or POLICY_NAMES, starts, texts["seed"]
+        )
     if as_json:
         found = {"what_if": what_if_document(answers, varied)} if varied else _document(answers)
         source = {"traces": traces and str(traces), "synthetic": traces is None}

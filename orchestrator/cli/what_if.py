@@ -25,7 +25,7 @@ _KEYS = (
     *("deadline", "work", "restart", "state", "nodes"),
     *("interval", "regions", "zones", "gpu"),
 )
-_MOST_KEYS = 2
+_MOST_KEYS, _MOST_VALUES = 2, 24
 _BAR_WIDTH = 6
 # Whoever reads a pipe wants a row in one line.
 _PIPED_WIDTH = 200
@@ -149,6 +149,8 @@ def _read_one(option: str) -> Varied:
     texts = tuple(text.strip() for text in rest.split(","))
     if not equals or not all(texts):
         raise click.UsageError(f"--what-if {option}: write {key}=VALUE,VALUE with no value empty.")
+    if len(texts) > _MOST_VALUES:
+        raise click.UsageError(f"--what-if {key}: at most {_MOST_VALUES} values at once.")
     if len(set(texts)) < len(texts):
         raise click.UsageError(f"--what-if {option} has a value twice.")
     return Varied(key=key, texts=texts)

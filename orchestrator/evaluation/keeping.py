@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from checkpoints.store import ObjectStore, open_store
+from orchestrator.errors import UsageError
 from orchestrator.evaluation.arithmetic import Estimate
 from orchestrator.evaluation.prompts import WORDING
 from orchestrator.evaluation.questions import Question
@@ -27,10 +28,19 @@ from orchestrator.runs import find_run
 
 
 def open_folder(model: Found, output: Path | None, store: str | None) -> ObjectStore:
-    """Return what holds replies and reports: `output`, the model's run, or this folder."""
+    """Return what holds replies and reports: `output`, the model's run, or this folder.
+
+    Raises:
+        UsageError: there can be no folder of that name.
+    """
     if output is None and model.side.run is not None:
         return find_run(model.side.run, store).open()
     folder = (output or Path()).absolute()
+    try:
+        # Not when the first reply is kept, which somebody has paid for.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"Cannot make {folder}: {error.strerror}.", "Change --output.") from error
     return open_store(folder.as_uri())
 
 

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from checkpoints.regular_files import read_regular
 from orchestrator.errors import InputError
 
 DEFAULT_NAME = "questions.jsonl"
+# 80 questions with answers have 0.2 MB.
+_MOST_BYTES = 64 << 20
 
 
 class Question(BaseModel):
@@ -77,7 +80,7 @@ def check_unique(name: str, ids: Sequence[str]) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, _MOST_BYTES).decode()
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except UnicodeDecodeError as error:

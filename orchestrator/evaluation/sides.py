@@ -12,7 +12,6 @@ from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from checkpoints.store import ObjectStore
 from orchestrator.errors import UsageError
@@ -186,7 +185,7 @@ def _fingerprint(folder: Path) -> str:
 
 def _at_address(where: str, name: str | None, role: Role, timeout_s: float | None) -> Found:
     url, _, model = where.partition("#")
-    if "@" in urlsplit(url).netloc:
+    if "@" in url.partition("://")[2].partition("/")[0]:
         raise UsageError(
             "An address with a password in it would be kept with the results.",
             f"Put the key into {role.key_variable}.",

@@ -6,12 +6,14 @@ import logging
 import os
 import re
 
+from checkpoints.regular_files import read_regular
 from orchestrator.errors import UsageError
 from orchestrator.home import home
 
 NOTIFY = "ORCHESTRATE_NOTIFY"
 """Environment variable with addresses as apprise reads them, separated by blanks."""
 _FILE_NAME = "notify"
+_MOST_BYTES = 1 << 20
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]{0,30})://")
 
 
@@ -60,7 +62,7 @@ def describe(number: int, address: str) -> str:
 def _read_file() -> str:
     path = home() / _FILE_NAME
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, _MOST_BYTES).decode()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

@@ -77,9 +77,11 @@ def parse_wanted(text: str) -> Wanted:
         InputError: the folder holds no model.
     """
     given, _, where = text.rpartition("=")
-    folder = Path(where).expanduser()
-    if folder.is_dir() or "/" in where:
+    folder = find_folder(where)
+    if folder is not None:
         wanted = Wanted(name=given or folder.resolve().name, folder=_checked(folder))
+    elif "/" in where:
+        raise _no_model(where)
     else:
         wanted = _of_run(given, where)
     if _NAME.fullmatch(wanted.name) is None:
@@ -90,12 +92,25 @@ def parse_wanted(text: str) -> Wanted:
     return wanted
 
 
+def find_folder(where: str) -> Path | None:
+    """Return the folder of that path, None if there is none."""
+    try:
+        folder = Path(where).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # a path that is too long, or below the home of nobody
+        return None
+
+
+def _no_model(where: object) -> InputError:
+    return InputError(
+        f"{where} holds no config.json: it is no model.",
+        "Give a Hugging Face folder, or a run: orchestrate status lists them.",
+    )
+
+
 def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} holds no config.json: it is no model.",
-            "Give a Hugging Face folder, or a run: orchestrate status lists them.",
-        )
+        raise _no_model(folder)
     if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise InputError(
             f"{folder} holds no weights.", "It needs *.safetensors beside config.json."

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from checkpoints.regular_files import read_regular
 from orchestrator.errors import InputError
 from orchestrator.simulate.published import Told, is_published, translate
 from orchestrator.simulate.zone_trace import ZoneTrace
 
 _ALL_TOLD_BY_FILES = Told()
+# A year of minutes with its prices has 6 MB.
+_MOST_BYTES = 64 << 20
 
 
 def read_traces(folder: Path, told: Told = _ALL_TOLD_BY_FILES) -> list[ZoneTrace]:
@@ -56,14 +59,14 @@ def refuse_without_room(zones: Sequence[ZoneTrace], num_nodes: int) -> None:
 
 def _read(path: Path, told: Told) -> ZoneTrace:
     try:
-        text = path.read_bytes()
+        text = read_regular(path, _MOST_BYTES)
         if is_published(text):
             trace = translate(text, path, told)
         else:
             trace = ZoneTrace.model_validate_json(text)
             _refuse(told, path)
     except (OSError, ValidationError) as error:
-        why = str(error)
+        why = str(getattr(error, "strerror", None) or error)
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             why = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"

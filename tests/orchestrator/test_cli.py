@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -478,3 +479,35 @@ def test_an_hour_that_is_twice_or_never_there_changes_no_duration(
     assert min(seconds) >= 0
     offsets = {at(since + second).astimezone().utcoffset() for second in (0, 50)}
     record_fault("F10", "the local clock is put back or forward", injected=len(offsets) - 1)
+
+
+def every_command(command, path):
+    """Yield every command and group with the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                yield from every_command(inner, f"{path} {name}")
+
+
+EVERY_COMMAND = dict(every_command(cli_module.cli, "orchestrate"))
+
+
+@pytest.mark.parametrize("path", EVERY_COMMAND)
+def test_every_help_ends_with_an_example_of_the_command(orchestrate, path):
+    code, out, _ = orchestrate(*path.split()[1:], "--help")
+    last = out.rstrip().split("\n\n")[-2 if path == "orchestrate" else -1]
+    assert code == 0
+    assert "Options:" not in last
+    assert re.search(rf"^  .*{path}( |$)", last, re.MULTILINE)
+
+
+def test_help_names_only_what_checkpoints_can_do(orchestrate):
+    _, out, _ = orchestrate("--help")
+    (summary,) = re.findall(r"^  checkpoints  (.*(?:\n {4,}.*)*)", out, re.MULTILINE)
+    verbs = re.findall(r"[a-z]+", summary.lower().partition(" checkpoints")[0])
+    names = {path.split()[-1] for path in EVERY_COMMAND if path.startswith("orchestrate check")}
+    assert set(verbs) - {"and"} <= names
+    assert len(verbs) > 4

@@ -107,9 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.with_parent:
         _end_with_stdin()
+    job = _job(options)
     try:
-        report = run(_job(options))
-    except TrainError as error:
+        report = run(job)
+    except (TrainError, OSError) as failure:
+        error = _explained(failure, job)
         problem = {"kind": type(error).__name__, "what": error.what, "next_step": error.next_step}
         sys.stdout.write(json.dumps(problem) + "\n")
         return 2
@@ -117,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
+
+
+def _explained(error: TrainError | OSError, job: Job) -> TrainError:
+    if isinstance(error, TrainError):
+        return error
+    what = f"{error.filename or job.output} cannot be used: {error.strerror}."
+    return OutputConflict(what, "Give another path, or make room on the disk.")
 
 
 def _options(job: Job) -> dict[str, Any]:

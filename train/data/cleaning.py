@@ -23,6 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from checkpoints.regular_files import open_regular
 from train.config import ChatTemplate
 from train.data.conversations import Conversation, parse_item
 from train.data.json_items import read_items
@@ -150,7 +151,7 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file; raises DataInvalid when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:

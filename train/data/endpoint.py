@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx
 
+from checkpoints.addresses import check_key, check_proxies, split_address
+from checkpoints.errors import AddressInvalid
 from train.errors import EndpointFailed, EndpointRefused
 
 _TIMEOUT_SECONDS = 120.0
@@ -57,15 +59,21 @@ class Endpoint:
         # Only from the environment: a flag would be seen by every process of the machine.
         key = os.environ.get("OPENAI_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        if not url.startswith(("http://", "https://")):
-            raise EndpointRefused(f"{url!r} is no URL.", "Give one as http://HOST/v1.")
+        try:
+            split_address(url, "The endpoint")
+            check_proxies()
+            check_key(key or "", "OPENAI_API_KEY")
+        except AddressInvalid as error:
+            raise EndpointRefused(error.what, error.next_step) from error
         try:
             self._client = httpx.Client(
                 base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_SECONDS
             )
-        except httpx.InvalidURL as error:
-            what = f"{url} is no URL: {error}."
-            raise EndpointRefused(what, "Give one as http://HOST/v1.") from error
+        except OSError as error:  # of ssl, too
+            raise EndpointRefused(
+                f"The certificates of this machine cannot be read: {error.strerror or error}.",
+                "Correct or unset SSL_CERT_FILE and SSL_CERT_DIR.",
+            ) from error
         self._lock = threading.Lock()
         self._answers, self._tokens, length = _read_cache(cache)
         self._file = cache.open("ab")

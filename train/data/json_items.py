@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from checkpoints.regular_files import open_regular
 from train.errors import DataInvalid
 
 EXAMPLE = '{"id": "1", "conversations": [{"from": "human", "value": "Hi"}, ...]}'
@@ -53,9 +54,9 @@ def _blocks(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     num_bytes = 0
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while True:
-                raw = file.read(_BLOCK_BYTES)
+                raw = file.read(_BLOCK_BYTES) or b""
                 start = num_bytes - len(decoder.getstate()[0])
                 text = decoder.decode(raw, final=not raw)
                 num_bytes += len(raw)

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from checkpoints.regular_files import read_regular
 from train.config import ChatTemplate, Untrainable
 from train.data.conversations import Conversation, Dropped, read_conversations
 from train.data.dataset import EVAL_NAME, TRAIN_NAME, write_dataset
@@ -26,6 +27,7 @@ from train.data.tokenizer import ChatTokenizer, load_tokenizer, train_tokenizer
 from train.errors import DataInvalid, TrainError
 
 CONFIG_NAME = "config.json"
+_MOST_CONFIG_BYTES = 16 << 20
 _WEIGHTS_NAME = "model.safetensors"
 _WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 _GENERATION_NAME = "generation_config.json"
@@ -170,10 +172,10 @@ def _read_model_config(model: Path) -> dict[str, object]:
     path = model / CONFIG_NAME
     next_step = "Give a model folder in the Hugging Face layout, as examples/tiny-llama."
     try:
-        model_config = json.loads(path.read_text(encoding="utf-8"))
+        model_config = json.loads(read_regular(path, _MOST_CONFIG_BYTES))
     except OSError as error:
         raise DataInvalid(f"{path} cannot be read: {error.strerror}.", next_step) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataInvalid(f"{path} is not JSON: {error}.", next_step) from error
     if not isinstance(model_config, dict) or "model_type" not in model_config:
         raise DataInvalid(f"{path} names no model_type.", next_step)

@@ -17,6 +17,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from checkpoints.regular_files import open_regular
 from train.data.template import ControlToken, Piece, Special
 from train.errors import DataInvalid
 
@@ -183,6 +184,8 @@ def load_tokenizer(folder: Path) -> ChatTokenizer | None:
             )
         return None
     try:
+        for name in (TOKENIZER_NAME, TOKENIZER_CONFIG_NAME):
+            open_regular(folder / name).close()  # the library would wait for a pipe
         source, names = _as_transformers_has_it(folder)
         settings = json.loads((folder / TOKENIZER_CONFIG_NAME).read_text(encoding="utf-8"))
         settings |= names

@@ -130,6 +130,7 @@ class Attendant:
         ):
             await asyncio.sleep(_GONE_LOOK_S)
         is_done = status is state.ManagedJobStatus.SUCCEEDED
+        await job.note_missed()
         await job.tell(Conductor.gone, _loss(job, status))
         with contextlib.suppress(Superseded):
             decision = await job.tell(Conductor.decide)

@@ -282,6 +282,12 @@ class Conductor:
         detail = f"its agent said nothing within {MUTE_AGENT_S:g} s"
         return Loss(has_failed=True, detail=detail) if is_late else None
 
+    def unready(self) -> LaunchView | None:
+        """Return our launch that is open in the ledger and never came up there, if there is one."""
+        launch = self.state().current_launch
+        is_ours = launch is not None and launch.launch.startswith(self._prefix)
+        return launch if is_ours and launch is not None and launch.ready_at is None else None
+
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
         """Write down when a launch's nodes came up, and in which zone; once."""
         for found in self.state().launches:

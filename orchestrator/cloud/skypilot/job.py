@@ -78,6 +78,19 @@ class Job:
             zone = await asyncio.to_thread(zone_of, self.cluster_name)
             await self.tell(Conductor.came_up, underway.launch, up_at, zone)
 
+    async def note_missed(self) -> None:
+        """Write down when the nodes came up of a launch whose controller died before it could.
+
+        SkyPilot's events outlive its clusters, so this may be asked when they are gone.
+        """
+        launch = await self.tell(Conductor.unready)
+        if launch is None:
+            return
+        since = launch.started_at.timestamp()
+        up_at = await asyncio.to_thread(up_since, self.cluster_name, since)
+        if up_at is not None:
+            await self.tell(Conductor.came_up, launch.launch, up_at, None)
+
 
 async def patiently(act: Callable[[], T]) -> T:
     """Return what `act` returns in a thread, trying again while the store is silent or refuses."""

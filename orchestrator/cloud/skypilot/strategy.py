@@ -83,6 +83,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
             loss = Loss(is_ours=bool(num_alive))
         await asyncio.to_thread(self._cleanup_cluster)
         self._opened.failure = None
+        await self._opened.note_missed()
         await self._opened.tell(Conductor.gone, loss)
         if AgentExit.FENCED in loss.exit_codes:
             raise exceptions.ManagedJobReachedMaxRetriesError("a later attempt owns the run")
@@ -161,6 +162,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
                 case Keep() | Drain():
                     # A launch that is open in the ledger, although none of its nodes is left.
                     await asyncio.to_thread(self._cleanup_cluster)
+                    await self._opened.note_missed()
                     await self._opened.tell(
                         Conductor.gone, Loss(detail="its controller was restarted")
                     )
