@@ -206,7 +206,7 @@ MUTATIONS = (
     Mutation(
         name="nodes that only SkyPilot cannot see are replaced",
         path="orchestrator/cloud/skypilot/strategy.py",
-        before="            if await self._is_only_unseen(num_alive):\n",
+        before="            if await self._is_only_unseen():\n",
         after="            if False:\n",
     ),
     Mutation(

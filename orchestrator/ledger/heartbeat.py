@@ -67,8 +67,8 @@ class HeartbeatReader:
 class Listener:
     """Notices that the agent of an attempt has been silent for `silent_s`, while we could hear it.
 
-    Measured by the listener's own monotonic clock. A store that cannot be read says nothing of the
-    agent, nor does a time in which the listener itself stood still: both begin the wait anew.
+    Measured by the listener's own monotonic clock. Time in which the store could not be read does
+    not count, and after one in which the listener itself stood still the wait begins anew.
     """
 
     def __init__(self, store: ObjectStore, silent_s: float) -> None:
@@ -89,7 +89,7 @@ class Listener:
         try:
             beats = [one.at for one in self._heartbeats.read() if one.attempt == attempt]
         except StoreError:
-            self._heard_at = now
+            self._heard_at = min(now, self._heard_at + since_s)
             return False
         latest = max(beats, default=None)
         if latest != self._beat:

@@ -33,6 +33,7 @@ from orchestrator.ledger.heartbeat import (
 )
 from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader
+from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS
 from orchestrator.replay import compare_replayed
 from tests.simulation.cloud import instant
 from tests.simulation.trainer import undisturbed, weights_of
@@ -41,12 +42,14 @@ from tests.simulation.trainer import undisturbed, weights_of
 _TAIL_BYTES = 16
 # What the budget may be exceeded by: a look of the guards, a save, and the nodes' going.
 _LEAVES_WITHIN_S = 480.0
+# How long the strategy listens for the agent of a node that SkyPilot cannot see: four ticks, after
+# two minutes without a status.
+_LISTENING_S = 360.0
 # A silent node's owner listens for a minute before it takes it for dead.
 _LISTENS_S = 60.0
 # Seeds whose decisions are made again from the ledger: each is a fold and a policy's answer.
 _REPLAYED = 5
 _SLACK = timedelta(minutes=3)
-_FAILURES_END_A_RUN = 3
 
 
 class Invariants:
@@ -120,7 +123,7 @@ class Invariants:
             return  # the last two are not promised: docs/reliability.md
         since = max(job.dead_since, node.began_at)
         hindered_s = self._world.plan.hindered_s(node.process.name, since, now) + node.frozen_s
-        longest_s = (SILENT_NODE_STOPS_AFTER + _SLACK).total_seconds()
+        longest_s = (SILENT_NODE_STOPS_AFTER + 2 * _SLACK).total_seconds()
         self._judge(
             "I5 owner gone",
             now - since <= longest_s + hindered_s,
@@ -224,26 +227,31 @@ class Invariants:
             StopReason.DONE: True,
             StopReason.REQUESTED: plan.stop_at is not None,
             StopReason.BUDGET: plan.budget_usd < 1000,
-            StopReason.TOO_MANY_FAILURES: self._have_failed_for_a_reason(),
+            StopReason.TOO_MANY_FAILURES: self._have_reasons(RetryBudget.FAILURES, MAX_FAILURES),
+            StopReason.TOO_MANY_PREEMPTIONS: self._have_reasons(
+                RetryBudget.PREEMPTIONS, MAX_PREEMPTIONS
+            ),
         }
         self._demand(may.get(reason, False), f"I10: it ended with {ended.why!r}")
 
-    def _have_failed_for_a_reason(self) -> bool:
-        """Say whether each of the last failures is one that was made."""
+    def _have_reasons(self, retries: RetryBudget, most: int) -> bool:
+        """Say whether something was done to each of the nodes that used these retries up."""
         assert self._state is not None
-        failed = [
+        ended = [
             one.launch
             for one in self._state.launches
-            if one.reason is not None and charged_to(one.reason) is RetryBudget.FAILURES
+            if one.reason is not None and charged_to(one.reason) is retries
         ]
         nodes = {node.launch: node for node in self._world.cloud.nodes}
-        last = [nodes[launch] for launch in failed[-_FAILURES_END_A_RUN:] if launch in nodes]
-        now = self._world.loop.seconds
-        return len(last) == _FAILURES_END_A_RUN and all(
-            node.was_disturbed
-            or self._world.plan.hindered_s(node.process.name, node.up_at, node.billed_until or now)
-            for node in last
-        )
+        last = [nodes[launch] for launch in ended[-most:] if launch in nodes]
+        return len(last) == most and all(map(self._was_hit, last))
+
+    def _was_hit(self, node) -> bool:
+        """Say whether anything was done to a node, or to who watched it."""
+        until = self._world.loop.seconds if node.is_up else node.billed_until
+        hindered_s = self._world.plan.hindered_s(node.process.name, node.up_at, until)
+        away_s = self._job_of(node).away_s(node.up_at - _LISTENS_S, until + _LISTENS_S)
+        return node.was_disturbed or bool(hindered_s + away_s)
 
     def _look_at_result(self, state: RunState) -> None:
         head, num_steps = self._head, self._world.plan.num_steps
@@ -293,8 +301,12 @@ class Invariants:
         plan, job = self._world.plan, self._job_of(node)
         start, end = until - _LISTENS_S, until + off_s + _LISTENS_S
         seconds = plan.hindered_s(job.controller.name, start, end) + plan.unreadable_s(start, end)
+        if plan.unreadable_s(start - _LISTENING_S, end):
+            seconds += _LISTENING_S  # when it goes while it is listened for
         away_s = job.away_s(start, end)
         if away_s:  # then it is taken to have gone when it was last heard, or its lease ran out
+            stopped_at = node.agent_stopped_at
+            seconds += 0.0 if stopped_at is None else until - stopped_at
             seconds += away_s + SILENT_NODE_STOPS_AFTER.total_seconds()
             seconds += plan.most_skew.total_seconds()
         return seconds

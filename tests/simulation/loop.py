@@ -20,6 +20,11 @@ from tests.orchestrator.histories import START
 _process: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
 
 
+def current_process() -> Process | None:
+    """Return the process that a coroutine belongs to, None outside all."""
+    return _process.get(None)
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio loop whose time passes only when nothing is left to do at an instant."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from orchestrator.cloud.skypilot.environment import LAUNCH, OFFER, OWNER
 from orchestrator.ledger.facts import QuotedOffer
 from orchestrator.offers import PriceTable
 from tests.simulation.cloud import Cloud, LostWhileSetUp, Node, NoRoom, instant
-from tests.simulation.loop import Process
+from tests.simulation.loop import Process, current_process
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what SkyPilot and its libraries say when they are imported
@@ -232,8 +232,10 @@ def standing_in(jobs: dict[int, ManagedJob], cloud: Cloud):
         return None
 
     def up_since(name, since):
-        fresh = [at for at, _ in by_name(name).ups if instant(at).timestamp() >= int(since)]
-        return instant(int(min(fresh))) + by_name(name).skew if fresh else None
+        job = by_name(name)
+        told = [instant(int(at)) + job.skew for at, _ in job.ups]
+        fresh = [up_at for up_at in told if up_at.timestamp() >= int(since)]
+        return min(fresh, default=None)
 
     def zone_of(name):
         node = by_name(name).node
@@ -248,7 +250,9 @@ def standing_in(jobs: dict[int, ManagedJob], cloud: Cloud):
         return None if node is None or not node.is_up else node
 
     def now(*_):
-        return instant(cloud.loop.seconds).timestamp()
+        process = current_process()
+        skew = timedelta() if process is None else process.skew
+        return (instant(cloud.loop.seconds) + skew).timestamp()
 
     machine = Machine(cloud="aws", region="us-east-1", instance_type="m6i", usd_per_hour=None)
     with ExitStack() as stack:

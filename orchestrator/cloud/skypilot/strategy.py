@@ -74,16 +74,15 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         agent still speaks are left as they are; SkyPilot then goes on watching them.
         """
         await self._open()
+        await self._opened.note_missed()
         loss = self._opened.failure
         if loss is None:
-            num_alive = await asyncio.to_thread(self._count_alive)
-            if await self._is_only_unseen(num_alive):
+            if await self._is_only_unseen():
                 log.warning("the job's status cannot be read, but its agent speaks: it trains on")
                 return time.time()
-            loss = Loss(is_ours=bool(num_alive))
+            loss = Loss(is_ours=bool(await asyncio.to_thread(self._count_alive)))
         await asyncio.to_thread(self._cleanup_cluster)
         self._opened.failure = None
-        await self._opened.note_missed()
         await self._opened.tell(Conductor.gone, loss)
         if AgentExit.FENCED in loss.exit_codes:
             raise exceptions.ManagedJobReachedMaxRetriesError("a later attempt owns the run")
@@ -168,8 +167,9 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
                     )
                     decision = await self._decide()
 
-    async def _is_only_unseen(self, num_alive: int | None) -> bool:
+    async def _is_only_unseen(self) -> bool:
         """Say whether the cloud has all nodes, and their agent is heard in the run folder."""
+        num_alive = await asyncio.to_thread(self._count_alive)
         if (num_alive or 0) < self.dag.tasks[0].num_nodes:
             return False
         heard_at = await self._opened.tell(Conductor.last_heard)
