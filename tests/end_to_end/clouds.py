@@ -18,6 +18,7 @@ from tests.cell.cell import Cell
 from tests.cell.places import GATEWAY
 from tests.cell.records import Instance
 from tests.end_to_end.conftest import EXAMPLES
+from tests.fault_record import record_fault
 
 T = TypeVar("T")
 
@@ -140,14 +141,30 @@ class Laptop:
 
         self.wait_for(is_there)
 
-    def wait_for_rework(self, step: int) -> None:
-        """Return when `step` is behind and steps are known that no checkpoint has."""
-        self.wait_for(
-            lambda status: (
-                2 <= status["step"] - (status["last_commit_step"] or 0) < 8
-                and status["step"] >= step
-            ),
-            every=0.1,
+    def wait_for_rework(self, step: int) -> int:
+        """Wait until `step` is behind and steps are known that no checkpoint has.
+
+        Returns the last step that one has.
+        """
+
+        def is_there(status: dict[str, Any]) -> tuple[int] | None:
+            committed = int(status["last_commit_step"] or 0)
+            is_ahead = 2 <= status["step"] - committed < 8 and status["step"] >= step
+            return (committed,) if is_ahead else None
+
+        return self.wait_for(is_there, every=0.1)[0]
+
+    def record(self, fault: str, what: str, *, committed: int | None = None) -> None:
+        """Leave a row of the run, which is over; `committed` is the step that was when it hit."""
+        lost = None
+        if committed is not None:
+            lost = max(0, committed - self.status()["attempts"][-1]["resumed_step"])
+        record_fault(
+            fault,
+            f"{what} (real SkyPilot)",
+            injected=1,
+            committed_steps_lost=lost,
+            orphans=len(self.living()),
         )
 
     def wait_for_end(self, state: str = "SUCCEEDED") -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, de
         laptop.launch(tracking=_TOLD)
         laptop.wait_for_nodes(1)
         dear_west(5.25)
-        laptop.wait_for_rework(step=12)
+        committed = laptop.wait_for_rework(step=12)
         (node,) = laptop.living()
         laptop.cell.preempt(node.id, 0)
         laptop.wait_for(lambda status: status["state"] == "RECOVERING")
@@ -82,6 +82,7 @@ def test_a_lost_node_is_replaced_elsewhere_and_the_steps_are_the_same(laptop, de
         usd = lived / 3600 * attempt["usd_per_hour"]
         # The bill ends when SkyPilot notices, a poll after the node is gone.
         assert attempt["usd"] == pytest.approx(usd, abs=attempt["usd_per_hour"] * 20 / 3600)
+    laptop.record("F16", "a node is taken", committed=committed)
 
 
 def test_without_spot_anywhere_it_waits_until_the_deadline_demands_more(laptop):
@@ -107,6 +108,7 @@ def test_without_spot_anywhere_it_waits_until_the_deadline_demands_more(laptop):
     assert status["last_commit_step"] >= 8  # it saved before it left
     assert status["attempts"][-1]["end_reason"] == "stopped"
     assert not laptop.living()
+    laptop.record("F24", "no spot capacity anywhere")
 
 
 def test_a_stop_during_recovery_leaves_no_node(laptop):
@@ -120,6 +122,7 @@ def test_a_stop_during_recovery_leaves_no_node(laptop):
     laptop.wait_for_end("STOPPED")
     assert not laptop.living()
     assert "No in-progress managed jobs" in laptop.cell.run(["sky", "jobs", "queue"]).stdout
+    laptop.record("F20", "stopped while nodes are brought up again")
 
 
 def test_two_launches_at_once_are_one_job_whose_restarted_controller_goes_on(laptop):
@@ -134,7 +137,7 @@ def test_two_launches_at_once_are_one_job_whose_restarted_controller_goes_on(lap
     again = laptop.run("launch", spec, "--yes", "--detach")
     assert again.returncode == 0, again.stderr
     laptop.cell.kill_controller()
-    laptop.wait_for_step(attempt=1, step=12)
+    committed = laptop.wait_for_rework(step=12)
     (node,) = laptop.living()
     laptop.cell.preempt(node.id, 0)
     status = laptop.wait_for_end()
@@ -144,6 +147,8 @@ def test_two_launches_at_once_are_one_job_whose_restarted_controller_goes_on(lap
     assert status["replay"]["max_abs_diff"] == 0
     assert len(laptop.cell.instances(laptop.name)) == 2
     assert not laptop.living()
+    laptop.record("F19", "its controller is killed, then the node is taken", committed=committed)
+    laptop.record("F21", "two launches at once, and one more")
 
 
 def test_a_set_up_that_cannot_work_ends_the_run_and_never_buys_on_demand(laptop):
@@ -163,12 +168,13 @@ def test_a_set_up_that_cannot_work_ends_the_run_and_never_buys_on_demand(laptop)
     cost = laptop.cost()
     assert cost["parts"]["failed_launches"] > 0
     assert cost["parts"]["compute"] == 0
+    laptop.record("F24", "a set-up that cannot work")
 
 
 def test_a_gang_that_loses_one_node_restarts_whole_and_pays_for_both(laptop):
     laptop.environment["ORCHESTRATE_RANKS"] = "1"  # of two nodes, on the two cores of this machine
     laptop.launch(nodes={"count": 2, "accelerators": "A100:8"})
-    laptop.wait_for_rework(step=8)
+    committed = laptop.wait_for_rework(step=8)
     nodes = laptop.living()
     assert len(nodes) == 2
     (worker,) = [node for node in nodes if not node.head]
@@ -185,6 +191,7 @@ def test_a_gang_that_loses_one_node_restarts_whole_and_pays_for_both(laptop):
         lived = sum((one.ended - one.launched).total_seconds() for one in cluster)
         usd = lived / 3600 * attempt["usd_per_hour"]
         assert attempt["usd"] == pytest.approx(usd, abs=2 * attempt["usd_per_hour"] * 25 / 3600)
+    laptop.record("F11", "one of two nodes is taken", committed=committed)
 
 
 def test_without_the_plugin_skypilot_recovers_and_the_bill_is_the_same(laptop):
