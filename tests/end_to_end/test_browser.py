@@ -39,22 +39,28 @@ def dashboard(filled):
         yield running
 
 
+def wait_for(page, selector):
+    """Return when it is there and the page has its styles: until then it may be any wide."""
+    page.wait_for_selector(selector, timeout=PATIENCE_MS)
+    page.wait_for_load_state("load", timeout=PATIENCE_MS)
+
+
 def open_list(page, dashboard):
     page.goto(f"{dashboard.url}/")
-    page.wait_for_selector("table.runs", timeout=PATIENCE_MS)
+    wait_for(page, "table.runs")
 
 
 def open_run(page, dashboard, name):
     open_list(page, dashboard)
     page.get_by_role("link", name=name, exact=True).click()
     page.wait_for_selector(f"h1:text-is('{name}')", timeout=PATIENCE_MS)
-    page.wait_for_selector("#provenance", timeout=PATIENCE_MS)
+    wait_for(page, "#provenance")
 
 
 def open_log(page, dashboard):
     open_run(page, dashboard, HOSTILE)
     page.get_by_role("link", name="attempt 1", exact=True).click()
-    page.wait_for_selector("pre", timeout=PATIENCE_MS)
+    wait_for(page, "pre")
 
 
 def open_comparison(page, dashboard):
@@ -62,7 +68,7 @@ def open_comparison(page, dashboard):
     for name in ("run-00", HOSTILE):
         page.get_by_role("checkbox", name=f"Compare {name}", exact=True).check()
     page.get_by_role("button", name="Compare the ticked runs").click()
-    page.wait_for_selector("h1:text-is('Runs side by side')", timeout=PATIENCE_MS)
+    wait_for(page, "h1:text-is('Runs side by side')")
 
 
 def link_names(page):
