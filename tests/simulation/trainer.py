@@ -39,6 +39,8 @@ _GENESIS = hashlib.sha256(b"the model's first weights").digest()
 _BATCH_BYTES = 32
 _FLUSH_PATIENCE_S = 60.0
 _LAST_SAVE_TRIES = 3
+# More than a run has checkpoints.
+_MOST_TRIED = 100
 _LOOK_S = 1.0
 
 
@@ -131,7 +133,10 @@ class Trainer:
     def _restore(self) -> None:
         """Take the last good checkpoint; as train/restore.py."""
         key, manifest = self._key, None
+        num_tried = 0
         while key is not None:
+            num_tried += 1
+            assert num_tried <= _MOST_TRIED, "I10: it tries checkpoints for ever"
             try:
                 manifest = read_manifest(self._store, key)
                 self._state = weights_of(self._store, manifest)
