@@ -208,6 +208,7 @@ MUTATIONS = (
         path="orchestrator/cloud/skypilot/strategy.py",
         before="            if await self._is_only_unseen():\n",
         after="            if False:\n",
+        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/skypilot/test_strategy.py"),
     ),
     Mutation(
         name="a run that is cut off from its store has failed",

@@ -107,6 +107,7 @@ def test_budget_ends_the_attempt_with_a_save_before_it_is_used_up(tmp_path):
     scene = Scene(tmp_path, limits={"budget_usd": 10})
     assert scene.look(50 * 60) is None
     leave = scene.look(8 * 60)  # a save and a stop take 3 minutes of this node's hour
+    assert leave is not None
     assert (leave.reason, leave.saves) == (EndReason.STOPPED, True)
     assert "of $10" in leave.why
 
@@ -168,6 +169,9 @@ class Down:
 def test_store_that_fails_ends_nothing_but_the_lease(tmp_path):
     scene = Scene(tmp_path, store=Down())
     assert [scene.look(EVERY_S) for _ in range(10)] == [None] * 10
+    leave = scene.look(900)  # whoever owns it may have given it up, and cannot be heard
+    assert leave is not None
+    assert (leave.reason, leave.saves) == (EndReason.PREEMPTED, True)
 
 
 def test_ledger_of_a_newer_version_ends_nothing(tmp_path):
