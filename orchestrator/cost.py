@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import reduce
+from operator import add
 
 from orchestrator.charges import MICRO_USD, charge, hours, round_usd, scale_of
 from orchestrator.ledger.fold import (
@@ -85,12 +87,13 @@ def billed_until(state: RunState, as_of: datetime) -> datetime:
 def _settled(parts: Parts) -> Parts:
     """Round requests up by millionths until the parts add up in binary floating point as well.
 
-    Requests are an estimate from above; readers of JSON who add floats get the total to the bit.
+    Requests are an estimate from above; readers of JSON who add floats get the total to the bit,
+    one after the other or compensated, as Python's sum does since 3.12.
     """
     for extra in range(_MOST_MICRO_USD):
         settled = replace(parts, requests=parts.requests + extra * MICRO_USD)
         amounts = [float(getattr(settled, part.name)) for part in fields(settled)]
-        if sum(amounts) == math.fsum(amounts) == float(settled.total):
+        if reduce(add, amounts) == math.fsum(amounts) == float(settled.total):
             return settled
     return parts
 

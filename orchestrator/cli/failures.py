@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from checkpoints.errors import (
     AddressInvalid,
     CheckpointError,
@@ -22,11 +24,17 @@ from orchestrator.errors import (
     UsageError,
 )
 
+# What a system answers about a name wherever a file of that name is looked for.
+_NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+
 
 def explain(error: Exception) -> OrchestratorError | None:
     """Return the error as the user is to see it, None for one that nobody foresaw."""
     if isinstance(error, OrchestratorError):
         return error
+    if isinstance(error, OSError) and error.errno in _NO_NAMES:
+        what = f"{str(error.filename)!r:.80} cannot be a file: {error.strerror}."
+        return UsageError(what, "Correct the name.")
     if not isinstance(error, CheckpointError):
         return None
     return _kind(error)(error.what, error.next_step)

@@ -60,6 +60,11 @@ def test_plan_names_an_address_of_data_that_is_none(refused, url):
     assert "data.train" in refused("plan", SPEC, "--set", f"data.train={url}/d.json")
 
 
+@pytest.mark.parametrize("key", ["data.train", "model.base"])
+def test_a_path_that_no_file_can_have_is_named(refused, key):
+    assert "too long" in refused("plan", SPEC, "--set", f"{key}={'9' * 300}/d")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
