@@ -58,7 +58,6 @@ class Watch:
         )
         self._kill_at: float | None = None
         self._is_alone = False
-        self._has_ended = False
         self._is_noticed = False
         self._is_terminated = False
         self.leaving: EndReason | None = None
@@ -144,9 +143,8 @@ class Watch:
         self._kill_at = min(self._kill_at or alone_until, alone_until)
 
     def _note_last_words(self, now: float) -> None:
-        if self._has_ended or None in self.outcomes():
+        if None in self.outcomes():
             return
-        self._has_ended = True
         linger_until = now + _LINGER_SECONDS
         self._kill_at = min(self._kill_at or linger_until, linger_until)
 

@@ -102,6 +102,11 @@ def silent_detail(seconds: float) -> str:
     return f"its agent was silent for {seconds:g} s"
 
 
+def mute_detail(seconds: float) -> str:
+    """Return the same of one whose agent never spoke."""
+    return f"its agent said nothing within {seconds:g} s"
+
+
 def last_beat_at(store: ObjectStore, attempt: int | None) -> datetime | None:
     """Return when the agent of an attempt was last heard, None if it never was."""
     beats = [

@@ -85,10 +85,9 @@ def _sum_up(outcomes: list[Outcome], seconds: float) -> None:
     )
     print(f"{sum(one.num_unheard for one in outcomes):8,} healthy nodes torn down unheard")
     strict = sum((outcome.strict for outcome in outcomes), Counter())
-    for what in sorted(strict):
-        if f"{what}, looks" in strict:
-            looks = strict[f"{what}, looks"]
-            print(f"{strict[what]:8,} of {looks:,} looks at {what} with the tightest bound")
+    looks = sum((outcome.looks for outcome in outcomes), Counter())
+    for what in sorted(looks):
+        print(f"{strict[what]:8,} of {looks[what]:,} looks at {what} with the tightest bound")
     bad = sorted(outcome.seed for outcome in outcomes if outcome.violations)
     print(f"{len(bad):8,} seeds with a violation{f': {bad}' if bad else ''}")
 

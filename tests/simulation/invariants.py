@@ -45,8 +45,10 @@ _LEAVES_WITHIN_S = 480.0
 # How long the strategy listens for the agent of a node that SkyPilot cannot see: four ticks, after
 # two minutes without a status.
 _LISTENING_S = 360.0
-# A silent node's owner listens for a minute before it takes it for dead.
-_LISTENS_S = 60.0
+# What happened so long before or after something counts as having been there at that time.
+_AROUND_S = 60.0
+# How often an agent looks at its owner's heartbeat: a tenth of the lease.
+_LEASE_LOOK_S = 90.0
 # Seeds whose decisions are made again from the ledger: each is a fold and a policy's answer.
 _REPLAYED = 5
 _SLACK = timedelta(minutes=3)
@@ -63,8 +65,9 @@ class Invariants:
         self._damaged: set[str] = set()
         self.num_commits = self._steps_lost = 0
         self._unheard: set[str] = set()
+        self.looks: Counter[str] = Counter()
         self.strict: Counter[str] = Counter()
-        """How often a bound was judged at its tightest, and how often at all."""
+        """How often a bound was judged at its tightest, of all looks."""
         self.seconds_off = 0.0
         self.usd_off = Decimal(0)
         self._state: RunState | None = None
@@ -123,7 +126,7 @@ class Invariants:
             return  # the last two are not promised: docs/reliability.md
         since = max(job.dead_since, node.began_at)
         hindered_s = self._world.plan.hindered_s(node.process.name, since, now) + node.frozen_s
-        longest_s = (SILENT_NODE_STOPS_AFTER + 2 * _SLACK).total_seconds()
+        longest_s = (SILENT_NODE_STOPS_AFTER + _SLACK).total_seconds() + _LEASE_LOOK_S
         self._judge(
             "I5 owner gone",
             now - since <= longest_s + hindered_s,
@@ -150,13 +153,12 @@ class Invariants:
     def _look_at_tear_down(self, node, since: float, until: float) -> None:
         """Demand that a node which nobody saw is left alone as long as its agent can be heard."""
         plan, job = self._world.plan, self._job_of(node)
-        until += _LISTENS_S
+        until += _AROUND_S
         could_speak = not plan.hindered_s(node.process.name, since, until)
         could_hear = not plan.hindered_s(job.controller.name, since, until)
-        if not (could_speak and could_hear):
-            self._unheard.add(node.launch)
-            return
-        self._demand(False, f"F19: {node.launch} was torn down, and could be heard")
+        is_heard = could_speak and could_hear
+        self._demand(not is_heard, f"F19: {node.launch} was torn down, and could be heard")
+        self._unheard.add(node.launch)
 
     def _job_of(self, node):
         return next(one for one in self._world.jobs.values() if node in [n for _, n in one.ups])
@@ -173,7 +175,7 @@ class Invariants:
             if node.began_at is None and self._is_abandoned:
                 seconds += until - node.up_at  # is set up by nobody: docs/reliability.md
         self.strict["I7 budget"] += seconds == _LEAVES_WITHIN_S
-        self.strict["I7 budget, looks"] += 1
+        self.looks["I7 budget"] += 1
         price = max((node.offer.usd_per_hour for node in nodes), default=Decimal(0))
         return price * Decimal(seconds) / 3600
 
@@ -250,7 +252,7 @@ class Invariants:
         """Say whether anything was done to a node, or to who watched it."""
         until = self._world.loop.seconds if node.is_up else node.billed_until
         hindered_s = self._world.plan.hindered_s(node.process.name, node.up_at, until)
-        away_s = self._job_of(node).away_s(node.up_at - _LISTENS_S, until + _LISTENS_S)
+        away_s = self._job_of(node).away_s(node.up_at - _AROUND_S, until + _AROUND_S)
         return node.was_disturbed or bool(hindered_s + away_s)
 
     def _look_at_result(self, state: RunState) -> None:
@@ -299,7 +301,7 @@ class Invariants:
     def _hindered_s(self, node, until: float, off_s: float) -> float:
         """Return for how long its controller may have been kept from seeing that it had gone."""
         plan, job = self._world.plan, self._job_of(node)
-        start, end = until - _LISTENS_S, until + off_s + _LISTENS_S
+        start, end = until - _AROUND_S, until + off_s + _AROUND_S
         seconds = plan.hindered_s(job.controller.name, start, end) + plan.unreadable_s(start, end)
         if plan.unreadable_s(start - _LISTENING_S, end):
             seconds += _LISTENING_S  # when it goes while it is listened for
@@ -371,7 +373,7 @@ class Invariants:
     def _judge(self, what: str, holds: bool, violation: str, *, is_strict: bool) -> None:
         """Demand, and count how often the bound was at its tightest."""
         self.strict[what] += is_strict
-        self.strict[f"{what}, looks"] += 1
+        self.looks[what] += 1
         self._demand(holds, violation)
 
     def _demand(self, holds: bool, what: str) -> None:
@@ -401,6 +403,7 @@ class Invariants:
             usd=world.cloud.usd(world.loop.seconds),
             usd_off=self.usd_off,
             seconds_off=self.seconds_off,
+            looks=self.looks,
             strict=self.strict,
             num_orphans=sum(n.is_up and n.began_at is not None for n in world.cloud.nodes),
         )

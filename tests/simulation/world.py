@@ -68,7 +68,9 @@ class Outcome:
     """By how much the ledger's times differ, in dollars, node by node."""
     seconds_off: float = 0.0
     """The most for a node whose controller nothing kept from seeing it go."""
+    looks: Counter[str] = field(default_factory=Counter)
     strict: Counter[str] = field(default_factory=Counter)
+    """Of the looks at each bound those at its tightest."""
 
 
 def simulate(seed: int) -> Outcome:

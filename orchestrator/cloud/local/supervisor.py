@@ -40,7 +40,14 @@ from orchestrator.ledger.facts import (
     TerminatedBy,
 )
 from orchestrator.ledger.fold import LaunchView, RunState
-from orchestrator.ledger.heartbeat import Heartbeat, Listener, beat, read_heartbeats, silent_detail
+from orchestrator.ledger.heartbeat import (
+    Heartbeat,
+    Listener,
+    beat,
+    mute_detail,
+    read_heartbeats,
+    silent_detail,
+)
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.measurements import Measured, MeasurementReader, steps_of
 from orchestrator.ledger.record import RunRecord
@@ -305,7 +312,7 @@ class Supervisor:
             is_silent = self._listener.is_silent(launch.attempt, time.monotonic())
             return silent_detail(_SILENT_AGENT_S) if is_silent else None
         is_late = time.monotonic() - self._launched_s > _CLAIMS_WITHIN_S
-        return f"its agent said nothing within {_CLAIMS_WITHIN_S:g} s" if is_late else None
+        return mute_detail(_CLAIMS_WITHIN_S) if is_late else None
 
     def _last_step(self, launch: LaunchView) -> int | None:
         """Return the last step that the launch's attempt has reported, None before its first."""

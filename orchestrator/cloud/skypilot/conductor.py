@@ -13,8 +13,8 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,6 +46,7 @@ from orchestrator.ledger.heartbeat import (
     Listener,
     beat,
     last_beat_at,
+    mute_detail,
     silent_detail,
 )
 from orchestrator.ledger.journal import Journal
@@ -62,7 +63,7 @@ from orchestrator.spec import RunSpec
 _BEAT_EVERY_S = 60.0
 # In which SkyPilot's controller sees that a node is gone: it looks twice a minute, and bears a
 # minute without an answer.
-_NOTICED_WITHIN = timedelta(minutes=5)
+_NOTICED_WITHIN_S = 300.0
 
 PriceSource = Callable[[RunSpec], Sequence[Offer] | None]
 """Returns today's offers for a spec, None where only those quoted at launch are known."""
@@ -107,16 +108,17 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Watched:
-    """A launch that was up at each of our looks in a time."""
+    """A launch that was up at each of our looks in a time; `_s` are monotonic seconds."""
 
     launch: str
-    since: datetime
+    since_s: float
+    until_s: float
     until: datetime
 
     @property
     def is_long(self) -> bool:
         """Say whether SkyPilot would have noticed a loss, had it been restarted with us."""
-        return self.until - self.since >= _NOTICED_WITHIN
+        return self.until_s - self.since_s >= _NOTICED_WITHIN_S
 
 
 def owner_of(job: str) -> str:
@@ -165,7 +167,6 @@ class Conductor:
         self._measured: Sequence[Measured] = ()
         # Monotonic: this machine's clock may be set meanwhile.
         self._beat_s: float | None = None
-        self._mute_since: tuple[str, float] | None = None
         self._launching: tuple[Launch, LaunchStarted] | None = None
         self._last_noted: str | None = None
         self._last_told: str | None = None
@@ -269,24 +270,22 @@ class Conductor:
         The cloud and SkyPilot see a node whose agent stands still as well as ever.
         """
         launch = None if self._seen is None else self._seen.current_launch
-        if launch is None or launch.ready_at is None:
+        if launch is None or self._watched is None:
             return None
         now = time.monotonic()
         if launch.attempt is not None:
             is_silent = self._listener.is_silent(launch.attempt, now)
             return Loss(detail=silent_detail(SILENT_AGENT_S)) if is_silent else None
-        if self._mute_since is None or self._mute_since[0] != launch.launch:
-            self._mute_since = (launch.launch, now)
         # What is being set up says nothing.
-        is_late = now - self._mute_since[1] > MUTE_AGENT_S
-        detail = f"its agent said nothing within {MUTE_AGENT_S:g} s"
-        return Loss(has_failed=True, detail=detail) if is_late else None
+        is_late = now - self._watched.since_s > MUTE_AGENT_S
+        return Loss(has_failed=True, detail=mute_detail(MUTE_AGENT_S)) if is_late else None
 
     def unready(self) -> LaunchView | None:
         """Return our launch that is open in the ledger and never came up there, if there is one."""
         launch = self.state().current_launch
-        is_ours = launch is not None and launch.launch.startswith(self._prefix)
-        return launch if is_ours and launch is not None and launch.ready_at is None else None
+        if launch is None or launch.ready_at is not None:
+            return None
+        return launch if launch.launch.startswith(self._prefix) else None
 
     def came_up(self, launch: str, up_at: datetime, zone: str | None) -> None:
         """Write down when a launch's nodes came up, and in which zone; once."""
@@ -363,13 +362,13 @@ class Conductor:
 
     def _note_seen(self, state: RunState, now: datetime) -> None:
         """Remember since when SkyPilot has not told us that the nodes which are up have gone."""
-        launch = state.current_launch
-        if launch is None:
+        launch, now_s = state.current_launch, time.monotonic()
+        if launch is None or launch.ready_at is None:
             self._watched = None
-        elif self._watched is None or self._watched.launch != launch.launch:
-            self._watched = _Watched(launch=launch.launch, since=now, until=now)
-        else:
-            self._watched = replace(self._watched, until=now)
+            return
+        is_known = self._watched is not None and self._watched.launch == launch.launch
+        since_s = self._watched.since_s if is_known and self._watched is not None else now_s
+        self._watched = _Watched(launch=launch.launch, since_s=since_s, until_s=now_s, until=now)
 
     def _gone_at(self, launch: LaunchView) -> datetime | None:
         """Return when nodes that nobody saw go must have left; None where that is yet to come.

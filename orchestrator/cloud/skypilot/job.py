@@ -70,26 +70,24 @@ class Job:
 
     async def note_up(self, underway: Underway) -> None:
         """Write down when and where the nodes of a launch came up; the bill starts there."""
-        if underway.up_at is not None:
-            return
-        up_at = await asyncio.to_thread(up_since, self.cluster_name, underway.since)
-        if up_at is not None:
-            underway.up_at = up_at
-            zone = await asyncio.to_thread(zone_of, self.cluster_name)
-            await self.tell(Conductor.came_up, underway.launch, up_at, zone)
+        if underway.up_at is None:
+            underway.up_at = await self._note_up(underway.launch, underway.since)
 
     async def note_missed(self) -> None:
-        """Write down when the nodes came up of a launch whose controller died before it could.
+        """Do so for a launch whose controller died before it could.
 
         SkyPilot's events outlive its clusters, so this may be asked when they are gone.
         """
         launch = await self.tell(Conductor.unready)
-        if launch is None:
-            return
-        since = launch.started_at.timestamp()
+        if launch is not None:
+            await self._note_up(launch.launch, launch.started_at.timestamp())
+
+    async def _note_up(self, launch: str, since: float) -> datetime | None:
         up_at = await asyncio.to_thread(up_since, self.cluster_name, since)
         if up_at is not None:
-            await self.tell(Conductor.came_up, launch.launch, up_at, None)
+            zone = await asyncio.to_thread(zone_of, self.cluster_name)
+            await self.tell(Conductor.came_up, launch, up_at, zone)
+        return up_at
 
 
 async def patiently(act: Callable[[], T]) -> T:
@@ -102,7 +100,10 @@ async def patiently(act: Callable[[], T]) -> T:
         except (StoreUnreachable, StoreRefused) as error:
             now = time.monotonic()
             # From the first refusal: the silence before it says nothing of the keys.
-            refused_since = (refused_since or now) if isinstance(error, StoreRefused) else None
+            if not isinstance(error, StoreRefused):
+                refused_since = None
+            elif refused_since is None:
+                refused_since = now
             is_refused = refused_since is not None and now - refused_since >= _REFUSAL_PATIENCE_S
             if is_refused or now - began_at >= _STORE_PATIENCE_S:
                 raise
