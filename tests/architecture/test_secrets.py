@@ -1,8 +1,10 @@
 """`.ci/secrets`: a key that is committed is found, and those that tests made up are known."""
 
+import os
 import secrets
 import string
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,16 @@ CAPITALS = string.ascii_uppercase + string.digits
 
 def scan(*files):
     command = [str(ROOT / ".ci" / "secrets"), *map(str, files)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    # pytest may run from an environment that nobody has activated
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        command,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize(
