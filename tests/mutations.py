@@ -225,6 +225,13 @@ MUTATIONS = (
         tests=_CONDUCTOR,
     ),
     Mutation(
+        name="nothing ends a node that is being set up",
+        path="sky/train.yaml",
+        before="a.set_autostop(60, ",
+        after="a.set_autostop(-60, ",
+        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/skypilot/test_autodown.py"),
+    ),
+    Mutation(
         name="facts that follow a lost reply are dropped",
         path="orchestrator/ledger/journal.py",
         before="            self._pending = "

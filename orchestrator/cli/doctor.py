@@ -22,7 +22,7 @@ from orchestrator.cli.failures import explain
 from orchestrator.doctor import examine, store_urls
 from orchestrator.errors import CloudRefused, UsageError
 from orchestrator.finding import Finding, Verdict
-from orchestrator.iam import bill_grant, other_grants, s3_policy
+from orchestrator.iam import aws_policy, bill_grant, other_grants, role_grant
 from orchestrator.news import Level
 from orchestrator.notify.addresses import how_to_set
 from orchestrator.notify.readiness import known_addresses
@@ -39,6 +39,9 @@ _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"
 @click.option("--offline", is_flag=True, help="Ask no cloud, and no API server of SkyPilot.")
 @click.option("--iam", is_flag=True, help="Print the least that the spec's buckets have to allow.")
 @click.option("--this-run", is_flag=True, help="With --iam: no folder but the run's, for nodes.")
+@click.option(
+    "--role", is_flag=True, help="With --iam: for AWS nodes' role, by which they end, too."
+)
 @click.option("--fix", is_flag=True, help="Make SkyPilot's API server on this machine load us.")
 @click.option("--notify", is_flag=True, help="Send a test message to each address, and no more.")
 @yes_option
@@ -52,6 +55,7 @@ def doctor(
     offline: bool,
     iam: bool,
     this_run: bool,
+    role: bool,
     fix: bool,
     notify: bool,
     yes: bool,
@@ -77,7 +81,7 @@ def doctor(
     if iam:
         if loaded is None:
             raise UsageError("A policy is for a spec's buckets.", "orchestrate doctor SPEC --iam")
-        _print_policy(loaded, this_run=this_run)
+        _print_policy(loaded, this_run=this_run, role=role)
         return
     findings = []
     for finding in examine(loaded, offline=offline):
@@ -153,14 +157,14 @@ def _row(finding: Finding) -> dict[str, str | None]:
     }
 
 
-def _print_policy(spec: RunSpec, *, this_run: bool) -> None:
+def _print_policy(spec: RunSpec, *, this_run: bool, role: bool) -> None:
     """Print what people need, who list a store's runs, or what nodes of this run do."""
     urls = [f"{url}/{spec.name}" if this_run else url for url in store_urls(spec)]
-    policy, grants = s3_policy(urls), other_grants(urls)
+    policy, grants = aws_policy(urls, ends_nodes=role), other_grants(urls)
     if policy is None and not grants:
         raise UsageError(f"{', '.join(urls)} needs no policy.", "It is no bucket of a cloud.")
     if policy is not None:
         print(json.dumps(policy, indent=1))
-    optional = bill_grant(spec.clouds)
-    for grant in [*grants, *([optional] if optional else [])]:
+    besides = (None if role else role_grant(spec.clouds), bill_grant(spec.clouds))
+    for grant in [*grants, *filter(None, besides)]:
         say(grant)

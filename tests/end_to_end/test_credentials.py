@@ -10,7 +10,7 @@ import pytest
 from checkpoints.fence import read_head
 from checkpoints.store import open_store
 from orchestrator.cloud.local.s3_server import BUCKET
-from orchestrator.iam import s3_policy
+from orchestrator.iam import aws_policy
 from tests.end_to_end.conftest import Workplace
 from tests.end_to_end.losses import NOTHING, losses
 from tests.fault_record import record_fault
@@ -37,7 +37,7 @@ def test_saves_are_skipped_while_a_key_is_refused_and_commit_once_it_is_renewed(
     ended, key_file = threading.Event(), tmp_path / "credentials"
     (tmp_path / "iam").mkdir()
     with iam_server(tmp_path / "iam") as server:
-        old, new = (server.add_user(s3_policy([STORE])) for _ in range(2))
+        old, new = (server.add_user(aws_policy([STORE])) for _ in range(2))
         for name, value in new.items():  # of this test, which looks on
             monkeypatch.setenv(name, value)
 

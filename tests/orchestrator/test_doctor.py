@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from orchestrator.iam import s3_policy
+from orchestrator.iam import aws_policy
 from tests.end_to_end.conftest import EXAMPLES
 from tests.loose_s3 import BUCKET
 from tests.orchestrator.test_cli import write_spec
@@ -110,7 +110,7 @@ def test_the_policy_names_no_more_than_the_run_s_folder(orchestrate):
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/*"]}}
     assert "Condition" not in uploads  # AWS has no condition key for it
     assert not any("*" in action for one in policy["Statement"] for action in one["Action"])
-    _, listing, _ = s3_policy(["s3://my-bucket"])["Statement"]
+    _, listing, _ = aws_policy(["s3://my-bucket"])["Statement"]
     assert "Condition" not in listing  # a listing of everything names no prefix
 
 
@@ -121,6 +121,24 @@ def test_the_policy_of_nodes_names_one_run(orchestrate):
     objects, listing, _ = json.loads(out)["Statement"]
     assert objects["Resource"] == "arn:aws:s3:::my-bucket/runs/mine/*"
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/mine/*"]}}
+
+
+def test_the_role_of_nodes_on_aws_also_lets_them_end(orchestrate):
+    code, out, err = orchestrate("doctor", CLOUD, "--iam", "--set", "checkpoints.stores={}")
+    assert code == 0
+    assert "ec2:" not in out
+    assert "--iam --role" in err
+    changes = ("--set", "store=gs://near/runs", "--set", "checkpoints.stores={}")
+    for more in ((), changes):  # wherever the run is kept
+        code, out, err = orchestrate("doctor", CLOUD, "--iam", "--role", *more)
+        assert code == 0
+        assert "--role" not in err
+        *_, looking, ending, groups = json.loads(out)["Statement"]
+        assert looking["Resource"] == "*"
+        assert all(action.startswith("ec2:Describe") for action in looking["Action"])
+        assert "ec2:TerminateInstances" in ending["Action"]
+        assert ending["Condition"] == {"StringLike": {"aws:ResourceTag/orchestrate-run": "*"}}
+        assert groups["Action"] == ["ec2:ModifyInstanceAttribute"]
 
 
 def test_a_policy_needs_a_bucket(orchestrate, tmp_path):

@@ -19,7 +19,7 @@ from checkpoints.probe import check_conditional_writes
 from checkpoints.store import open_store
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.local.s3_server import BUCKET
-from orchestrator.iam import s3_policy
+from orchestrator.iam import aws_policy
 from orchestrator.ledger.facts import RunLaunched
 from orchestrator.ledger.heartbeat import Heartbeat, beat, read_heartbeats
 from orchestrator.ledger.journal import Journal, LedgerReader
@@ -29,7 +29,7 @@ from tests.checkpoints.saving import NOW, claim, save_step
 from tests.iam_server import iam_server
 
 STORE = f"s3://{BUCKET}/own"
-POLICY = s3_policy([STORE])
+POLICY = aws_policy([STORE])
 # SeaweedFS takes aborting for a part of writing; AWS has an action of its own for it.
 ACTIONS = {one for statement in POLICY["Statement"] for one in statement["Action"]} - {
     "s3:AbortMultipartUpload"
@@ -115,7 +115,7 @@ def test_a_run_needs_each_action_of_its_policy_and_nothing_else(as_user, missing
 
 def test_a_node_needs_no_folder_but_its_run_s(as_user, server):
     server.owner.put_object(Bucket=BUCKET, Key="own/another/run.json", Body=b"{}")
-    as_user(s3_policy([f"{STORE}/mine"]))
+    as_user(aws_policy([f"{STORE}/mine"]))
     live(f"{STORE}/mine", as_node=True)
     another = open_store(f"{STORE}/another")
     for act in (

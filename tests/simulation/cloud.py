@@ -19,8 +19,9 @@ from tests.simulation.trainer import Pace
 
 _REGIONS = (("us-east-1", "8"), ("us-west-2", "9"), ("eu-west-1", "10"))
 _ON_DEMAND = "30"
-# SkyPilot's autodown, as our tasks ask for it.
+# SkyPilot's autodown, as it asks for it when the set-up has ended, and as our set-up does before.
 _AUTODOWN_S = 600.0
+SET_UP_AUTODOWN_S = 3600.0
 # The agent of a machine that stood still looks around a moment after its ranks go on.
 _AWAKE_AFTER_S = 5.0
 
@@ -146,6 +147,7 @@ class Cloud:
         node.process.when_killed = lambda: self._end(node, 137)
         self.nodes.append(node)
         job.came_up(node)
+        loop.call_later(SET_UP_AUTODOWN_S, self._give_up, node)
         await asyncio.sleep(rng.uniform(20, 90))
         if plan.happens("lost while set up", launch):
             self.take(node)
@@ -159,6 +161,11 @@ class Cloud:
         node.process.start(lambda: self._run(node))
         self.service.spawn(self._take_back_some_day(node))
         return loop.seconds
+
+    def _give_up(self, node: Node) -> None:
+        """Take a node down that is still being set up."""
+        if node.began_at is None:
+            self.terminate(node)
 
     def _run(self, node: Node) -> None:
         self._end(node, run_agent(node, self.store_of(node.process)))
