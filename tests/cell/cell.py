@@ -210,6 +210,10 @@ class Cell:
             write_plugins(self.places, plugins, poll_seconds)
         self._ask("/server", ServerStart(restart=True))
 
+    def kill_server(self) -> None:
+        """Kill SkyPilot's server and controllers for good: nobody owns the nodes any more."""
+        self._ask("/server/kill", Nothing())
+
     def kill_controller(self, *, restart: bool = True) -> tuple[int, ...]:
         """Kill the managed-jobs controllers and return their numbers in the cell.
 

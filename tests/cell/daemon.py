@@ -35,7 +35,7 @@ def main(base: Path) -> None:
     log = EventLog(places.events)
     fleet = Fleet(lambda *about: start_node(places, *about), log, Counter(places.counter).next)
     MetadataServer(METADATA, fleet.at)
-    FakeAws(AWS_API, log)
+    FakeAws(AWS_API, log, fleet)
     start_bucket(places)
     log.write("cell_started")
     # Last: whoever finds it finds the rest as well.
@@ -82,6 +82,11 @@ def _routes(fleet: Fleet, server: ApiServer, log: EventLog) -> Routes:
         log.write("controllers_killed", detail={"pids": pids.pids})
         return pids
 
+    def kill_server(_: Nothing) -> Pids:
+        pids = Pids(pids=server.stop())
+        log.write("server_killed", detail={"pids": pids.pids})
+        return pids
+
     return {
         "/launch": (Launch, fleet.launch),
         "/terminate": (Terminate, fleet.terminate),
@@ -91,6 +96,7 @@ def _routes(fleet: Fleet, server: ApiServer, log: EventLog) -> Routes:
         "/market": (Market, fleet.set_market),
         "/market/read": (Nothing, lambda _: fleet.market),
         "/server": (ServerStart, start),
+        "/server/kill": (Nothing, kill_server),
         "/controllers/kill": (Nothing, kill_controllers),
     }
 

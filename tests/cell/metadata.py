@@ -17,6 +17,17 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.cell.records import Instance
 
+# The role that every node has: what it may do is not told apart.
+_ROLES, _ROLE = "meta-data/iam/security-credentials", "cell-node"
+_KEYS_OF_ROLE = {
+    "Code": "Success",
+    "Type": "AWS-HMAC",
+    "AccessKeyId": "ASIACELL",
+    "SecretAccessKey": "cell",
+    "Token": "cell",
+    "LastUpdated": "2026-01-01T00:00:00Z",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
 Find = Callable[[str], Instance | None]
 
 
@@ -54,6 +65,8 @@ def aws_answers(instance: Instance) -> dict[str, str | None]:
         "meta-data/placement/availability-zone": instance.zone,
         "meta-data/spot/instance-action": action if instance.spot else None,
         "meta-data/spot/termination-time": deadline if instance.spot else None,
+        f"{_ROLES}/": _ROLE,
+        f"{_ROLES}/{_ROLE}": json.dumps(_KEYS_OF_ROLE),
         "meta-data/events/recommendations/rebalance": warned and json.dumps({"noticeTime": warned}),
         "dynamic/instance-identity/document": json.dumps(identity),
     }

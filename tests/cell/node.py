@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.cell.places import GATEWAY, NODE_HOME, Places, node_paths, store_environment
+from tests.cell.places import AWS_API, GATEWAY, NODE_HOME, Places, node_paths, store_environment
 from tests.cell.records import Instance
 
 _SCRIPT = Path(__file__).with_name("node.sh")
@@ -30,7 +30,11 @@ class Node:
 
 def start_node(places: Places, instance: Instance, public_key: str, boot_seconds: float) -> Node:
     """Start an instance; sshd listens after `boot_seconds` and some tenths of one."""
-    node_environment = {**store_environment(), "RAY_USAGE_STATS_ENABLED": "0"}
+    node_environment = {
+        **store_environment(),
+        "AWS_ENDPOINT_URL_EC2": f"http://{AWS_API[0]}:{AWS_API[1]}",  # autodown asks it
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "IMAGE": str(places.image.resolve() / "home"),
