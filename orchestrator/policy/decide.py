@@ -16,7 +16,7 @@ from orchestrator.offers import MarketPreference, Offer
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.budget import choose_within_budget
 from orchestrator.policy.by_price import choose_by_price
-from orchestrator.policy.history import History, Limits
+from orchestrator.policy.history import History, Limits, of_willing_clouds
 from orchestrator.policy.seeing import View, look
 from orchestrator.policy.sight import Choice, Mode
 
@@ -30,6 +30,7 @@ def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datet
     allowed = [offer for offer in offers if limits.market.allows(offer.market)]
     if (stop := reason_to_stop(history, allowed, limits)) is not None:
         return stop
+    allowed = of_willing_clouds(allowed, history, now)
     if limits.market is MarketPreference.SPOT_WITH_FALLBACK:
         view = look(history, allowed, limits, now)
         if view is not None:

@@ -17,6 +17,9 @@ from orchestrator.policy.sight import PolicyName
 # A zone without capacity is not asked again for this long: a guess between burning API quota and
 # missing capacity. Not measured yet.
 RETRY_ZONE_AFTER = timedelta(minutes=10)
+# A cloud that would not even say whether it has room is not asked again for this long, while others
+# are on offer: keys that ended are not renewed within minutes. Not measured.
+RETRY_CLOUD_AFTER = timedelta(hours=6)
 # In the field: a save and a stop.
 STOP_MARGIN = timedelta(minutes=3)
 
@@ -114,6 +117,24 @@ def not_recently_refused(offers: Sequence[Offer], history: History, now: datetim
         ),
         key=price_order,
     )
+
+
+def of_willing_clouds(offers: Sequence[Offer], history: History, now: datetime) -> list[Offer]:
+    """Return the offers of clouds whose last launch did not fail before it had nodes.
+
+    That is an account that is refused, or a request that makes no sense there; a lack of room is
+    not meant. All of them, where no other cloud is on offer.
+    """
+    last = {launch.offer.cloud: launch for launch in history.launches}
+    unwilling = {
+        cloud
+        for cloud, launch in last.items()
+        if launch.reason is EndReason.SETUP_FAILED
+        and launch.ready_at is None
+        and launch.ended_at is not None
+        and now - launch.ended_at < RETRY_CLOUD_AFTER
+    }
+    return [offer for offer in offers if offer.cloud not in unwilling] or list(offers)
 
 
 def place_just_lost(history: History) -> tuple[str, str] | None:

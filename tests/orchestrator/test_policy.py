@@ -16,7 +16,13 @@ from orchestrator.offers import Market, MarketPreference, Offer
 from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.by_price import MAX_WAIT, MIN_STAY
 from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS, decide
-from orchestrator.policy.history import RETRY_ZONE_AFTER, History, LaunchRecord, Limits
+from orchestrator.policy.history import (
+    RETRY_CLOUD_AFTER,
+    RETRY_ZONE_AFTER,
+    History,
+    LaunchRecord,
+    Limits,
+)
 from orchestrator.policy.sight import PolicyName
 from tests.orchestrator.histories import START, make_offer
 
@@ -24,6 +30,8 @@ EAST = make_offer("us-east-1", usd="8")
 WEST = make_offer("us-west-2", usd="9")
 EAST_B = make_offer("us-east-1", usd="8.5", zone="us-east-1-b")
 ON_DEMAND = make_offer("us-east-1", Market.ON_DEMAND, usd="30")
+GOOGLE = make_offer("us-central1", usd="12", cloud="gcp")
+GOOGLE_ON_DEMAND = make_offer("us-central1", Market.ON_DEMAND, usd="29", cloud="gcp")
 HOUR = timedelta(hours=1)
 NOTHING_YET = History(
     launches=(),
@@ -41,6 +49,7 @@ LIMITS = Limits(
     stop_margin=timedelta(minutes=3),
     restart=timedelta(minutes=10),
 )
+DUE = replace(LIMITS, budget_usd=Decimal(2000), deadline_at=START + 100 * HOUR)
 
 
 def ended(offer: Offer, reason: EndReason, at: datetime = START) -> LaunchRecord:
@@ -87,6 +96,39 @@ def test_region_just_lost_is_taken_again_when_no_other_has_capacity():
 
 def test_failed_training_does_not_move_the_run_elsewhere():
     decision = decide(after(ended(EAST, EndReason.TRAINING_FAILED)), [EAST, WEST], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == EAST
+
+
+@pytest.mark.parametrize("limits", [LIMITS, DUE], ids=["by price", "auto"])
+def test_a_cloud_that_refuses_the_account_is_left_alone_while_there_is_another(limits):
+    refused = ended(EAST, EndReason.SETUP_FAILED)
+    offers = [EAST, WEST, ON_DEMAND, GOOGLE, GOOGLE_ON_DEMAND]
+    known = replace(after(refused), work_left=20 * HOUR)
+    decision = decide(known, offers, limits, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == GOOGLE
+    later = decide(known, offers, limits, START + RETRY_CLOUD_AFTER)
+    assert isinstance(later, Launch)
+    assert later.offer == EAST
+    alone = decide(known, [EAST, WEST, ON_DEMAND], limits, START)
+    assert isinstance(alone, Launch)
+    assert alone.offer.cloud == "aws"
+
+
+def test_a_node_is_not_left_for_a_cloud_that_refuses_the_account():
+    up = LaunchRecord(offer=GOOGLE_ON_DEMAND, started_at=START, ready_at=START)
+    refused = ended(EAST, EndReason.SETUP_FAILED)
+    known = replace(after(refused, up), work_left=20 * HOUR, usd_per_hour=Decimal(30))
+    now = START + 2 * HOUR
+    assert isinstance(decide(known, [EAST, GOOGLE_ON_DEMAND], LIMITS, now), Keep)
+    without = replace(known, launches=(up,))
+    assert isinstance(decide(without, [EAST, GOOGLE_ON_DEMAND], LIMITS, now), Drain)
+
+
+def test_a_set_up_that_failed_on_nodes_says_nothing_of_their_cloud():
+    failed = replace(ended(EAST, EndReason.SETUP_FAILED), ready_at=START)
+    decision = decide(after(failed), [EAST, GOOGLE], LIMITS, START)
     assert isinstance(decision, Launch)
     assert decision.offer == EAST
 

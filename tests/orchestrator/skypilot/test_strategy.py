@@ -124,6 +124,7 @@ class Strategy(strategy.OrchestrateStrategy):
 
     tick_seconds = 0.01
     RETRY_INIT_GAP_SECONDS = 0
+    offers = (make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="9"))
 
     def __init__(self, store, outcomes, said):
         task = SimpleNamespace(resources={"any"}, num_nodes=1, secrets={})
@@ -134,8 +135,7 @@ class Strategy(strategy.OrchestrateStrategy):
         self._store, self._outcomes, self._said = store, list(outcomes), said
 
     def _make_conductor(self):
-        offers = (make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="9"))
-        return Conductor(self._store, "job-1", SystemClock(), lambda spec: offers)
+        return Conductor(self._store, "job-1", SystemClock(), lambda spec: self.offers)
 
     async def _launch(self, max_retry, raise_on_failure, recovery):
         outcome = self._outcomes.pop(0)
@@ -203,6 +203,24 @@ def test_an_account_that_is_refused_ends_the_job_soon_and_is_named(store, skypil
     num_told = told(executor, "the account is refused")
     assert num_told == 3
     record_fault("F24", "a cloud refuses the account", injected=num_told)
+
+
+@pytest.mark.parametrize("reason", NO_ACCOUNT)
+def test_an_account_that_one_cloud_refuses_is_no_end_where_another_has_room(
+    store, skypilot, reason
+):
+    executor = Strategy(store, [refused(reason), NO_ROOM, 1.0], skypilot)
+    google = (make_offer(region, usd="9", cloud="gcp") for region in ("us-east4", "us-central1"))
+    executor.offers = (make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="8"), *google)
+    assert asyncio.run(executor.launch()) == 1.0
+    assert launches(executor) == [
+        ("us-east-1", EndReason.SETUP_FAILED),
+        ("us-central1", EndReason.NO_CAPACITY),
+        ("us-east4", None),
+    ]
+    num_told = told(executor, "the account is refused")
+    assert num_told == 1
+    record_fault("F24", "a cloud refuses the account, another does not", injected=num_told)
 
 
 @pytest.mark.parametrize("reason", ROOM_ELSEWHERE)
