@@ -183,18 +183,20 @@ MUTATIONS = (
     Mutation(
         name="a node trains on for ever without an owner",
         path="orchestrator/agent/lease.py",
-        before="        return monotonic_now - self._changed_at > self._lease_seconds\n",
+        before="        return is_over or self._silent_s > self._silent_seconds\n",
         after="        return False\n",
+    ),
+    Mutation(
+        name="an owner that is gone is waited for as if the store were down",
+        path="orchestrator/agent/lease.py",
+        before="                self._silent_s += since_s\n",
+        after="                self._silent_s = 0.0\n",
     ),
     Mutation(
         name="a store that is silent renews the lease",
         path="orchestrator/agent/lease.py",
-        before="""        except StoreError:
-            pass
-""",
-        after="""        except StoreError:
-            self._changed_at = monotonic_now
-""",
+        before="            self._could_read = False\n",
+        after="            self._changed_at = monotonic_now\n",
         tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/agent/test_guards.py"),
     ),
     Mutation(
@@ -227,8 +229,8 @@ MUTATIONS = (
     Mutation(
         name="nothing ends a node that is being set up",
         path="sky/train.yaml",
-        before="a.set_autostop(60, ",
-        after="a.set_autostop(-60, ",
+        before='orchestrate-autodown" 60',
+        after='orchestrate-autodown" -1',
         tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/skypilot/test_autodown.py"),
     ),
     Mutation(

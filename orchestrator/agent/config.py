@@ -47,6 +47,8 @@ class AgentConfig(BaseModel):
     """Writer of the heartbeat without which the node stops itself."""
     lease_seconds: float = Field(default=900, gt=0)
     """How long that heartbeat may stand still."""
+    silent_seconds: float = Field(default=480, gt=0)
+    """The same while the store can be read: it is the owner then who is gone."""
     upload_seconds: float = Field(default=20, gt=0)
     """Longest time between uploads of measurements."""
     guard_seconds: float = Field(default=60, gt=0)

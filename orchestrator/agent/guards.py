@@ -2,7 +2,7 @@
 
 A later attempt that owns the run; the budget, or a stop; requests to stop or drain; an owner that
 is gone. Node 0 looks for all nodes: when it leaves, the others do. What takes the nodes down after
-the agent has left is their owner's business; where the owner is gone, SkyPilot's autodown does.
+the agent has left is their owner's business; where the owner is gone, SkyPilot's autodown does it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,14 @@ class Guards:
         self._states = StateReader(store, state.record)
         self._lease: OwnerLease | None = None
         if config.owner is not None:
-            self._lease = OwnerLease(store, config.owner, config.lease_seconds, now)
+            self._lease = OwnerLease(
+                store,
+                config.owner,
+                lease_seconds=config.lease_seconds,
+                silent_seconds=config.silent_seconds,
+                monotonic_now=now,
+            )
+        self._lease_look_s = min(config.lease_seconds, config.silent_seconds) / _LEASE_LOOKS
         self._guarded_at = self._asked_at = self._leased_at = now
 
     def look(self, now: float) -> Leave | None:
@@ -68,7 +75,7 @@ class Guards:
 
     def _look(self, now: float) -> Leave | None:
         config = self._config
-        if self._lease is not None and now - self._leased_at >= config.lease_seconds / _LEASE_LOOKS:
+        if self._lease is not None and now - self._leased_at >= self._lease_look_s:
             self._leased_at = now
             if self._lease.is_lost(now):
                 why = "the owner's heartbeat stands still"

@@ -11,9 +11,9 @@ from checkpoints.layout import HEARTBEATS, heartbeat_key
 from checkpoints.store import ObjectStore
 from orchestrator.ledger.facts import Instant
 
-# When a node on a cloud is gone whose owner is silent: the lease is 15 minutes, a save two, and
-# SkyPilot takes an idle node down after 10 more.
-SILENT_NODE_STOPS_AFTER = timedelta(minutes=27)
+# When a node on a cloud is gone whose owner and agent are silent: the lease is 15 minutes at most,
+# a save two, and SkyPilot takes a node down that the agent has left within three.
+SILENT_NODE_STOPS_AFTER = timedelta(minutes=20)
 # When an owner gives up a node on a cloud whose agent is silent. By then an agent that is only cut
 # off from the store has left by itself: the lease is 15 minutes, a save two.
 SILENT_AGENT_S = 20 * 60.0

@@ -151,7 +151,7 @@ def test_trainer_learns_the_earliest_of_several_deadlines(tmp_path):
 
 def test_lease_runs_out_only_when_the_heartbeat_stands_still(store):
     store.put(heartbeat_key("boss"), b"1")
-    lease = OwnerLease(store, "boss", lease_seconds=10, monotonic_now=0)
+    lease = OwnerLease(store, "boss", lease_seconds=15, silent_seconds=10, monotonic_now=0)
     assert not lease.is_lost(9)
     store.put(heartbeat_key("boss"), b"2")
     assert not lease.is_lost(15)
@@ -160,9 +160,24 @@ def test_lease_runs_out_only_when_the_heartbeat_stands_still(store):
 
 
 def test_lease_runs_out_when_the_store_cannot_be_reached(store):
-    lease = OwnerLease(Down(store), "boss", lease_seconds=10, monotonic_now=0)
-    assert not lease.is_lost(10)
-    assert lease.is_lost(11)
+    lease = OwnerLease(Down(store), "boss", lease_seconds=15, silent_seconds=10, monotonic_now=0)
+    assert not lease.is_lost(15)
+    assert lease.is_lost(16)
+
+
+def test_an_owner_is_not_silent_while_the_store_is_down(store):
+    store.put(heartbeat_key("boss"), b"1")
+    silent = Down(store)
+    lease = OwnerLease(store, "boss", lease_seconds=30, silent_seconds=10, monotonic_now=0)
+    assert not lease.is_lost(1)
+    assert not lease.is_lost(6)  # five seconds of silence
+    lease._store = silent
+    assert not lease.is_lost(8)
+    assert not lease.is_lost(18)
+    lease._store = store  # the owner has not had its turn yet
+    assert not lease.is_lost(20)
+    assert not lease.is_lost(25)
+    assert lease.is_lost(26)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from orchestrator.attempts import AgentExit
 from orchestrator.ledger.facts import QuotedOffer
 from orchestrator.offers import Market, Offer
 from tests.orchestrator.histories import START, make_offer
@@ -19,15 +20,21 @@ from tests.simulation.trainer import Pace
 
 _REGIONS = (("us-east-1", "8"), ("us-west-2", "9"), ("eu-west-1", "10"))
 _ON_DEMAND = "30"
-# SkyPilot's autodown, as it asks for it when the set-up has ended, and as our set-up does before.
-_AUTODOWN_S = 600.0
+# SkyPilot's autodown, as it asks for it when the set-up has ended, as our set-up does before, and
+# as an agent does that leaves; the latter with a look of skylet's.
+AUTODOWN_S = 600.0
 SET_UP_AUTODOWN_S = 3600.0
+_LEFT_AUTODOWN_S = 180.0
 # The agent of a machine that stood still looks around a moment after its ranks go on.
 _AWAKE_AFTER_S = 5.0
 
 
 class NoRoom(Exception):
     """The zone has no spot capacity now."""
+
+
+# The exit status of what SIGKILL ends.
+_KILLED = 137
 
 
 class LostWhileSetUp(Exception):
@@ -57,6 +64,7 @@ class Node:
     began_at: float | None = None
     """When its agent did."""
     exit_code: int | None = None
+    exited_at: float | None = None
     ranks: Process | None = None
     frozen_s: float = 0.0
     agent_stopped_at: float | None = None
@@ -144,7 +152,7 @@ class Cloud:
             store_of=self.store_of,
             up_at=loop.seconds,
         )
-        node.process.when_killed = lambda: self._end(node, 137)
+        node.process.when_killed = lambda: self._end(node, _KILLED)
         self.nodes.append(node)
         job.came_up(node)
         loop.call_later(SET_UP_AUTODOWN_S, self._give_up, node)
@@ -172,9 +180,11 @@ class Cloud:
 
     def _end(self, node: Node, exit_code: int) -> None:
         """End a node's job: ranks end with their agent, and what is idle is taken down."""
-        node.exit_code = exit_code
+        node.exit_code, node.exited_at = exit_code, self.loop.seconds
         node.kill_ranks()
-        self.loop.call_later(_AUTODOWN_S, self.terminate, node)
+        has_asked = exit_code not in (AgentExit.DONE, _KILLED)
+        idle_s = _LEFT_AUTODOWN_S if has_asked else AUTODOWN_S
+        self.loop.call_later(idle_s, self.terminate, node)
 
     async def _take_back_some_day(self, node: Node) -> None:
         """Give notices, some of them false; freeze it; take it back."""

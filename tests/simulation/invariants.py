@@ -20,6 +20,7 @@ from checkpoints.fence import read_head
 from checkpoints.inspect import read_manifest
 from checkpoints.layout import HEAD_KEY
 from checkpoints.store import ObjectStore
+from orchestrator.agent.config import AgentConfig
 from orchestrator.attempts import RetryBudget, StopReason, charged_to
 from orchestrator.cost import bill
 from orchestrator.deciding import replay_decisions
@@ -35,7 +36,7 @@ from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader
 from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS
 from orchestrator.replay import compare_replayed
-from tests.simulation.cloud import SET_UP_AUTODOWN_S, instant
+from tests.simulation.cloud import AUTODOWN_S, SET_UP_AUTODOWN_S, instant
 from tests.simulation.trainer import undisturbed, weights_of
 
 # Each rank's part of the weights, which ends its object.
@@ -47,8 +48,11 @@ _LEAVES_WITHIN_S = 480.0
 _LISTENING_S = 360.0
 # What happened so long before or after something counts as having been there at that time.
 _AROUND_S = 60.0
-# How often an agent looks at its owner's heartbeat: a tenth of the lease.
-_LEASE_LOOK_S = 90.0
+# When a node without an owner is gone: after eight minutes of its silence and a look, two to save,
+# and three until SkyPilot has ended an idle node.
+_OWNERLESS_S = 900.0
+_LEASE_S = AgentConfig.model_fields["lease_seconds"].default
+_SILENT_S = AgentConfig.model_fields["silent_seconds"].default
 # Seeds whose decisions are made again from the ledger: each is a fold and a policy's answer.
 _REPLAYED = 5
 _SLACK = timedelta(minutes=3)
@@ -130,10 +134,14 @@ class Invariants:
             return
         since = max(job.dead_since, node.began_at)
         hindered_s = self._world.plan.hindered_s(node.process.name, since, now) + node.frozen_s
-        longest_s = (SILENT_NODE_STOPS_AFTER + _SLACK).total_seconds() + _LEASE_LOOK_S
+        longest_s = _OWNERLESS_S
+        if hindered_s:  # then the lease counts, and not the silence
+            longest_s += hindered_s + _LEASE_S - _SILENT_S
+        if node.exited_at is not None:  # it may not have asked for less than SkyPilot did
+            longest_s = max(longest_s, node.exited_at - since + AUTODOWN_S)
         self._judge(
             "I5 owner gone",
-            now - since <= longest_s + hindered_s,
+            now - since <= longest_s,
             f"I5: {node.launch} is up, and its controller dead for {now - since:.0f} s",
             is_strict=not hindered_s,
         )

@@ -246,6 +246,7 @@ class Supervisor:
             metadata=folder / "metadata",
             owner=self._journal.writer,
             lease_seconds=_LEASE_S,
+            silent_seconds=_LEASE_S,
             upload_seconds=_SCRIPT_UPLOAD_S if local.preemptions else _UPLOAD_S,
             poll_seconds=_POLL_S,
         )

@@ -20,6 +20,7 @@ from orchestrator.agent.__main__ import exit_as, find_record, run_agent
 from orchestrator.agent.config import AgentConfig
 from orchestrator.attempts import AgentExit
 from orchestrator.clock import SystemClock
+from orchestrator.cloud.skypilot.autodown import end_soon
 from orchestrator.cloud.skypilot.environment import (
     AGENT,
     LAUNCH,
@@ -61,7 +62,20 @@ class Placement:
 
 
 def main() -> int:
-    """Run this node's part of the attempt and return the agent's exit status."""
+    """Run this node's part of the attempt and return the agent's exit status.
+
+    Unless the run is done, nobody needs the node any more: SkyPilot is asked to end it soon.
+    """
+    status = None
+    try:
+        status = _take_part()
+    finally:
+        if status != AgentExit.DONE:
+            end_soon()
+    return status
+
+
+def _take_part() -> int:
     variables, clock = os.environ, SystemClock()
     notify = take_addresses(_log)  # no process of the training is to have them
     store = open_store(variables[RUN_FOLDER])

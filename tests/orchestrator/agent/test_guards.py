@@ -149,9 +149,9 @@ def test_requests_are_obeyed_unless_they_were_meant_for_an_earlier_launch(tmp_pa
 def test_owner_that_is_gone_ends_the_attempt_as_preempted_with_a_save(tmp_path):
     scene = Scene(tmp_path)
     assert scene.look(100) is None
-    scene.clock.seconds += 880
+    scene.clock.seconds += 470
     assert scene.guards.look(scene.clock.seconds) is None
-    scene.clock.seconds += 100
+    scene.clock.seconds += 50
     leave = scene.guards.look(scene.clock.seconds)
     assert (leave.reason, leave.saves) == (EndReason.PREEMPTED, True)
 

@@ -36,42 +36,59 @@ PROVIDER = {
 }
 POLICY = aws_policy([], ends_nodes=True)
 ACTIONS = sorted({one for statement in POLICY["Statement"] for one in statement["Action"]})
-# What skylet does once a minute, `minutes` after it began; no cloud is asked.
+# What skylet does once a minute, where its node was idle for so many minutes; no cloud is asked.
 LOOK = """
-import sys, time
+import time
 from unittest.mock import patch
 from sky.skylet import autostop_lib, events
 config = autostop_lib.get_autostop_config()
 print(config.autostop_idle_minutes, config.down, config.wait_for.value, config.backend)
 event = events.StopEvent.__new__(events.StopEvent)
 since = time.time()
-for minutes in (59, 61):
+for minutes in (1, 3, 59, 61):
     with patch.object(event, "_stop_cluster", lambda config: print("ends after", minutes)):
         with patch("time.time", lambda: since + 60 * minutes):
             event._run()
 """
+LEAVE = "from orchestrator.cloud.skypilot.autodown import end_soon; end_soon()"
 
 
-def test_a_node_that_is_being_set_up_ends_by_itself_after_an_hour(tmp_path):
+@pytest.fixture
+def home(tmp_path):
+    """Give a node's home in which SkyPilot is installed, and set it up as far as to uv."""
     (tmp_path / ".sky").mkdir()
     (tmp_path / ".sky" / "python_path").write_text(f"{sys.executable}\n")
-    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    script = read_task("train.yaml")["setup"]
-    done = _run(["bash", "-c", script], environment)  # ends at uv, which is not there
-    assert done.returncode == 127
+    done = _set_up(tmp_path)
     assert "no autodown" not in done.stdout
-    looked = _run([sys.executable, "-c", LOOK], environment)
-    assert looked.returncode == 0, looked.stderr
-    said = [line for line in looked.stdout.splitlines() if "since last active" not in line]
-    assert said == ["60 True jobs cloudvmray", "ends after 61"]
+    return tmp_path
 
 
-def test_a_set_up_without_skypilot_s_python_goes_on(tmp_path):
-    done = _run(
-        ["bash", "-c", read_task("train.yaml")["setup"]],
-        {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
-    )
-    assert "uv: command not found" in done.stderr
+def test_a_node_that_is_being_set_up_ends_by_itself_after_an_hour(home):
+    assert _looks(home) == ["60 True jobs cloudvmray", "ends after 61"]
+
+
+def test_a_node_that_its_agent_has_left_ends_soon(home):
+    done = _run([sys.executable, "-c", LEAVE], home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _looks(home) == [
+        "2 True jobs cloudvmray",
+        "ends after 3",
+        "ends after 59",
+        "ends after 61",
+    ]
+
+
+def test_a_node_whose_skypilot_is_broken_is_left_all_the_same(home):
+    (home / ".sky" / "python_path").write_text("/nowhere/python\n")
+    done = _run([sys.executable, "-c", LEAVE], home)
+    assert done.returncode == 0
+    assert "SkyPilot's autodown stays as it is" in done.stderr
+
+
+def test_a_set_up_without_skypilot_goes_on(tmp_path):
+    assert "no autodown until the job begins" in _set_up(tmp_path).stdout
+    done = _run([sys.executable, "-c", LEAVE], tmp_path)
+    assert done.returncode == 0
 
 
 @set_initial_no_auth_action_count(0)
@@ -147,10 +164,23 @@ def _an_image(ec2):
     return images[0]["ImageId"]
 
 
-def _run(command, environment):
+def _set_up(home):
+    done = _run(["bash", "-c", read_task("train.yaml")["setup"]], home)
+    assert "uv: command not found" in done.stderr
+    return done
+
+
+def _looks(home):
+    """Return what skylet says and does, but for its own words about it."""
+    done = _run([sys.executable, "-c", LOOK], home)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if "since last active" not in line]
+
+
+def _run(command, home):
     return subprocess.run(
         command,
-        env={**environment, "LANG": os.environ.get("LANG", "C.UTF-8")},
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

@@ -125,9 +125,10 @@ def test_the_task_file_passes_skyserves_schema_and_validation_as_it_is(tmp_path)
 
 def test_its_script_fetches_the_wheel_as_that_of_training_does():
     train, serve = (read_task(f"{name}.yaml")["setup"] for name in ("train", "serve"))
-    until = 'install --no-deps --reinstall "$wheel"'
-    fetched = train.partition(until)[0].replace("ORCHESTRATE_RUN_FOLDER", SERVICE_FOLDER)
-    assert serve.startswith(fetched + until)
+    since, until = 'export PATH="$HOME', 'install --no-deps --reinstall "$wheel"'
+    _, fetches, rest = train.replace("ORCHESTRATE_RUN_FOLDER", SERVICE_FOLDER).partition(since)
+    fetches += rest.partition(until)[0] + until
+    assert serve.startswith(f"set -e\n{fetches}")
     for script in (serve, read_task("serve.yaml")["run"]):
         subprocess.run(["bash", "-n", "-c", script], check=True)
 
