@@ -1,8 +1,8 @@
 """Have SkyPilot end this node soon after the agent has left it, whoever is there to see it.
 
 Who owns the node terminates it within seconds, as a rule. Where the owner is gone, SkyPilot's own
-autodown does, after the minutes that were last asked for: by train.yaml, which leaves a script for
-it here, then by SkyPilot (ten of them), and at last by us.
+autodown does, once the node has had no job for ten minutes; that is what its controller asks for
+before the job begins (sky/jobs/recovery_strategy.py, _AUTODOWN_MINUTES).
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import subprocess
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
-_SCRIPT = "orchestrate-autodown"
 # SkyPilot's controller asks for the job's status each 15 s and has to learn how it ended.
 _IDLE_MINUTES = 2
+# What its backend has a node do for it (sky/skylet/autostop_lib.py, AutostopCodeGen).
+_ASK = f"""
+from sky.skylet import autostop_lib as a
+a.set_autostop({_IDLE_MINUTES}, "cloudvmray", a.AutostopWaitFor.JOBS, down=True)
+"""
 _PATIENCE_S = 60.0
 
 
 def end_soon() -> None:
-    """Ask for it; a node without the script, or that cannot, keeps the minutes that it has."""
-    script = Path.home() / _SCRIPT
-    if not script.exists():
-        return
-    command = ["bash", str(script), str(_IDLE_MINUTES)]
+    """Ask for it; where that cannot be done, a node keeps the minutes that it has."""
+    named = Path.home() / ".sky" / "python_path"
+    if not named.exists():
+        return  # no node of SkyPilot's
     try:
         subprocess.run(
-            command,
+            [named.read_text().strip(), "-I", "-c", _ASK],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """Nodes end themselves when nobody is left to do it: SkyPilot's own autodown, as we ask for it.
 
-Its code runs here as it does on a node: on what our set-up wrote down, and against moto's EC2. That
+Its code runs here as it does on a node, on what was asked of it, and against moto's EC2. That
 enforces the actions of policies, and neither their resources nor their conditions.
 """
 
@@ -36,59 +36,108 @@ PROVIDER = {
 }
 POLICY = aws_policy([], ends_nodes=True)
 ACTIONS = sorted({one for statement in POLICY["Statement"] for one in statement["Action"]})
-# What skylet does once a minute, where its node was idle for so many minutes; no cloud is asked.
+# A node's job by SkyPilot's own order of things: its autodown, then the set-up, then the run. Then
+# what skylet does, which looks once a minute, after so many minutes; no cloud is asked.
+PREPARE = """
+from sky.skylet import autostop_lib, job_lib
+autostop_lib.set_autostop(10, "cloudvmray", autostop_lib.DEFAULT_AUTOSTOP_WAIT_FOR, down=True)
+added = job_lib.add_job("run", "user", "2026", "{}", metadata="{}")
+print(added[0])
+"""
 LOOK = """
-import time
+import sys, time
 from unittest.mock import patch
-from sky.skylet import autostop_lib, events
-config = autostop_lib.get_autostop_config()
-print(config.autostop_idle_minutes, config.down, config.wait_for.value, config.backend)
+from sky.skylet import autostop_lib, events, job_lib
+job, status = int(sys.argv[1]), job_lib.JobStatus(sys.argv[2])
+if status is job_lib.JobStatus.RUNNING:
+    job_lib.set_job_started(job)
+else:
+    job_lib.set_status(job, status)
 event = events.StopEvent.__new__(events.StopEvent)
+autostop_lib.set_last_active_time_to_now()
 since = time.time()
-for minutes in (1, 3, 59, 61):
-    with patch.object(event, "_stop_cluster", lambda config: print("ends after", minutes)):
+for minutes in (1, 3, 9, 11, 600):
+    with patch.object(event, "_stop_cluster", lambda config: print("ends", minutes, config.down)):
         with patch("time.time", lambda: since + 60 * minutes):
             event._run()
 """
 LEAVE = "from orchestrator.cloud.skypilot.autodown import end_soon; end_soon()"
 
 
+class Node:
+    """A home in which SkyPilot is installed, and a job of it."""
+
+    def __init__(self, home):
+        self.home = home
+        (home / ".sky").mkdir()
+        self.name_python(sys.executable)
+        done = self.run([sys.executable, "-c", PREPARE])
+        assert done.returncode == 0, done.stderr
+        self.job = done.stdout.split()[-1]
+
+    def name_python(self, path):
+        (self.home / ".sky" / "python_path").write_text(f"{path}\n")
+
+    def run(self, command):
+        path = os.pathsep.join(sys.path)
+        return subprocess.run(
+            command,
+            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin", "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def ends_after(self, status):
+        """Return after how many minutes of this status its skylet ends it, None if never."""
+        done = self.run([sys.executable, "-c", LOOK, self.job, status])
+        assert done.returncode == 0, done.stderr
+        ends = [line.split() for line in done.stdout.splitlines() if line.startswith("ends")]
+        assert all(is_down == "True" for _, _, is_down in ends)
+        return int(ends[0][1]) if ends else None
+
+
 @pytest.fixture
-def home(tmp_path):
-    """Give a node's home in which SkyPilot is installed, and set it up as far as to uv."""
-    (tmp_path / ".sky").mkdir()
-    (tmp_path / ".sky" / "python_path").write_text(f"{sys.executable}\n")
-    done = _set_up(tmp_path)
-    assert "no autodown" not in done.stdout
-    return tmp_path
+def node(tmp_path):
+    return Node(tmp_path)
 
 
-def test_a_node_that_is_being_set_up_ends_by_itself_after_an_hour(home):
-    assert _looks(home) == ["60 True jobs cloudvmray", "ends after 61"]
+def test_a_node_that_is_set_up_or_trains_is_left_alone_and_one_that_failed_ends(node):
+    assert node.ends_after("SETTING_UP") is None
+    assert node.ends_after("FAILED_SETUP") == 11
+    assert node.ends_after("RUNNING") is None
 
 
-def test_a_node_that_its_agent_has_left_ends_soon(home):
-    done = _run([sys.executable, "-c", LEAVE], home)
+def test_a_node_that_its_agent_has_left_ends_soon(node):
+    done = node.run([sys.executable, "-c", LEAVE])
     assert (done.returncode, done.stderr) == (0, "")
-    assert _looks(home) == [
-        "2 True jobs cloudvmray",
-        "ends after 3",
-        "ends after 59",
-        "ends after 61",
-    ]
+    assert node.ends_after("RUNNING") is None  # the agent is still about to leave
+    assert node.ends_after("FAILED") == 3
 
 
-def test_a_node_whose_skypilot_is_broken_is_left_all_the_same(home):
-    (home / ".sky" / "python_path").write_text("/nowhere/python\n")
-    done = _run([sys.executable, "-c", LEAVE], home)
+def test_a_node_whose_skypilot_is_broken_is_left_all_the_same(node):
+    node.name_python("/nowhere/python")
+    done = node.run([sys.executable, "-c", LEAVE])
     assert done.returncode == 0
     assert "SkyPilot's autodown stays as it is" in done.stderr
+    assert node.ends_after("FAILED") == 11
 
 
-def test_a_set_up_without_skypilot_goes_on(tmp_path):
-    assert "no autodown until the job begins" in _set_up(tmp_path).stdout
-    done = _run([sys.executable, "-c", LEAVE], tmp_path)
-    assert done.returncode == 0
+def test_a_set_up_that_hangs_fails_in_time(tmp_path):
+    script = read_task("train.yaml")["setup"]
+    assert "3600 bash" in script
+    uv = tmp_path / ".local" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text("#!/bin/bash\nsleep 1000 & wait\n")
+    uv.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", script.replace("3600 bash", "1 bash")],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 124
 
 
 @set_initial_no_auth_action_count(0)
@@ -162,27 +211,3 @@ def test_without_any_one_of_its_actions_the_node_stays(cluster, action):
 def _an_image(ec2):
     images = ec2.meta.client.describe_images()["Images"]
     return images[0]["ImageId"]
-
-
-def _set_up(home):
-    done = _run(["bash", "-c", read_task("train.yaml")["setup"]], home)
-    assert "uv: command not found" in done.stderr
-    return done
-
-
-def _looks(home):
-    """Return what skylet says and does, but for its own words about it."""
-    done = _run([sys.executable, "-c", LOOK], home)
-    assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if "since last active" not in line]
-
-
-def _run(command, home):
-    return subprocess.run(
-        command,
-        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
