@@ -24,6 +24,7 @@ class EndReason(str, Enum):
     TRAINING_FAILED = "training_failed"  # the training program failed
     SETUP_FAILED = "setup_failed"  # could not be launched or set up, though not for want of room
     NO_CAPACITY = "no_capacity"  # never came up
+    NO_ACCESS = "no_access"  # never came up: the cloud refuses the account
 
 
 class RetryBudget(str, Enum):
@@ -42,8 +43,12 @@ def charged_to(reason: EndReason) -> RetryBudget:
         case EndReason.TRAINING_FAILED | EndReason.HANG | EndReason.SETUP_FAILED:
             return RetryBudget.FAILURES
         case (
-            EndReason.SUCCEEDED | EndReason.STOPPED | EndReason.FENCED | EndReason.NO_CAPACITY
-        ):  # a lack of capacity is bounded by time, not by a count
+            EndReason.SUCCEEDED
+            | EndReason.STOPPED
+            | EndReason.FENCED
+            | EndReason.NO_CAPACITY  # bounded by time
+            | EndReason.NO_ACCESS  # counted for each cloud
+        ):
             return RetryBudget.NONE
         case _:
             assert_never(reason)
@@ -76,7 +81,7 @@ def exit_status(reason: EndReason) -> int:
     match reason:
         case EndReason.SUCCEEDED:
             return AgentExit.DONE
-        case EndReason.TRAINING_FAILED | EndReason.SETUP_FAILED:
+        case EndReason.TRAINING_FAILED | EndReason.SETUP_FAILED | EndReason.NO_ACCESS:
             return AgentExit.FAILED
         case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.DRAINED | EndReason.NO_CAPACITY:
             return AgentExit.PREEMPTED

@@ -24,6 +24,9 @@ _NOTHING = Decimal("0.000000")
 _MINIMUM = {"aws": timedelta(minutes=1), "gcp": timedelta(minutes=1)}
 # Spot nodes that the cloud takes back before they were up for so long are not charged.
 _FREE_IF_TAKEN_WITHIN = {"aws": timedelta(hours=1), "gcp": timedelta(minutes=1)}
+# From the notice's instant until a controller has seen that they are gone. A node that is left to
+# SkyPilot's autodown goes later: a minute of waiting, two without a job, and skylet's look.
+_SEEN_WITHIN = timedelta(minutes=3)
 
 
 class Basis(str, Enum):
@@ -131,14 +134,18 @@ def _is_free(launch: LaunchView) -> bool:
     """Say whether the cloud took spot nodes back so early that it charges nothing.
 
     Only where it had said so and they stayed until then: nodes that left before were terminated
-    by SkyPilot, and ones that vanished need not have been the cloud's doing.
+    by SkyPilot, and ones that vanished need not have been the cloud's doing. Nor need those that
+    are found gone much later: an agent leaves a node that was not taken after all, to autodown.
     """
     if launch.reason is not EndReason.PREEMPTED or launch.terminated_by is not TerminatedBy.CLOUD:
+        return False
+    if launch.were_up:
         return False
     if launch.ended_at is None or launch.ready_at is None or launch.leaves_at is None:
         return False
     was_up = launch.ended_at - launch.ready_at
-    return launch.ended_at >= launch.leaves_at and was_up < _free_within(launch)
+    is_punctual = launch.leaves_at <= launch.ended_at < launch.leaves_at + _SEEN_WITHIN
+    return is_punctual and was_up < _free_within(launch)
 
 
 def _free_within(launch: LaunchView) -> timedelta:

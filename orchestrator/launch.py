@@ -134,7 +134,7 @@ def _go_on_here(store: ObjectStore, state: RunState, home: Path, clock: Clock) -
         _wait_for_predecessor(home, clock)
     elif is_supervised(home) or is_run_elsewhere(store, clock):
         return
-    _note_launch(store, clock)
+    _note_launch(store, state, clock)
     start_supervisor(store, home)
 
 
@@ -150,7 +150,7 @@ def _go_on_clouds(store: ObjectStore, state: RunState, clock: Clock, tell: Telle
         return
     if not has_strategy:
         tell(WITHOUT_PLUGIN)
-    _note_launch(store, clock)
+    _note_launch(store, state, clock)
     state = current_state(store, state.record)
     offers = [quoted.to_offer() for quoted in state.record.offers]
     allowed = [offer for offer in offers if state.spec.limits.market.allows(offer.market)]
@@ -158,10 +158,14 @@ def _go_on_clouds(store: ObjectStore, state: RunState, clock: Clock, tell: Telle
     tell(f"Managed job {job_id} carries it out; this machine may be switched off.")
 
 
-def _note_launch(store: ObjectStore, clock: Clock) -> None:
+def _note_launch(store: ObjectStore, state: RunState, clock: Clock) -> None:
+    """Write down that the run is launched: after its last launch, whatever this machine's clock.
+
+    The latest one counts, and a stop or an end is that of the launch which it names.
+    """
     clear_requests(store)
     launched = RunLaunched(host=socket.gethostname(), command=this_command())
-    Journal(store, "cli", clock).note(launched)
+    Journal(store, "cli", clock).note(launched, after=state.launched_at)
 
 
 def _require_reachable(store_url: str) -> None:

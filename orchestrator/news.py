@@ -28,6 +28,7 @@ _FAILURES = {
     EndReason.TRAINING_FAILED: "failed",
     EndReason.HANG: "hung",
     EndReason.SETUP_FAILED: "could not be set up",
+    EndReason.NO_ACCESS: "was refused by the cloud",
 }
 
 

@@ -26,7 +26,7 @@ from train.spool import UtcDatetime
 
 # 2 has the question of a decision, 3 has sampled prices and bills that were read, 4 evaluations and
 # what serves the model, 5 who gave a command.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 Instant = UtcDatetime
@@ -70,7 +70,9 @@ class TerminatedBy(str, Enum):
 def terminated_by(reason: EndReason) -> TerminatedBy:
     """Return who ended the nodes of a launch on a cloud that ended for `reason`."""
     match reason:
-        case EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.NO_CAPACITY:
+        case (
+            EndReason.PREEMPTED | EndReason.NODE_LOST | EndReason.NO_CAPACITY | EndReason.NO_ACCESS
+        ):
             return TerminatedBy.CLOUD
         case EndReason.DRAINED | EndReason.SETUP_FAILED | EndReason.STOPPED:
             return TerminatedBy.US
@@ -181,6 +183,8 @@ class LaunchEnded(_Fact):
     """For a simulated preemption: which one of the script, or the market's."""
     gone_at: Instant | None = None
     """When the nodes must have been gone, where nobody was there to see it."""
+    were_up: bool = False
+    """They were still there when their job had ended, so it was we who ended them."""
 
 
 class PriceSampled(_Fact):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import datetime, timedelta
 
 from checkpoints.errors import ObjectExists
 from checkpoints.layout import EVENTS, event_key, is_event_key
@@ -10,6 +11,9 @@ from checkpoints.store import ObjectStore
 from orchestrator.clock import Clock
 from orchestrator.ledger.facts import Entry, Fact, parse_entries
 from orchestrator.ledger.fetching import fetch
+
+# The least that one instant can be later than another.
+_NEXT = timedelta(microseconds=1)
 
 
 def new_writer(role: str) -> str:
@@ -28,9 +32,15 @@ class Journal:
         self._number = 0
         self._num_objects = 0
 
-    def record(self, body: Fact) -> Entry:
-        """Add one fact at the present instant; it is durable after the next `flush`."""
-        entry = Entry(writer=self.writer, number=self._number, at=self._clock.now(), body=body)
+    def record(self, body: Fact, *, after: datetime | None = None) -> Entry:
+        """Add one fact at the present instant; it is durable after the next `flush`.
+
+        It is later than `after`, even where this machine's clock is behind the one that told that.
+        """
+        at = self._clock.now()
+        if after is not None:
+            at = max(at, after + _NEXT)
+        entry = Entry(writer=self.writer, number=self._number, at=at, body=body)
         self._number += 1
         self._pending.append(entry)
         return entry
@@ -58,9 +68,9 @@ class Journal:
         self._num_objects += 1
         self._pending = []
 
-    def note(self, body: Fact) -> Entry:
+    def note(self, body: Fact, *, after: datetime | None = None) -> Entry:
         """Record one fact and make it durable."""
-        entry = self.record(body)
+        entry = self.record(body, after=after)
         self.flush()
         return entry
 

@@ -102,9 +102,10 @@ def _without_capacity_since(history: History) -> datetime | None:
     """Return when the first refusal came after the last launch that came up."""
     since = None
     for launch in reversed(history.launches):
-        if launch.reason is not EndReason.NO_CAPACITY:
+        if launch.reason is EndReason.NO_CAPACITY:
+            since = launch.ended_at
+        elif launch.reason is not EndReason.NO_ACCESS:
             break
-        since = launch.ended_at
     return since
 
 

@@ -10,13 +10,20 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from orchestrator.attempts import RetryBudget, StopReason, charged_to
+from orchestrator.attempts import EndReason, RetryBudget, StopReason, charged_to
 from orchestrator.cost import egress_usd
 from orchestrator.offers import MarketPreference, Offer
 from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.budget import choose_within_budget
 from orchestrator.policy.by_price import choose_by_price
-from orchestrator.policy.history import History, Limits, of_willing_clouds
+from orchestrator.policy.history import (
+    MAX_REFUSALS,
+    History,
+    LaunchRecord,
+    Limits,
+    clouds_given_up,
+    of_willing_clouds,
+)
 from orchestrator.policy.seeing import View, look
 from orchestrator.policy.sight import Choice, Mode
 
@@ -35,7 +42,7 @@ def decide(history: History, offers: Sequence[Offer], limits: Limits, now: datet
         view = look(history, allowed, limits, now)
         if view is not None:
             return _by_policy(view, limits, now)
-    return choose_by_price(history, allowed, limits, now)
+    return choose_by_price(history, _affordable(history, allowed, limits), limits, now)
 
 
 def _by_policy(view: View, limits: Limits, now: datetime) -> Decision:
@@ -77,6 +84,13 @@ def reason_to_stop(history: History, offers: Sequence[Offer], limits: Limits) ->
             reason=StopReason.TOO_MANY_FAILURES,
             why=f"{num_failures} launches in a row failed",
         )
+    given_up = clouds_given_up(history)
+    if offers and all(offer.cloud in given_up for offer in offers):
+        clouds = ", ".join(sorted({offer.cloud for offer in offers}))
+        return Stop(
+            reason=StopReason.TOO_MANY_FAILURES,
+            why=f"the account was refused {MAX_REFUSALS} times in a row: {clouds}",
+        )
     num_preemptions = _count(history, RetryBudget.PREEMPTIONS)
     if num_preemptions >= MAX_PREEMPTIONS:
         return Stop(
@@ -92,28 +106,43 @@ def _unavoidable_usd(history: History, offers: Sequence[Offer], limits: Limits) 
         stop = history.usd_per_hour * Decimal(limits.stop_margin / timedelta(hours=1))
         return stop + history.save_usd
     trusted = [offer for offer in offers if offer.doubt is None] or offers
+    return min((_least_usd(history, offer, limits) for offer in trusted), default=Decimal(0))
+
+
+def _affordable(history: History, offers: Sequence[Offer], limits: Limits) -> Sequence[Offer]:
+    """Return the offers that the rest of the budget can at least start, save on and stop."""
+    if history.is_up:
+        return offers
+    left = limits.budget_usd - history.usd
+    return [offer for offer in offers if _least_usd(history, offer, limits) < left] or offers
+
+
+def _least_usd(history: History, offer: Offer, limits: Limits) -> Decimal:
+    """Return what a start and a stop cost there, and moving the checkpoint to it."""
     hours = Decimal((limits.restart + limits.stop_margin) / timedelta(hours=1))
-    return min(
-        (
-            offer.usd_per_hour * history.num_nodes * hours + _move_usd(history, offer)
-            for offer in trusted
-        ),
-        default=Decimal(0),
-    )
-
-
-def _move_usd(history: History, offer: Offer) -> Decimal:
+    usd = offer.usd_per_hour * history.num_nodes * hours
     if history.checkpoint_place is None:
-        return Decimal(0)
-    return egress_usd(history.checkpoint_bytes, history.checkpoint_place, offer.place)
+        return usd
+    return usd + egress_usd(history.checkpoint_bytes, history.checkpoint_place, offer.place)
 
 
 def _count(history: History, budget: RetryBudget) -> int:
     """Count the ends since the last launch that committed something: progress forgives."""
     count = 0
     for launch in reversed(history.launches):
-        if launch.reason is not None and charged_to(launch.reason) is budget:
+        if launch.reason is not None and _charged_to(launch) is budget:
             count += 1
         if launch.has_progressed:
             break
     return count
+
+
+def _charged_to(launch: LaunchRecord) -> RetryBudget:
+    """Return the retry budget of an end; whoever stops without a run that ends is wrong about it.
+
+    A node whose clock is far ahead, for one, takes the budget for used up.
+    """
+    assert launch.reason is not None
+    if launch.reason is EndReason.STOPPED and launch.ready_at is not None:
+        return RetryBudget.FAILURES
+    return charged_to(launch.reason)

@@ -5,6 +5,7 @@ All instants and durations are market time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,9 +18,10 @@ from orchestrator.policy.sight import PolicyName
 # A zone without capacity is not asked again for this long: a guess between burning API quota and
 # missing capacity. Not measured yet.
 RETRY_ZONE_AFTER = timedelta(minutes=10)
-# A cloud that would not even say whether it has room is not asked again for this long, while others
-# are on offer: keys that ended are not renewed within minutes. Not measured.
+# A cloud that refuses the account is not asked again for this long while another may have room, and
+# not at all after so many times in a row. Not measured: keys are not renewed within minutes.
 RETRY_CLOUD_AFTER = timedelta(hours=6)
+MAX_REFUSALS = 3
 # In the field: a save and a stop.
 STOP_MARGIN = timedelta(minutes=3)
 
@@ -119,28 +121,40 @@ def not_recently_refused(offers: Sequence[Offer], history: History, now: datetim
     )
 
 
-def of_willing_clouds(offers: Sequence[Offer], history: History, now: datetime) -> list[Offer]:
-    """Return the offers of clouds whose last launch did not fail before it had nodes.
+def clouds_given_up(history: History) -> set[str]:
+    """Return the clouds that have refused the account too often since they last gave nodes."""
+    counts = Counter[str]()
+    for launch in history.launches:
+        if launch.reason is EndReason.NO_ACCESS:
+            counts[launch.offer.cloud] += 1
+        elif launch.ready_at is not None:
+            counts[launch.offer.cloud] = 0
+    return {cloud for cloud, count in counts.items() if count >= MAX_REFUSALS}
 
-    That is an account that is refused, or a request that makes no sense there; a lack of room is
-    not meant. All of them, where no other cloud is on offer.
+
+def of_willing_clouds(offers: Sequence[Offer], history: History, now: datetime) -> list[Offer]:
+    """Return the offers of clouds that have not just refused the account.
+
+    Where those have no room, one that has is asked again, until it is given up.
     """
+    given_up = clouds_given_up(history)
+    left = [offer for offer in offers if offer.cloud not in given_up]
     last = {launch.offer.cloud: launch for launch in history.launches}
-    unwilling = {
+    refusing = {
         cloud
         for cloud, launch in last.items()
-        if launch.reason is EndReason.SETUP_FAILED
-        and launch.ready_at is None
+        if launch.reason is EndReason.NO_ACCESS
         and launch.ended_at is not None
         and now - launch.ended_at < RETRY_CLOUD_AFTER
     }
-    return [offer for offer in offers if offer.cloud not in unwilling] or list(offers)
+    willing = [offer for offer in left if offer.cloud not in refusing]
+    return willing if not_recently_refused(willing, history, now) else left
 
 
 def place_just_lost(history: History) -> tuple[str, str] | None:
     """Return the region of the last launch that came up, if it was lost there."""
     for launch in reversed(history.launches):
-        if launch.reason is EndReason.NO_CAPACITY:
+        if launch.reason in (EndReason.NO_CAPACITY, EndReason.NO_ACCESS):
             continue
         lost = launch.reason in (EndReason.PREEMPTED, EndReason.NODE_LOST)
         return launch.offer.place if lost else None

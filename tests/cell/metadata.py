@@ -23,7 +23,7 @@ _KEYS_OF_ROLE = {
     "Code": "Success",
     "Type": "AWS-HMAC",
     "AccessKeyId": "ASIACELL",
-    "SecretAccessKey": "cell",
+    "SecretAccessKey": "cell",  # pragma: allowlist secret
     "Token": "cell",
     "LastUpdated": "2026-01-01T00:00:00Z",
     "Expiration": "2099-01-01T00:00:00Z",

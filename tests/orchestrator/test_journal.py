@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+from datetime import timedelta
+
 import pytest
 
 from checkpoints.errors import StoreUnreachable
 from checkpoints.store import ObjectStore, open_store
 from orchestrator.clock import SystemClock
-from orchestrator.ledger.facts import StopRequested
+from orchestrator.ledger.facts import RunLaunched, StopRequested
 from orchestrator.ledger.journal import Journal, LedgerReader
 from tests.orchestrator.histories import START
 
@@ -67,3 +70,13 @@ def test_lost_reply_neither_loses_nor_doubles_a_fact(store):
 def test_writers_of_one_role_never_share_a_name(store):
     names = {Journal(store, "agent", SystemClock()).writer for _ in range(100)}
     assert len(names) == 100
+
+
+def test_a_clock_that_is_behind_writes_later_than_what_it_follows():
+    store = open_store(f"memory://{secrets.token_hex(8)}")
+    first = Journal(store, "ahead", SystemClock()).note(RunLaunched(host="ahead"))
+    later = first.at + timedelta(hours=1)
+    second = Journal(store, "behind", SystemClock()).note(RunLaunched(host="behind"), after=later)
+    assert second.at > later
+    third = Journal(store, "right", SystemClock()).note(RunLaunched(host="right"), after=first.at)
+    assert third.at < later

@@ -17,6 +17,7 @@ from orchestrator.policy.answers import Drain, Keep, Launch, Stop, Wait
 from orchestrator.policy.by_price import MAX_WAIT, MIN_STAY
 from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS, decide
 from orchestrator.policy.history import (
+    MAX_REFUSALS,
     RETRY_CLOUD_AFTER,
     RETRY_ZONE_AFTER,
     History,
@@ -101,24 +102,50 @@ def test_failed_training_does_not_move_the_run_elsewhere():
 
 
 @pytest.mark.parametrize("limits", [LIMITS, DUE], ids=["by price", "auto"])
-def test_a_cloud_that_refuses_the_account_is_left_alone_while_there_is_another(limits):
-    refused = ended(EAST, EndReason.SETUP_FAILED)
+def test_a_cloud_that_refuses_the_account_is_left_alone_while_another_may_have_room(limits):
+    refused = ended(EAST, EndReason.NO_ACCESS)
     offers = [EAST, WEST, ON_DEMAND, GOOGLE, GOOGLE_ON_DEMAND]
-    known = replace(after(refused), work_left=20 * HOUR)
-    decision = decide(known, offers, limits, START)
-    assert isinstance(decision, Launch)
-    assert decision.offer == GOOGLE
-    later = decide(known, offers, limits, START + RETRY_CLOUD_AFTER)
-    assert isinstance(later, Launch)
-    assert later.offer == EAST
-    alone = decide(known, [EAST, WEST, ON_DEMAND], limits, START)
-    assert isinstance(alone, Launch)
-    assert alone.offer.cloud == "aws"
+
+    def taken(history, offers=offers, now=START):
+        decision = decide(replace(history, work_left=20 * HOUR), offers, limits, now)
+        assert isinstance(decision, Launch), decision
+        return decision.offer
+
+    assert taken(after(refused)) == GOOGLE
+    assert taken(after(refused), now=START + RETRY_CLOUD_AFTER) == EAST
+    full = [ended(one, EndReason.NO_CAPACITY) for one in (GOOGLE, GOOGLE_ON_DEMAND)]
+    assert taken(after(refused, *full)) == EAST
+    assert taken(after(refused), [EAST, WEST, ON_DEMAND]).cloud == "aws"
+
+
+def test_a_cloud_that_goes_on_refusing_is_given_up_and_counts_for_no_other():
+    refused = [ended(EAST, EndReason.NO_ACCESS)] * MAX_REFUSALS
+    full = ended(GOOGLE, EndReason.NO_CAPACITY)
+    waits = decide(after(*refused, full), [EAST, WEST, GOOGLE], LIMITS, START)
+    assert isinstance(waits, Wait)
+    others = [ended(make_offer(cloud=one), EndReason.NO_ACCESS) for one in ("gcp", "azure")]
+    fourth = make_offer(cloud="lambda")
+    goes_on = decide(after(refused[0], *others), [EAST, fourth], LIMITS, START)
+    assert isinstance(goes_on, Launch)
+    assert goes_on.offer == fourth
+    had_nodes = LaunchRecord(
+        offer=EAST, started_at=START, ready_at=START, ended_at=START, reason=EndReason.PREEMPTED
+    )
+    again = decide(after(*refused[:2], had_nodes, refused[2]), [EAST], LIMITS, START)
+    assert isinstance(again, Launch)
+
+
+def test_an_account_that_every_cloud_refuses_ends_the_run():
+    refused = [ended(EAST, EndReason.NO_ACCESS), ended(GOOGLE, EndReason.NO_ACCESS)]
+    decision = decide(after(*refused * MAX_REFUSALS), [EAST, WEST, GOOGLE], LIMITS, START)
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.TOO_MANY_FAILURES
+    assert decision.why == "the account was refused 3 times in a row: aws, gcp"
 
 
 def test_a_node_is_not_left_for_a_cloud_that_refuses_the_account():
     up = LaunchRecord(offer=GOOGLE_ON_DEMAND, started_at=START, ready_at=START)
-    refused = ended(EAST, EndReason.SETUP_FAILED)
+    refused = ended(EAST, EndReason.NO_ACCESS)
     known = replace(after(refused, up), work_left=20 * HOUR, usd_per_hour=Decimal(30))
     now = START + 2 * HOUR
     assert isinstance(decide(known, [EAST, GOOGLE_ON_DEMAND], LIMITS, now), Keep)
@@ -126,9 +153,8 @@ def test_a_node_is_not_left_for_a_cloud_that_refuses_the_account():
     assert isinstance(decide(without, [EAST, GOOGLE_ON_DEMAND], LIMITS, now), Drain)
 
 
-def test_a_set_up_that_failed_on_nodes_says_nothing_of_their_cloud():
-    failed = replace(ended(EAST, EndReason.SETUP_FAILED), ready_at=START)
-    decision = decide(after(failed), [EAST, GOOGLE], LIMITS, START)
+def test_a_launch_that_failed_otherwise_says_nothing_of_its_cloud():
+    decision = decide(after(ended(EAST, EndReason.SETUP_FAILED)), [EAST, GOOGLE], LIMITS, START)
     assert isinstance(decision, Launch)
     assert decision.offer == EAST
 
@@ -302,6 +328,27 @@ def test_failures_with_progress_in_between_do_not_add_up():
     failed = ended(EAST, EndReason.TRAINING_FAILED)
     history = after(*[failed] * (MAX_FAILURES - 1), replace(failed, has_progressed=True), failed)
     assert isinstance(decide(history, [EAST], LIMITS, START), Launch)
+
+
+def test_nodes_that_stop_though_the_run_goes_on_end_it():
+    stopped = LaunchRecord(
+        offer=EAST, started_at=START, ready_at=START, ended_at=START, reason=EndReason.STOPPED
+    )
+    decision = decide(after(*[stopped] * MAX_FAILURES), [EAST], LIMITS, START)
+    assert isinstance(decision, Stop)
+    assert decision.reason is StopReason.TOO_MANY_FAILURES
+    called_off = replace(stopped, ready_at=None)
+    assert isinstance(decide(after(*[called_off] * MAX_FAILURES), [EAST], LIMITS, START), Launch)
+
+
+def test_on_demand_that_the_rest_of_the_budget_cannot_start_is_not_taken():
+    full = ended(EAST, EndReason.NO_CAPACITY)
+    left = replace(after(full), usd=LIMITS.budget_usd - 4)  # on demand, 13 minutes cost $6.50
+    assert isinstance(decide(left, [EAST, ON_DEMAND], LIMITS, START), Wait)
+    enough = replace(left, usd=LIMITS.budget_usd - 7)
+    decision = decide(enough, [EAST, ON_DEMAND], LIMITS, START)
+    assert isinstance(decision, Launch)
+    assert decision.offer == ON_DEMAND
 
 
 def test_endless_preemptions_stop_the_run():

@@ -20,11 +20,11 @@ from tests.simulation.trainer import Pace
 
 _REGIONS = (("us-east-1", "8"), ("us-west-2", "9"), ("eu-west-1", "10"))
 _ON_DEMAND = "30"
-# SkyPilot's autodown, as it asks for it when the set-up has ended, as our set-up does before, and
-# as an agent does that leaves; the latter with a look of skylet's.
-AUTODOWN_S = 600.0
-SET_UP_AUTODOWN_S = 3600.0
-_LEFT_AUTODOWN_S = 180.0
+# SkyPilot's autodown of a node without a job, as its controller asks for it and as an agent that
+# leaves does, with a look of skylet's; and how long our set-up may take, which is part of the job.
+AUTODOWN_S, _LEFT_AUTODOWN_S = 600.0, 180.0
+LONGEST_SET_UP_S = 3600.0
+_SET_UP_FAILED, _SET_UP_HUNG = 1, 124
 # The agent of a machine that stood still looks around a moment after its ranks go on.
 _AWAKE_AFTER_S = 5.0
 
@@ -39,10 +39,6 @@ _KILLED = 137
 
 class LostWhileSetUp(Exception):
     """The node was taken back before its job began."""
-
-
-class SetUpFailed(Exception):
-    """The node came up, and its set-up failed."""
 
 
 @dataclass(slots=True)
@@ -65,6 +61,8 @@ class Node:
     """When its agent did."""
     exit_code: int | None = None
     exited_at: float | None = None
+    was_taken: bool = False
+    """The cloud ended it."""
     ranks: Process | None = None
     frozen_s: float = 0.0
     agent_stopped_at: float | None = None
@@ -155,25 +153,23 @@ class Cloud:
         node.process.when_killed = lambda: self._end(node, _KILLED)
         self.nodes.append(node)
         job.came_up(node)
-        loop.call_later(SET_UP_AUTODOWN_S, self._give_up, node)
         await asyncio.sleep(rng.uniform(20, 90))
         if plan.happens("lost while set up", launch):
             self.take(node)
             raise LostWhileSetUp
-        if plan.happens("set-up failed", launch):
-            node.was_disturbed = True
-            raise SetUpFailed
         if not node.is_up:
             raise LostWhileSetUp
-        node.began_at = loop.seconds
-        node.process.start(lambda: self._run(node))
-        self.service.spawn(self._take_back_some_day(node))
+        if plan.happens("set-up failed", launch):
+            node.was_disturbed = True
+            self._end(node, _SET_UP_FAILED)
+        elif plan.happens("set-up hangs", launch):
+            node.was_disturbed = True
+            loop.call_later(LONGEST_SET_UP_S, self._end, node, _SET_UP_HUNG)
+        else:
+            node.began_at = loop.seconds
+            node.process.start(lambda: self._run(node))
+            self.service.spawn(self._take_back_some_day(node))
         return loop.seconds
-
-    def _give_up(self, node: Node) -> None:
-        """Take a node down that is still being set up."""
-        if node.began_at is None:
-            self.terminate(node)
 
     def _run(self, node: Node) -> None:
         self._end(node, run_agent(node, self.store_of(node.process)))
@@ -182,7 +178,7 @@ class Cloud:
         """End a node's job: ranks end with their agent, and what is idle is taken down."""
         node.exit_code, node.exited_at = exit_code, self.loop.seconds
         node.kill_ranks()
-        has_asked = exit_code not in (AgentExit.DONE, _KILLED)
+        has_asked = node.began_at is not None and exit_code not in (AgentExit.DONE, _KILLED)
         idle_s = _LEFT_AUTODOWN_S if has_asked else AUTODOWN_S
         self.loop.call_later(idle_s, self.terminate, node)
 
@@ -219,7 +215,7 @@ class Cloud:
         if not node.is_up:
             return
         node.billed_until = self.loop.seconds
-        node.was_disturbed = True
+        node.was_disturbed = node.was_taken = True
         if lives_on_s:
             self.loop.call_later(lives_on_s, node.kill)
         else:

@@ -22,6 +22,7 @@ from checkpoints.layout import HEAD_KEY
 from checkpoints.store import ObjectStore
 from orchestrator.agent.config import AgentConfig
 from orchestrator.attempts import RetryBudget, StopReason, charged_to
+from orchestrator.charges import charge
 from orchestrator.cost import bill
 from orchestrator.deciding import replay_decisions
 from orchestrator.ledger.facts import RunEnded
@@ -36,7 +37,7 @@ from orchestrator.ledger.journal import LedgerReader
 from orchestrator.ledger.measurements import MeasurementReader
 from orchestrator.policy.decide import MAX_FAILURES, MAX_PREEMPTIONS
 from orchestrator.replay import compare_replayed
-from tests.simulation.cloud import AUTODOWN_S, SET_UP_AUTODOWN_S, instant
+from tests.simulation.cloud import AUTODOWN_S, LONGEST_SET_UP_S, instant
 from tests.simulation.trainer import undisturbed, weights_of
 
 # Each rank's part of the weights, which ends its object.
@@ -129,7 +130,7 @@ class Invariants:
         if job.dead_since is None or node.agent_stopped_at is not None:
             return  # the latter is not promised: docs/reliability.md
         if node.began_at is None:
-            longest_s = SET_UP_AUTODOWN_S + _SLACK.total_seconds()
+            longest_s = LONGEST_SET_UP_S + AUTODOWN_S + _SLACK.total_seconds()
             self._demand(now - node.up_at <= longest_s, f"I5: {node.launch} is set up for ever")
             return
         since = max(job.dead_since, node.began_at)
@@ -295,6 +296,11 @@ class Invariants:
                 off <= _SLACK + timedelta(seconds=hindered_s),
                 f"I6: {node.launch} took {took}, and the ledger has {told}",
                 is_strict=not hindered_s,
+            )
+            charged = charge(state, view, instant(now))
+            self._demand(
+                not charged.waived_usd or node.was_taken,
+                f"I6: {node.launch} is called free, and it was not the cloud that ended it",
             )
             self.seconds_off = max(self.seconds_off, 0.0 if hindered_s else off.total_seconds())
             self.usd_off += node.offer.usd_per_hour * Decimal(off.total_seconds()) / 3600

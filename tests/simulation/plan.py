@@ -53,6 +53,7 @@ ROWS = {
     "prices times three": "F23",
     "no room": "F24",
     "set-up failed": "F24",
+    "set-up hangs": "F12",
 }
 _LATENCY_S, _SLOW_S = (0.005, 0.3), (1.0, 60.0)
 _STALL_S = (10.0, 1800.0)
@@ -109,6 +110,7 @@ class Plan:
         self._rates = {
             "lost while set up": rng.choice((0.0, 0.0, 0.3)),
             "set-up failed": rng.choice((0.0, 0.0, 0.15)),
+            "set-up hangs": rng.choice((0.0, 0.0, 0.05)),
         }
         self.spells = [_spell(rng) for _ in range(rng.choice((0, 0, 1, 3)))]
         if rng.random() < 0.2:

@@ -215,8 +215,6 @@ class Strategy(strategy.OrchestrateStrategy):
             )
         except LostWhileSetUp as error:
             self._job.underway.error = error
-        except Exception as error:  # noqa: BLE001  # a set-up that failed
-            self._job.underway.error = error
         return None
 
 

@@ -24,7 +24,7 @@ from orchestrator.ledger.facts import (
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.record import create_record
 from tests.orchestrator.histories import make_record
-from tests.simulation.cloud import SET_UP_AUTODOWN_S, Cloud
+from tests.simulation.cloud import AUTODOWN_S, LONGEST_SET_UP_S, Cloud
 from tests.simulation.invariants import Invariants
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.plan import Plan
@@ -36,7 +36,7 @@ _LOOK_S = 30.0
 # After the last fault: enough for two nodes, a wait of the policy and all steps.
 _PATIENCE_S = 12 * 3600.0
 # The attendant's last words, and every lease and autodown.
-_AFTERMATH_S = SET_UP_AUTODOWN_S + 600.0
+_AFTERMATH_S = LONGEST_SET_UP_S + AUTODOWN_S + 300.0
 
 
 @dataclass(slots=True)

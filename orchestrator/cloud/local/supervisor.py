@@ -223,8 +223,9 @@ class Supervisor:
         self._journal.note(
             LaunchStarted(launch=launch, offer=quoted, num_nodes=self._record.spec.nodes.count)
         )
-        if self._is_draining:
-            withdraw(self._store, RequestKind.DRAIN)
+        # What was asked of the node before: this one would obey it, too.
+        withdraw(self._store, RequestKind.DRAIN)
+        withdraw(self._store, RequestKind.STOP)
         self._is_draining = False
         if not has_capacity:
             self._end_launch(launch, EndReason.NO_CAPACITY, TerminatedBy.CLOUD, None)

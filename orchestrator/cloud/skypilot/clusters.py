@@ -66,11 +66,6 @@ def describe(error: BaseException) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
-def is_capacity(error: BaseException | None) -> bool:
-    """Say whether another time or place may do; anything else would fail again."""
-    return why_refused(error) in (Refusal.NO_ROOM, Refusal.NO_QUOTA)
-
-
 def _identity_errors() -> tuple[type[Exception], ...]:
     from sky import exceptions
 

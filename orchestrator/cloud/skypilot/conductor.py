@@ -305,13 +305,15 @@ class Conductor:
             if not (is_ours or launch.launch.startswith(self._prefix)):
                 continue
             reason = _reason(state, launch, loss)
+            were_up = loss.is_ours or loss.has_failed
             self._journal.record(
                 LaunchEnded(
                     launch=launch.launch,
                     reason=reason,
                     terminated_by=TerminatedBy.US if loss.is_ours else terminated_by(reason),
                     detail=loss.detail,
-                    gone_at=None if loss.is_ours else self._gone_at(launch),
+                    gone_at=None if were_up else self._gone_at(launch),
+                    were_up=were_up,
                 )
             )
         self._journal.flush()
@@ -436,6 +438,8 @@ def _reason(state: RunState, launch: LaunchView, loss: Loss) -> EndReason:
         return EndReason.SETUP_FAILED if is_setup else EndReason.NODE_LOST
     if not loss.exit_codes:
         return EndReason.NODE_LOST
-    return next(
-        (reason_for_exit(code) for code in loss.exit_codes if code != 0), EndReason.SUCCEEDED
-    )
+    ends = [reason_for_exit(code) for code in loss.exit_codes if code != 0]
+    reason = ends[0] if ends else EndReason.SUCCEEDED
+    # Killed, and whoever asked for the status could read it there: memory has run out, perhaps.
+    is_killed = loss.has_failed and reason is EndReason.NODE_LOST
+    return EndReason.TRAINING_FAILED if is_killed else reason

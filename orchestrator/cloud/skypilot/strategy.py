@@ -25,7 +25,7 @@ from orchestrator.attempts import AgentExit, EndReason
 from orchestrator.billing.tags import tags_of
 from orchestrator.clock import SystemClock
 from orchestrator.cloud.skypilot.attendant import Attendant
-from orchestrator.cloud.skypilot.clusters import count_instances, describe, is_capacity
+from orchestrator.cloud.skypilot.clusters import Refusal, count_instances, describe, why_refused
 from orchestrator.cloud.skypilot.conductor import Conductor, Loss, Superseded
 from orchestrator.cloud.skypilot.environment import (
     JOB,
@@ -45,6 +45,13 @@ from orchestrator.policy.answers import Decision, Drain, Keep, Launch, Stop, Wai
 
 # Times, a tick apart, that a silent agent is listened for: it speaks every 20 s.
 _NUM_LISTENS = 4
+# A lack of room mends itself in time; anything else would fail again.
+_NEVER_UP = {
+    Refusal.NO_ROOM: EndReason.NO_CAPACITY,
+    Refusal.NO_QUOTA: EndReason.NO_CAPACITY,
+    Refusal.NO_ACCESS: EndReason.NO_ACCESS,
+    Refusal.OTHER: EndReason.SETUP_FAILED,
+}
 # One per job in a process: SkyPilot makes a new strategy when it takes a job up again.
 _attendants: weakref.WeakValueDictionary[int, Attendant] = weakref.WeakValueDictionary()
 
@@ -218,7 +225,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         if submitted_at is None:
             reason, detail = self._why_refused(underway)
             await self._opened.tell(Conductor.refused, launch, reason, detail)
-            if reason is EndReason.SETUP_FAILED:
+            if reason in (EndReason.SETUP_FAILED, EndReason.NO_ACCESS):
                 await asyncio.sleep(self.RETRY_INIT_GAP_SECONDS)
         return submitted_at
 
@@ -229,8 +236,7 @@ class OrchestrateStrategy(recovery_strategy.FailoverStrategyExecutor):  # type: 
         if underway.is_called_off:
             return EndReason.STOPPED, "stopped while it was launched"
         if underway.up_at is None:
-            refused = is_capacity(underway.error)
-            return EndReason.NO_CAPACITY if refused else EndReason.SETUP_FAILED, detail
+            return _NEVER_UP[why_refused(underway.error)], detail
         if (underway.num_alive or 0) < self.dag.tasks[0].num_nodes:
             return EndReason.NODE_LOST, "lost while it was set up or started"
         return EndReason.SETUP_FAILED, detail

@@ -202,6 +202,28 @@ def test_a_failure_whose_status_cannot_be_read_is_a_lost_node(store, clock):
     assert last_launch(conductor).reason is EndReason.NODE_LOST
 
 
+def test_what_is_killed_on_a_node_that_answers_has_failed(store, clock):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    conductor.gone(Loss(has_failed=True, exit_codes=(0, 137)))
+    assert last_launch(conductor).reason is EndReason.TRAINING_FAILED
+    again = launch(conductor, clock)
+    start_attempt(store, clock, again, attempt=2)
+    conductor.gone(Loss(exit_codes=(0, 137)))
+    assert last_launch(conductor).reason is EndReason.NODE_LOST
+
+
+def test_nodes_that_were_still_up_are_billed_until_we_ended_them(store, clock):
+    conductor = make_conductor(store, clock)
+    start_attempt(store, clock, launch(conductor, clock))
+    clock.sleep(timedelta(minutes=80))  # nobody watched, and nothing was heard
+    restarted = make_conductor(store, clock)
+    restarted.gone(Loss(has_failed=True, exit_codes=(AgentExit.PREEMPTED,)))
+    ended = last_launch(restarted)
+    assert ended.were_up
+    assert ended.ended_at - ended.ready_at > timedelta(minutes=79)
+
+
 def test_a_setup_that_fails_again_and_again_ends_the_run_and_never_buys_on_demand(store, clock):
     on_demand = make_offer("us-east-1", usd="30", market=EAST.market.ON_DEMAND)
     conductor = make_conductor(store, clock, offers=(EAST, WEST, on_demand))

@@ -176,9 +176,10 @@ def test_what_would_fail_anywhere_is_no_lack_of_room(store, skypilot, error):
     assert ended.state is FinalState.FAILED
 
 
-def test_only_a_refusal_by_a_cloud_is_capacity():
-    assert clusters.is_capacity(NO_ROOM)
-    assert not any(clusters.is_capacity(error) for error in (NO_ACCESS, ValueError("x"), None))
+def test_only_a_refusal_by_a_cloud_is_a_lack_of_room():
+    assert clusters.why_refused(NO_ROOM) is clusters.Refusal.NO_ROOM
+    others = (NO_ACCESS, ValueError("x"), None)
+    assert {clusters.why_refused(error) for error in others} == {clusters.Refusal.OTHER}
 
 
 @pytest.mark.parametrize("reason", OVER_QUOTA)
@@ -197,9 +198,9 @@ def test_an_account_that_is_refused_ends_the_job_soon_and_is_named(store, skypil
     if isinstance(reason, Exception):
         error.failover_history = [reason]
     executor = Strategy(store, [error] * 3, skypilot)
-    with pytest.raises(exceptions.ManagedJobReachedMaxRetriesError, match="3 launches in a row"):
+    with pytest.raises(exceptions.ManagedJobReachedMaxRetriesError, match="refused 3 times in a"):
         asyncio.run(executor.launch())
-    assert [one for _, one in launches(executor)] == [EndReason.SETUP_FAILED] * 3
+    assert [one for _, one in launches(executor)] == [EndReason.NO_ACCESS] * 3
     num_told = told(executor, "the account is refused")
     assert num_told == 3
     record_fault("F24", "a cloud refuses the account", injected=num_told)
@@ -214,7 +215,7 @@ def test_an_account_that_one_cloud_refuses_is_no_end_where_another_has_room(
     executor.offers = (make_offer("us-east-1", usd="8"), make_offer("us-west-2", usd="8"), *google)
     assert asyncio.run(executor.launch()) == 1.0
     assert launches(executor) == [
-        ("us-east-1", EndReason.SETUP_FAILED),
+        ("us-east-1", EndReason.NO_ACCESS),
         ("us-central1", EndReason.NO_CAPACITY),
         ("us-east4", None),
     ]
