@@ -135,11 +135,12 @@ def _is_free(launch: LaunchView) -> bool:
 
     Only where it had said so and they stayed until then: nodes that left before were terminated
     by SkyPilot, and ones that vanished need not have been the cloud's doing. Nor need those that
-    are found gone much later: an agent leaves a node that was not taken after all, to autodown.
+    nobody watched go, or that are found gone much later: an agent leaves a node that was not taken
+    after all, to autodown.
     """
     if launch.reason is not EndReason.PREEMPTED or launch.terminated_by is not TerminatedBy.CLOUD:
         return False
-    if launch.were_up:
+    if not launch.was_watched:
         return False
     if launch.ended_at is None or launch.ready_at is None or launch.leaves_at is None:
         return False

@@ -22,6 +22,7 @@ from orchestrator.finding import Finding, Verdict, failed, ok, warning
 from orchestrator.memory import require_memory
 from orchestrator.notify.readiness import known_addresses, what_is_missing
 from orchestrator.offers import Offer, PriceTable, list_offers
+from orchestrator.places import require_reachable
 from orchestrator.prices import price_table
 from orchestrator.runs import open_store_at
 from orchestrator.spec import RunSpec
@@ -39,8 +40,13 @@ def examine(spec: RunSpec | None, *, offline: bool = False) -> Iterator[Finding]
     yield from _packages(spec)
     if spec is None:
         return
-    for url in store_urls(spec):
-        yield _store(url)
+    try:
+        require_reachable(spec)
+    except SpecError as error:
+        yield failed("store", error)
+    else:
+        for url in store_urls(spec):
+            yield _store(url)
     if not spec.is_local:
         yield _memory(spec)
         table = price_table(spec, offline=offline)

@@ -137,8 +137,20 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """Yield a folder beside `output` whose files move there at the end, if it is reached.
 
     Raises:
-        UsageError: `output` holds a model already, or files of those names.
+        UsageError: `output` holds a model already, or files of those names, or cannot be written.
     """
+    try:
+        with _beside(output) as partial:
+            yield partial
+    except OSError as error:
+        raise UsageError(
+            f"{output} cannot be written: {error.strerror or error}.",
+            "Choose another folder, or make room.",
+        ) from error
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
     if (output / CONFIG_NAME).exists():
         raise UsageError(f"{output} holds a model already.", "Choose another folder.")
     output.parent.mkdir(parents=True, exist_ok=True)

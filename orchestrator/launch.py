@@ -72,12 +72,9 @@ def launch(plan: LaunchPlan, clock: Clock, tell: Teller) -> Launched:
     Raises:
         RunConflict: the store holds a different run of that name.
         UnfitStore: the store lets two writers win.
-        SpecError: the store is one that the plan's nodes cannot reach.
     """
     spec = plan.spec
     assert plan.inputs is not None, "a plan to launch has its inputs prepared"
-    if not spec.is_local:
-        _require_reachable(spec.store)
     store = open_run_folder(spec.store, spec.name)
     existing, wanted = read_record(store), _new_record(plan, clock)
     if existing is not None:
@@ -166,14 +163,6 @@ def _note_launch(store: ObjectStore, state: RunState, clock: Clock) -> None:
     clear_requests(store)
     launched = RunLaunched(host=socket.gethostname(), command=this_command())
     Journal(store, "cli", clock).note(launched, after=state.launched_at)
-
-
-def _require_reachable(store_url: str) -> None:
-    if not is_bucket(store_url):
-        raise SpecError(
-            f"store: {store_url} is on this machine, which nodes on clouds cannot reach.",
-            "Write s3://bucket/prefix (or gs://, az://).",
-        )
 
 
 def is_carried_out(launched: Launched, clock: Clock) -> bool:

@@ -7,13 +7,23 @@ from urllib.parse import urlsplit
 
 from checkpoints.errors import StoreError
 from checkpoints.places import Places
-from checkpoints.store import ObjectStore
+from checkpoints.store import ObjectStore, is_bucket
+from orchestrator.errors import SpecError
 from orchestrator.offers import Offer
 from orchestrator.runs import open_run_folder, run_folder_url
 from orchestrator.spec import RunSpec
 
 # The cloud whose buckets a scheme names.
 _CLOUD_OF_SCHEME = {"s3": "aws", "gs": "gcp", "az": "azure"}
+
+
+def require_reachable(spec: RunSpec) -> None:
+    """Raise SpecError if the run's nodes cannot reach its store."""
+    if not spec.is_local and not is_bucket(spec.store):
+        raise SpecError(
+            f"store: {spec.store} is on this machine, which nodes on clouds cannot reach.",
+            "Write s3://bucket/prefix (or gs://, az://).",
+        )
 
 
 def home_place(spec: RunSpec, offers: tuple[Offer, ...]) -> tuple[str, str]:

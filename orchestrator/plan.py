@@ -15,7 +15,7 @@ from orchestrator.inputs import PreparedInputs, prepare_inputs
 from orchestrator.memory import MemoryEstimate, require_memory
 from orchestrator.notify.readiness import what_is_missing
 from orchestrator.offers import MarketPreference, Offer, PriceTable, list_offers
-from orchestrator.places import home_place, split_place
+from orchestrator.places import home_place, require_reachable, split_place
 from orchestrator.policy.history import STOP_MARGIN, Limits
 from orchestrator.policy.situation import RESTART
 from orchestrator.prices import price_table
@@ -107,9 +107,10 @@ def build_plan(
     Raises:
         InputError: the data, the model or the traces cannot be used.
         UsageError: an address for notifications cannot be used.
-        SpecError: no offer fits, the model fits into no GPU's memory, or what is known to be
-            needed is more than the deadline or the budget.
+        SpecError: nodes cannot reach the store, no offer fits, the model fits into no GPU's
+            memory, or what is known to be needed is more than the deadline or the budget.
     """
+    require_reachable(spec)
     unheard = what_is_missing(spec)
     prices = price_table(spec, offline=offline)
     offers = list_offers(prices, spec.nodes.accelerators, spec.clouds, spec.limits.market)

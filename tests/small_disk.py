@@ -25,7 +25,8 @@ class SmallDisk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.num_refused = 0
+        self.num_proven = 0
+        """How often it was made to refuse, and seen to."""
 
     def fill(self) -> None:
         """Leave no byte."""
@@ -62,6 +63,6 @@ class SmallDisk:
         try:
             (self.folder / "filler-probe").write_bytes(bytes(4096))
         except OSError:
-            self.num_refused += 1
+            self.num_proven += 1
         else:
             raise AssertionError("the disk still takes files")

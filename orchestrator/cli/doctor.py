@@ -71,6 +71,8 @@ def doctor(
     --fix adds our plugin to ~/.sky/plugins.yaml and ~/.sky/remote_plugins.yaml and shows the
     changes first. To undo it, put back the .bak files beside them, or delete what had none.
     """
+    if (this_run or role) and not iam:
+        raise UsageError("--this-run and --role are about a policy.", "Add --iam.")
     if fix:
         _fix(yes=yes)
         return

@@ -121,7 +121,7 @@ def _answers(
     if lacking == len(questions):
         raise UsageError(
             f"{found.side.name} answered none of the {len(questions)} questions.",
-            f"Look at {found.side.source}.",
+            f"Look at {found.side.source}; a small model may need a lower --max-tokens.",
         )
     cut = sum(one is not None and one.is_cut for one in answers.values())
     if cut:

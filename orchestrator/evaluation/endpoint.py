@@ -98,6 +98,8 @@ class Endpoint:
         self._not_taken: set[str] = set()
         self._failures = 0
         self._down: NoReply | None = None
+        self.why_refused: str | None = None
+        """What it said of the last request that it did not take."""
 
     def check_up(self) -> None:
         """Raise GaveUp if it has not answered for so long that it was not asked any more."""
@@ -151,7 +153,8 @@ class Endpoint:
         except openai.APIStatusError as error:
             if error.status_code >= 500:  # HTTP: the server's own fault
                 return self._failed(NoReply.UNREACHABLE)
-            _log.info("%s does not take a request: %s", self._where, what_it_said(error))
+            self.why_refused = what_it_said(error)
+            _log.info("%s does not take a request: %s", self._where, self.why_refused)
             return NoReply.REFUSED
         except openai.OpenAIError as error:  # bytes that are no reply at all
             _log.info("%s: %s", self._where, error)

@@ -150,7 +150,11 @@ def answering(
         yield read_answers(found.file)
         return
     with asking(found, store, timeout_s, say, is_fresh=is_fresh) as asker:
-        yield lambda question: answer(asker, question, max_tokens)
+        try:
+            yield lambda question: answer(asker, question, max_tokens)
+        finally:
+            if (why := asker.endpoint.why_refused) is not None:
+                say(f"{found.side.name} did not take a request: {why}")
         asker.endpoint.check_up()
 
 

@@ -183,8 +183,8 @@ class LaunchEnded(_Fact):
     """For a simulated preemption: which one of the script, or the market's."""
     gone_at: Instant | None = None
     """When the nodes must have been gone, where nobody was there to see it."""
-    were_up: bool = False
-    """They were still there when their job had ended, so it was we who ended them."""
+    was_watched: bool = False
+    """Whoever says so had watched them, and found them gone: nobody on our side had ended them."""
 
 
 class PriceSampled(_Fact):

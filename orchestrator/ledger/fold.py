@@ -66,8 +66,8 @@ class LaunchView:
     ended_at: datetime | None = None
     reason: EndReason | None = None
     terminated_by: TerminatedBy | None = None
-    were_up: bool = False
-    """They were there until we ended them, whatever had ended their job."""
+    was_watched: bool = False
+    """Its nodes were watched until they were gone, which was not our doing."""
     detail: str | None = None
     attempt: int | None = None
     attempt_started_at: datetime | None = None
@@ -415,7 +415,7 @@ def _ended(launch: LaunchView, ended_at: datetime, body: LaunchEnded) -> LaunchV
         ended_at=ended_at,
         reason=body.reason,
         terminated_by=body.terminated_by,
-        were_up=body.were_up,
+        was_watched=body.was_watched,
         detail=None if body.detail is None else redact(body.detail),
     )
 

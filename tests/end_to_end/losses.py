@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from checkpoints.store import open_store
-from orchestrator.cloud.local.supervisor import SUPERVISOR_DIED
+from checkpoints.fence import read_head
+from checkpoints.inspect import read_manifest, verify
+from checkpoints.store import ObjectStore, open_store
+from orchestrator.cloud.local.supervisor import LEASE_S, SUPERVISOR_DIED
 from orchestrator.ledger.facts import FinalState
 from orchestrator.ledger.fold import CommitView, RunState, fold
 from orchestrator.ledger.journal import LedgerReader
@@ -43,9 +45,10 @@ def losses(place: Workplace, store: str, run: str = "small") -> Losses:
     """Look at a run that is over, in a store that is named by its URL or its path."""
     store_url = store if "://" in store else Path(store).as_uri()
     left = place.leftovers(seconds=30)
-    state = _state(f"{store_url}/{run}")
+    folder = f"{store_url}/{run}"
+    state = _state(folder)
     return Losses(
-        committed_steps_lost=_steps_lost(state),
+        committed_steps_lost=_steps_lost(state) + _not_in_head(open_store(folder), state),
         usd_unaccounted=_usd_unaccounted(place, run) + _usd_off(place, state),
         orphans=len(left),
     )
@@ -76,6 +79,17 @@ def _steps_lost(state: RunState) -> int:
     return lost
 
 
+def _not_in_head(store: ObjectStore, state: RunState) -> int:
+    """Return how many of the steps that the ledger calls committed HEAD does not lead to."""
+    found = read_head(store)
+    if found is None or found[0].manifest is None:
+        return state.last_commit_step
+    manifest = read_manifest(store, found[0].manifest)
+    if verify(store, manifest):
+        return state.last_commit_step
+    return max(0, state.last_commit_step - manifest.step)
+
+
 def _usd_unaccounted(place: Workplace, run: str) -> Decimal:
     """Return what the bill's parts, its attempts and its seconds leave open."""
     text = place.run("cost", run, "--json").stdout
@@ -94,16 +108,23 @@ def _usd_off(place: Workplace, state: RunState) -> Decimal:
     """Return by how much the bill differs from what the nodes' own disks say of their lives.
 
     A node's configuration is written as it starts; its folder changes last when its disk is
-    deleted. Where its supervisor died, the disk outlives the node: its processes end it.
+    deleted. Where its supervisor died, what the node wrote last tells of its end, and the bill may
+    be off by the lease for which nodes go on without one.
     """
-    usd = Decimal(0)
-    for launch in state.launches:
+    usd, num_compared = Decimal(0), 0
+    came_up = [launch for launch in state.launches if launch.ready_at is not None]
+    for launch in came_up:
         folder = next(place.home.glob(f"runs/*/nodes/{launch.launch}"), None)
-        if folder is None or launch.ready_at is None or launch.detail == SUPERVISOR_DIED:
-            continue
+        if folder is None:
+            continue  # another machine's, or another folder's state
+        num_compared += 1
         assert launch.ended_at is not None
-        lived_s = folder.stat().st_mtime - (folder / "agent.json").stat().st_mtime
+        is_unseen = launch.detail == SUPERVISOR_DIED
+        changed = [path.stat().st_mtime for path in (folder.rglob("*") if is_unseen else [folder])]
+        lived_s = max(changed) - (folder / "agent.json").stat().st_mtime
         billed_s = (launch.ended_at - launch.ready_at).total_seconds()
-        off_s = max(0.0, abs(billed_s - lived_s) - _SEEN_WITHIN_S) * state.record.spec.time_scale
+        seen_s = _SEEN_WITHIN_S + (LEASE_S if is_unseen else 0.0)
+        off_s = max(0.0, abs(billed_s - lived_s) - seen_s) * state.record.spec.time_scale
         usd += launch.offer.usd_per_hour * Decimal(off_s) / 3600
+    assert num_compared or not came_up, "no node's disk was found"
     return usd

@@ -71,13 +71,19 @@ def found_in(data: bytes) -> set[str]:
     return {
         one
         for one in CANARIES
-        if any(form in data for form in (one.encode(), quote(one, safe="").encode(), _base64(one)))
+        if any(form in data for form in (one.encode(), quote(one, safe="").encode(), *_base64(one)))
     }
 
 
-def _base64(secret: str) -> bytes:
-    # Without what depends on the bytes around it.
-    return base64.b64encode(secret.encode())[4:-4]
+def _base64(secret: str) -> list[bytes]:
+    """Return its forms wherever it begins, without what depends on the bytes around it."""
+    return [base64.b64encode(bytes(before) + secret.encode())[4:-4] for before in range(3)]
+
+
+@pytest.mark.parametrize("user", ["", "u:", "me:", "user:"])
+def test_a_canary_is_found_in_base64_wherever_it_begins(user):
+    header = base64.b64encode(f"{user}{CANARIES[0]}".encode())
+    assert CANARIES[0] in found_in(header)
 
 
 def found_below(folder: Path) -> dict[str, set[str]]:

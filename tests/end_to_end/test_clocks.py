@@ -77,7 +77,12 @@ def test_a_clock_that_is_set_by_minutes_costs_no_node_and_no_negative_time(workp
         assert one.started_at <= one.ready_at <= one.ended_at
     found = losses(workplace, folder)
     assert found == NOTHING
-    record_fault("F10", "an owner's clock set by ±10 min", injected=len(clock.read), **found.row())
+    record_fault(
+        "F10",
+        "an owner's clock set by ±10 min, and right at the end",
+        injected=len(clock.read),
+        **found.row(),
+    )
 
 
 def last_attempt(place):

@@ -147,7 +147,8 @@ class Ledger:
             )
             self.add(seconds + 2, started, writer=f"agent-{attempt}")
         if until is not None:
-            ended = LaunchEnded(launch=name, reason=reason, terminated_by=TerminatedBy.CLOUD)
+            by = TerminatedBy.CLOUD
+            ended = LaunchEnded(launch=name, reason=reason, terminated_by=by, was_watched=True)
             self.add(until, ended)
 
     def commit(

@@ -34,7 +34,7 @@ def launched(
     reason=EndReason.PREEMPTED,
     notice: float | None = 0,
     by=TerminatedBy.CLOUD,
-    were_up: bool = False,
+    was_watched: bool = True,
     **offer,
 ) -> Ledger:
     """Return a launch that was up from `up` to `gone`.
@@ -46,7 +46,7 @@ def launched(
     if notice is not None:
         told = NoticeReceived(attempt=1, deadline_at=at(gone + notice))
         ledger.add(gone - 1, told, writer="agent-1")
-    end = LaunchEnded(launch="one", reason=reason, terminated_by=by, were_up=were_up)
+    end = LaunchEnded(launch="one", reason=reason, terminated_by=by, was_watched=was_watched)
     ledger.add(gone, end)
     return ledger
 
@@ -59,7 +59,7 @@ def launched(
         (59, {"reason": EndReason.NODE_LOST}, False),  # it need not have been AWS
         (59, {"notice": None}, False),  # its agent left for a reason of its own
         (59, {"by": TerminatedBy.US}, False),
-        (59, {"were_up": True}, False),  # a false notice: the agent had waited, and we ended it
+        (59, {"was_watched": False}, False),  # we may have ended it, as after a false notice
         (59, {"notice": -170}, True),
         (59, {"notice": -190}, False),  # it was not seen to go: autodown may have ended it
         (59, {"reason": EndReason.STOPPED}, False),

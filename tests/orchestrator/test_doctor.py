@@ -148,6 +148,25 @@ def test_a_policy_needs_a_bucket(orchestrate, tmp_path):
         assert len(err.strip().splitlines()) == 2
 
 
+@pytest.mark.parametrize("flag", ["--role", "--this-run"])
+def test_what_is_about_a_policy_asks_for_one(orchestrate, flag):
+    code, out, err = orchestrate("doctor", CLOUD, flag)
+    assert (code, out) == (2, "")
+    assert "Add --iam." in err
+
+
+def test_a_store_that_nodes_cannot_reach_is_said_before_it_is_touched(
+    orchestrate, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    wrong = ("--set", "store=s3//b/runs", "--set", "checkpoints.stores={}", "--offline")
+    for command in ("plan", "doctor"):
+        code, out, err = orchestrate(command, CLOUD, *wrong)
+        assert code == 2
+        assert "which nodes on clouds cannot reach" in out + err
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_clouds_are_told_in_words(orchestrate):
     stores = "checkpoints.stores={gcp/us-central1: 'gs://near/runs'}"
     code, out, err = orchestrate("doctor", CLOUD, "--iam", "--set", stores)

@@ -35,7 +35,7 @@ def test_a_full_disk_under_the_spool_stops_neither_steps_nor_saves(straight_run,
     record_fault(
         "F9",
         "no bytes, then no inodes under the spool",
-        injected=disk.num_refused,
+        injected=disk.num_proven,
         committed_steps_lost=lost,
     )
 
@@ -51,5 +51,5 @@ def test_a_disk_that_becomes_read_only_stops_neither_steps_nor_saves(new_run):
     assert lost == 0, new_run.log.read_text()
     assert "wait in memory" in new_run.log.read_text()
     record_fault(
-        "F9", "the spool's disk is read-only", injected=disk.num_refused, committed_steps_lost=lost
+        "F9", "the spool's disk is read-only", injected=disk.num_proven, committed_steps_lost=lost
     )

@@ -72,7 +72,7 @@ _BEAT_EVERY_S = 2.0
 # A save of a small model lasts a tenth of a second: the script must look this often to be in time.
 _CHECKPOINT_LOOK = timedelta(seconds=0.005)
 _LOOKS_PER_TICK = 100
-_LEASE_S = 20.0
+LEASE_S = 20.0
 # Agents speak every two seconds. One that is merely cut off from the store has left by then.
 _SILENT_AGENT_S = 45.0
 _CLAIMS_WITHIN_S = 300.0
@@ -191,7 +191,7 @@ class Supervisor:
                     reason=EndReason.NODE_LOST,
                     terminated_by=TerminatedBy.US,
                     detail=SUPERVISOR_DIED,
-                    gone_at=min(self._clock.now(), heard_at + timedelta(seconds=_LEASE_S)),
+                    gone_at=min(self._clock.now(), heard_at + timedelta(seconds=LEASE_S)),
                 )
             )
         self._journal.flush()
@@ -246,8 +246,8 @@ class Supervisor:
             scratch=scratch_folder(folder),
             metadata=folder / "metadata",
             owner=self._journal.writer,
-            lease_seconds=_LEASE_S,
-            silent_seconds=_LEASE_S,
+            lease_seconds=LEASE_S,
+            silent_seconds=LEASE_S,
             upload_seconds=_SCRIPT_UPLOAD_S if local.preemptions else _UPLOAD_S,
             poll_seconds=_POLL_S,
         )

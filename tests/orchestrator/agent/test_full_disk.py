@@ -62,7 +62,7 @@ def test_on_a_full_disk_notices_and_uploads_reach_the_trainer_again_and_again(tm
             time.sleep(0.01)
         assert read_notice(target) == watch.from_cloud
     what = "notices and uploads on a node's full disk"
-    record_fault("F9", what, injected=disk.num_refused)
+    record_fault("F9", what, injected=disk.num_proven)
 
 
 def test_a_disk_that_takes_no_file_is_said_to_be_the_node_s_fault(tmp_path):
@@ -100,7 +100,7 @@ def test_a_node_whose_disk_is_full_saves_on_its_notice_and_is_no_failure(tmp_pat
     record_fault(
         "F9",
         "no bytes and no inodes on a node's disk, then its notice",
-        injected=disk.num_refused,
+        injected=disk.num_proven,
         committed_steps_lost=max(0, ended.step - head.step),
         orphans=len(left),
     )

@@ -220,7 +220,7 @@ def test_nodes_that_were_still_up_are_billed_until_we_ended_them(store, clock):
     restarted = make_conductor(store, clock)
     restarted.gone(Loss(has_failed=True, exit_codes=(AgentExit.PREEMPTED,)))
     ended = last_launch(restarted)
-    assert ended.were_up
+    assert not ended.was_watched
     assert ended.ended_at - ended.ready_at > timedelta(minutes=79)
 
 

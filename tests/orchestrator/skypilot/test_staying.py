@@ -66,7 +66,8 @@ def test_a_node_in_its_first_hour_on_aws_stays_until_it_is_taken_and_costs_nothi
     ledger = noticed(minutes=30)
     seconds = stayed(ledger, since=30 * 60 + 20)
     assert 100 <= seconds <= 100 + 65  # and a minute more, should the cloud be late
-    taken = LaunchEnded(launch="one", reason=EndReason.PREEMPTED, terminated_by=TerminatedBy.CLOUD)
+    reason, by = EndReason.PREEMPTED, TerminatedBy.CLOUD
+    taken = LaunchEnded(launch="one", reason=reason, terminated_by=by, was_watched=True)
     ledger.add(32 * 60 + 5, taken)
     state = fold(REAL, ledger.entries)
     assert charge(state, state.launches[0], at(9_999)).usd == 0
