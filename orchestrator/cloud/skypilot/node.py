@@ -64,13 +64,15 @@ class Placement:
 def main() -> int:
     """Run this node's part of the attempt and return the agent's exit status.
 
-    Unless the run is done, nobody needs the node any more: SkyPilot is asked to end it soon.
+    Unless the run is done, nobody needs the node any more: our plugin has it terminated before it
+    asks for another, and SkyPilot is asked to end it soon if nobody does.
     """
     status = None
     try:
         status = _take_part()
     finally:
-        if status != AgentExit.DONE:
+        # SkyPilot's own recovery may go on with the same node.
+        if status != AgentExit.DONE and os.environ.get(LAUNCH):
             end_soon()
     return status
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import boto3
 import pytest
@@ -19,7 +20,10 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
+from orchestrator.attempts import AgentExit
 from orchestrator.billing.tags import tags_of
+from orchestrator.cloud.skypilot import node as skypilot_node
+from orchestrator.cloud.skypilot.environment import LAUNCH
 from orchestrator.cloud.skypilot.task import read_task
 from orchestrator.iam import aws_policy
 
@@ -122,6 +126,31 @@ def test_a_node_whose_skypilot_is_broken_is_left_all_the_same(node):
     assert done.returncode == 0
     assert "SkyPilot's autodown stays as it is" in done.stderr
     assert node.ends_after("FAILED") == 11
+
+
+@pytest.mark.parametrize(
+    ("launch", "status", "is_asked"),
+    [
+        ("run-7-a", AgentExit.PREEMPTED, True),
+        ("run-7-a", AgentExit.HANG, True),
+        ("run-7-a", OSError("the store is away"), True),
+        ("run-7-a", AgentExit.DONE, False),  # its controller has to learn that first
+        ("", AgentExit.PREEMPTED, False),  # SkyPilot's own recovery may go on with it
+    ],
+)
+def test_what_asks_for_a_soon_end(monkeypatch, launch, status, is_asked):
+    def take_part():
+        if isinstance(status, Exception):
+            raise status
+        return status
+
+    asked = []
+    monkeypatch.setenv(LAUNCH, launch)
+    monkeypatch.setattr(skypilot_node, "_take_part", take_part)
+    monkeypatch.setattr(skypilot_node, "end_soon", lambda: asked.append(True))
+    with suppress(OSError):
+        assert skypilot_node.main() == status
+    assert bool(asked) == is_asked
 
 
 def test_a_set_up_that_hangs_fails_in_time(tmp_path):
