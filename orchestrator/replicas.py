@@ -136,6 +136,7 @@ def _as_launch(replica: ReplicaView) -> LaunchView:
         reason=EndReason.PREEMPTED if was_taken else EndReason.STOPPED,
         terminated_by=TerminatedBy.CLOUD if was_taken else TerminatedBy.US,
         leaves_at=replica.leaves_at,
+        was_watched=was_taken,  # by itself: its last word is of its shutdown
     )
 
 

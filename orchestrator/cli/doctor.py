@@ -40,7 +40,7 @@ _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILED: "FAILED"
 @click.option("--iam", is_flag=True, help="Print the least that the spec's buckets have to allow.")
 @click.option("--this-run", is_flag=True, help="With --iam: no folder but the run's, for nodes.")
 @click.option(
-    "--role", is_flag=True, help="With --iam: for AWS nodes' role, by which they end, too."
+    "--role", is_flag=True, help="With --iam: also what a role of AWS nodes needs to end them."
 )
 @click.option("--fix", is_flag=True, help="Make SkyPilot's API server on this machine load us.")
 @click.option("--notify", is_flag=True, help="Send a test message to each address, and no more.")
