@@ -20,7 +20,7 @@ from orchestrator.agent.config import AgentConfig
 from train.spool import Notice, write_notice
 
 _MARK = "ORCHESTRATE_NODE"
-_KILL_ROUNDS = 50
+_ROUNDS = 50
 _KILL_WAIT_S = 2.0
 
 
@@ -41,9 +41,18 @@ class LocalNode:
         write_notice(metadata_folder(self._folder) / "notice.json", notice)
 
     def freeze(self) -> None:
-        """Stop every process of the node where it stands, to look before deciding."""
-        for process in _marked(self.launch):
-            _signal(process.suspend)
+        """Stop every process of the node where it stands, to look before deciding.
+
+        Again until nobody is new: a process may start another between listing and SIGSTOP.
+        """
+        stopped: set[int] = set()
+        for _ in range(_ROUNDS):
+            moving = [one for one in _marked(self.launch) if one.pid not in stopped]
+            if not moving:
+                return
+            for process in moving:
+                _signal(process.suspend)
+                stopped.add(process.pid)
 
     def thaw(self) -> None:
         """Let a frozen node go on."""
@@ -128,7 +137,7 @@ def _marked(launch: str) -> list[psutil.Process]:
 
 def _kill_marked(launch: str) -> None:
     """Kill until nobody is left: a process may start another between listing and SIGKILL."""
-    for _ in range(_KILL_ROUNDS):
+    for _ in range(_ROUNDS):
         family = _marked(launch)
         if not family:
             return
