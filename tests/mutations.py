@@ -191,6 +191,7 @@ MUTATIONS = (
         path="orchestrator/agent/lease.py",
         before="                self._silent_s += since_s\n",
         after="                self._silent_s = 0.0\n",
+        tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/test_agent.py", "-k", "lease"),
     ),
     Mutation(
         name="a store that is silent renews the lease",
@@ -227,10 +228,10 @@ MUTATIONS = (
         tests=_CONDUCTOR,
     ),
     Mutation(
-        name="nothing ends a node that is being set up",
+        name="a set-up that hangs goes on for ever",
         path="sky/train.yaml",
-        before='orchestrate-autodown" 60',
-        after='orchestrate-autodown" -1',
+        before="timeout --kill-after=60 3600 bash",
+        after="bash",
         tests=("-m", "pytest", "-q", "-x", "tests/orchestrator/skypilot/test_autodown.py"),
     ),
     Mutation(
