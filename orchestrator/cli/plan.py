@@ -147,7 +147,7 @@ def _where(plan: LaunchPlan) -> list[str]:
     num_doubted = sum(offer.doubt is not None for offer in plan.offers)
     if hidden > 0:
         doubted = f", {num_doubted} of all with a price that may be wrong" if num_doubted else ""
-        lines.append(f"  and {hidden} more{doubted} (--json shows them)")
+        lines.append(f"  and {hidden} more{doubted} (plan --json shows them)")
     return [*lines, f"  Prices: {plan.prices}"]
 
 
