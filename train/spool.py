@@ -253,7 +253,8 @@ class Risk(_Record):
 class Spool:
     """Rank 0's end of the spool file at `path`; uploaded.json lies beside it.
 
-    While the disk takes nothing, records wait in memory: training does not depend on them.
+    While the disk takes nothing, records wait in memory: training does not depend on them. The loop
+    and the thread that saves both append.
     """
 
     def __init__(self, path: Path) -> None:
@@ -261,13 +262,16 @@ class Spool:
         self._uploaded = path.with_name(UPLOADED_NAME)
         self._waiting = b""
         self._is_ill = False
+        self._one_at_a_time = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
 
     def append(self, record: Record) -> None:
         """Append one line; readers heed only whole ones."""
-        self._waiting += record.model_dump_json().encode() + b"\n"
-        self._write_out()
+        line = record.model_dump_json().encode() + b"\n"
+        with self._one_at_a_time:
+            self._waiting += line
+            self._write_out()
 
     def wait_uploaded(self, timeout_s: float) -> bool:
         """Append a `flush` line and wait for the agent to reach it; False if it does not."""
