@@ -313,7 +313,7 @@ class Conductor:
                     terminated_by=TerminatedBy.US if loss.is_ours else terminated_by(reason),
                     detail=loss.detail,
                     gone_at=None if were_up else self._gone_at(launch),
-                    was_watched=not were_up and self._has_watched(launch),
+                    was_watched=not were_up and self._watched_until(launch) is not None,
                 )
             )
         self._journal.flush()
@@ -379,14 +379,15 @@ class Conductor:
         """
         began_at = launch.attempt_started_at or launch.ready_at or launch.started_at
         left_at = (last_beat_at(self._store, launch.attempt) or began_at) + SILENT_NODE_STOPS_AFTER
-        if self._watched is not None and self._has_watched(launch):
-            left_at = max(left_at, self._watched.until)
+        left_at = max(left_at, self._watched_until(launch) or left_at)
         return left_at if left_at < self._clock.now() else None
 
-    def _has_watched(self, launch: LaunchView) -> bool:
-        """Say whether its nodes were up at each of our looks, for long enough to be sure."""
+    def _watched_until(self, launch: LaunchView) -> datetime | None:
+        """Return when its nodes were last seen up, None unless we watched for long enough."""
         seen = self._watched
-        return seen is not None and seen.launch == launch.launch and seen.is_long
+        if seen is None or seen.launch != launch.launch or not seen.is_long:
+            return None
+        return seen.until
 
     def _is_ours(self, state: RunState) -> bool:
         """Say whether this job carries the latest launch of the run out; the first to claim does.
